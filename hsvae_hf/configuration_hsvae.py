@@ -1,0 +1,64 @@
+"""Configuration of HSVAE: the Beta prior over the gates, the estimators, the threshold of the codes."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_text_vae import TextVAEConfig, require
+
+
+@strict
+class HSVAEConfig(TextVAEConfig):
+    """Configuration of the hierarchical sparse VAE (Prokhorov et al. 2021).
+
+    `gamma` is the spike probability of a latent dimension: near 1 = dimension off. The defaults are the released
+    settings, with the lower-variance estimator of the same objective.
+
+    Args:
+        prior_alpha: alpha of the prior `gamma ~ Beta(alpha, beta)` (> 0); larger switches more dimensions off.
+        prior_beta: beta of the same prior (> 0).
+        concrete_temperature: temperature of the straight-through binary Concrete indicator (> 0).
+        spike_std: standard deviation of the spike in prior and posterior (> 0; the paper lets it go to 0).
+        kl_estimator: how KL_z is estimated; see `hsvae_hf.modeling_hsvae.HSVAEHead`.
+        condition_slab_on_gate: whether the slab's network takes gamma as input (paper, section 3) or not (released
+            code).
+        gate_concentration_min: lower bound of the posterior's Beta parameters (> 0).
+        gate_concentration_max: upper bound of the same. Gradients pass both bounds unchanged.
+        slab_std_min: lower bound of the slab's standard deviation (> 0).
+        active_threshold: a dimension is active where `E[gamma|x]` is below it, in (0, 1); the paper's Binarise is 0.5.
+    """
+
+    model_type = "hsvae"
+
+    prior_alpha: float | int = 4.0
+    prior_beta: float | int = 1.0
+    concrete_temperature: float | int = 0.5
+    spike_std: float | int = 0.05
+    kl_estimator: Literal["mc", "rao_blackwell", "closed_form", "collapsed"] = "rao_blackwell"
+    condition_slab_on_gate: bool = False
+    gate_concentration_min: float | int = 0.5
+    gate_concentration_max: float | int = 100.0
+    slab_std_min: float | int = 1e-3
+    active_threshold: float | int = 0.5
+
+    def validate_gate(self) -> None:
+        """Positive Beta parameters and scales, ordered bounds, a threshold inside (0, 1)."""
+        positive = ("prior_alpha", "prior_beta", "concrete_temperature", "spike_std", "slab_std_min")
+        for name in (*positive, "gate_concentration_min"):
+            value = getattr(self, name)
+            require(0 < value < float("inf"), name, "positive and finite", value, "choose a value above 0")
+        low, high = self.gate_concentration_min, self.gate_concentration_max
+        remedy = "the released code proposes the bounds 0.5 and 100"
+        require(low < high < float("inf"), "gate_concentration_max", f"above `gate_concentration_min` ({low})", high, remedy)
+        remedy = "0.5 is the paper's"
+        require(0 < self.active_threshold < 1, "active_threshold", "inside (0, 1)", self.active_threshold, remedy)
+
+    def validate_estimator(self) -> None:
+        """The collapsed estimator integrates gamma out, which a slab conditioned on gamma does not allow."""
+        require(
+            not (self.kl_estimator == "collapsed" and self.condition_slab_on_gate),
+            "kl_estimator",
+            "another than 'collapsed' where `condition_slab_on_gate` is True",
+            self.kl_estimator,
+            "set `condition_slab_on_gate=False` or `kl_estimator='closed_form'`",
+        )

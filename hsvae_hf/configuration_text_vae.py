@@ -1,0 +1,99 @@
+"""What every text VAE of this package shares: encoder, decoder, vocabulary, latent size."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+def require(valid: bool, argument: str, rule: str, value: Any, remedy: str) -> None:
+    """Raise the package's one kind of configuration error unless `valid`.
+
+    Raises:
+        ValueError: naming `argument`, the rule, the value and the remedy.
+    """
+    if not valid:
+        raise ValueError(f"`{argument}` must be {rule}, got {value!r}; {remedy}.")
+
+
+@strict
+class TextVAEConfig(PreTrainedConfig):
+    """Configuration of the body: text encoder, latent size, decoder, classification head.
+
+    Args:
+        vocab_size: number of word types, special tokens included.
+        embedding_size: width of the word embeddings, shared by encoder and decoder.
+        hidden_size: width of the encoder's features and of the decoder's GRU state.
+        latent_size: number of latent dimensions.
+        encoder_type: the text encoder; `"gru"` reads the last hidden state after the end-of-sentence token.
+        decoder_type: the decoder; `"gru"` gets `[embedding(x_{t-1}); z]` at every step.
+        tie_word_embeddings: share the word embeddings between encoder and decoder.
+        z_kl_weight: psi, the weight of KL_z in the objective (>= 0).
+        gamma_kl_weight: lambda, the weight of the gate's KL in the objective (>= 0).
+        penalty_weight: weight of the latent head's penalty, if it has one (>= 0).
+        free_bits: nats per latent dimension (batch mean) below which a KL costs nothing extra; 0 is off.
+        word_dropout: probability that a decoder input word is replaced by the unknown word in training; 0 is off.
+        max_active_dims: keep at most this many non-zero dimensions of a code, largest magnitudes first; None keeps all.
+        num_samples: K, the Monte-Carlo samples of the classification head; 0 classifies the deterministic code.
+        classifier_hidden_size: width of the classifier's two dense layers.
+        freeze_encoder: train the classifier alone, on a frozen encoder and latent head.
+        initializer_range: standard deviation of the word embeddings at initialisation.
+        pad_token_id: padding id, never read by the model.
+        bos_token_id: first decoder input; the end-of-sentence token, as in the released code.
+        eos_token_id: end-of-sentence id; the encoder reads it, the decoder predicts it.
+        unk_token_id: unknown-word id, the replacement of word dropout.
+        decoder_start_token_id: what generation starts from, the same as `bos_token_id`.
+    """
+
+    model_type = "text-vae"
+    keys_to_ignore_at_inference = ("reconstruction_loss", "z_kl", "gamma_kl", "penalty", "num_tokens")
+
+    vocab_size: int = 20_000
+    embedding_size: int = 256
+    hidden_size: int = 512
+    latent_size: int = 768
+    encoder_type: Literal["gru"] = "gru"
+    decoder_type: Literal["gru"] = "gru"
+    tie_word_embeddings: bool = True
+    z_kl_weight: float | int = 0.01
+    gamma_kl_weight: float | int = 0.01
+    penalty_weight: float | int = 1.0
+    free_bits: float | int = 0.0
+    word_dropout: float | int = 0.0
+    max_active_dims: int | None = None
+    num_samples: int = 5
+    classifier_hidden_size: int = 32
+    freeze_encoder: bool = True
+    initializer_range: float | int = 0.05
+    is_encoder_decoder: bool = True
+    pad_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 1
+    unk_token_id: int = 2
+    decoder_start_token_id: int = 1
+
+    def validate_sizes(self) -> None:
+        """Sizes are positive, counts are not negative."""
+        for name in ("vocab_size", "embedding_size", "hidden_size", "latent_size", "classifier_hidden_size"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name), "choose a positive size")
+        require(self.num_samples >= 0, "num_samples", "at least 0", self.num_samples, "0 uses the deterministic code")
+        if self.max_active_dims is not None:
+            remedy = "choose a positive number, or None to keep all"
+            require(self.max_active_dims >= 1, "max_active_dims", "at least 1", self.max_active_dims, remedy)
+
+    def validate_weights(self) -> None:
+        """Weights are not negative; word dropout is a probability below 1."""
+        for name in ("z_kl_weight", "gamma_kl_weight", "penalty_weight", "free_bits"):
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), name, "at least 0 and finite", value, "use 0 to switch the term off")
+        remedy = "use 0 to switch it off"
+        require(0 <= self.word_dropout < 1, "word_dropout", "in [0, 1)", self.word_dropout, remedy)
+
+    def validate_special_tokens(self) -> None:
+        """The special tokens are words of the vocabulary, and padding is none of the others."""
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "decoder_start_token_id"):
+            value = getattr(self, name)
+            remedy = "take it and `vocab_size` from the tokenizer"
+            require(0 <= value < self.vocab_size, name, f"an id below `vocab_size` ({self.vocab_size})", value, remedy)
+        remedy = "padding must be a token of its own"
+        require(self.pad_token_id != self.eos_token_id, "pad_token_id", "not `eos_token_id`", self.pad_token_id, remedy)

@@ -1,0 +1,571 @@
+"""The body every text VAE shares: encoder -> latent head -> decoder, and a classification head.
+
+Nothing here knows a particular latent. A `LatentHead` answers four questions: what is the deterministic code of these
+features (`forward`); draw z (`sample`); what does the draw cost (`costs`); what is worth reporting (`diagnostics`).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.utils.checkpoint import checkpoint
+from transformers import Cache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_text_vae import TextVAEConfig
+from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
+
+
+def _first_positions(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> tuple[Tensor, Tensor]:
+    """Where the real tokens are: works for padding on either side.
+
+    Returns:
+        Indices that move every row's real tokens to its front, `(batch, steps)`, and their counts `(batch,)` on the
+        CPU, as packing needs them.
+
+    Raises:
+        ValueError: for a row without tokens, or an id outside the vocabulary.
+    """
+    if ids.shape[0] == 0 or ids.shape[1] == 0:
+        raise ValueError(f"`{name}` must hold at least one token, got shape {tuple(ids.shape)}; drop empty batches.")
+    lengths = mask.sum(dim=1)
+    real = ids.masked_fill(~mask, 0)
+    shortest, smallest, largest = torch.stack([lengths.min(), real.min(), real.max()]).tolist()  # one device sync
+    if shortest == 0:
+        raise ValueError(
+            f"`{name}` must have a token in every row, got a row of padding alone; the tokenizer ends every sentence, "
+            "even an empty one, with its end-of-sentence token."
+        )
+    if smallest < 0 or largest >= vocab_size:
+        raise ValueError(
+            f"`{name}` must hold ids from 0 to {vocab_size - 1}, got {smallest if smallest < 0 else largest}; "
+            "use the tokenizer that was saved with this model."
+        )
+    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True), lengths.cpu()
+
+
+def _repack(packed: PackedSequence, data: Tensor) -> PackedSequence:
+    return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+
+
+class GRUEncoder(nn.Module):
+    """Word embeddings and a GRU; the features are its state after the last real token (end of sentence)."""
+
+    def __init__(self, config: TextVAEConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.gru = nn.GRU(config.embedding_size, config.hidden_size, batch_first=True)
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None
+    ) -> Tensor:
+        """Encode a padded batch; padding is skipped, on whichever side it is.
+
+        Args:
+            input_ids: `(batch, steps)`.
+            attention_mask: `(batch, steps)`, 1 for real tokens; all are real without it.
+            inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
+
+        Returns:
+            Features, `(batch, hidden_size)`.
+
+        Raises:
+            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given; for a row without tokens; for
+                ids outside the vocabulary.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`, got both or neither.")
+        ids = input_ids if input_ids is not None else inputs_embeds.new_zeros(inputs_embeds.shape[:2], dtype=torch.long)
+        mask = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        order, lengths = _first_positions(ids, mask, self.embed_tokens.num_embeddings, "input_ids")
+        if inputs_embeds is None:
+            packed = pack_padded_sequence(ids.gather(1, order), lengths, batch_first=True, enforce_sorted=False)
+            packed = _repack(packed, self.embed_tokens(packed.data))  # (tokens, embedding_size)
+        else:
+            order = order.unsqueeze(-1).expand_as(inputs_embeds)
+            packed = pack_padded_sequence(
+                inputs_embeds.gather(1, order), lengths, batch_first=True, enforce_sorted=False
+            )
+        return self.gru(packed)[1].squeeze(0)  # (batch, hidden_size)
+
+
+def vocabulary_loss(
+    states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, chunk_size: int | None = None
+) -> Tensor:
+    """Sum of `-log softmax(states @ weight.T + bias)[target]` without the `(tokens, vocabulary)` matrix of all tokens.
+
+    Uses `torch.nn.functional.linear_cross_entropy` in its chunked form where torch has it (2.13), else checkpointed
+    chunks.
+
+    Args:
+        states: decoder states, `(tokens, hidden_size)`.
+        weight: `(vocab_size, hidden_size)`.
+        bias: `(vocab_size,)`.
+        targets: ids, `(tokens,)`.
+        chunk_size: tokens per chunk; None chooses by size.
+
+    Returns:
+        Nats, scalar, fp32 unless the inputs are fp64.
+    """
+    device = states.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        states, weight, bias = states.to(dtype), weight.to(dtype), bias.to(dtype)
+    if chunk_size is None:
+        chunk_size = max(64, states.shape[0] * states.shape[1] // weight.shape[0])  # logits no larger than the states
+    if hasattr(nn, "LinearCrossEntropyOptions") and states.dtype in (torch.float32, torch.float64):
+        options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_size, chunking_method=None)
+        return F.linear_cross_entropy(
+            states, weight, targets, linear_bias=bias, reduction="sum", options=options
+        )
+    return sum(
+        checkpoint(_plain_vocabulary_loss, chunk, weight, bias, ids, use_reentrant=False)
+        for chunk, ids in zip(states.split(chunk_size), targets.split(chunk_size), strict=True)
+    )
+
+
+def _plain_vocabulary_loss(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    logits = F.linear(states, weight, bias)
+    return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="sum")
+
+
+class GRUCache(Cache):
+    """The decoder's GRU state between generation steps."""
+
+    def __init__(self, state: Tensor, seen: int = 0) -> None:
+        super().__init__(layers=[])
+        self.state, self.seen = state, seen  # (1, batch, hidden_size)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of tokens the state has read."""
+        return self.seen
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Follow the beams that survive."""
+        self.state = self.state.index_select(1, beam_idx.to(self.state.device))
+
+
+class GRUDecoder(nn.Module):
+    """`p(x|z)`: a GRU that gets `[embedding(x_{t-1}); z]` at every step, from a zero state."""
+
+    def __init__(self, config: TextVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.gru = nn.GRU(config.embedding_size + config.latent_size, config.hidden_size, batch_first=True)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, z: Tensor, labels: Tensor, ignore: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction loss with teacher forcing; computed at the real tokens alone.
+
+        Args:
+            z: latent codes, `(batch, latent_size)`.
+            labels: target ids, `(batch, steps)`, padding on either side.
+            ignore: `(batch, steps)`, True where `labels` is padding.
+
+        Returns:
+            `-log p(x|z)` in nats, summed over all tokens of the batch, and the number of tokens, both scalars.
+        """
+        order, lengths = _first_positions(labels, ~ignore, self.config.vocab_size, "labels")
+        labels = labels.gather(1, order)
+        start = labels.new_full((len(labels), 1), self.config.decoder_start_token_id)
+        inputs = torch.cat([start, labels[:, :-1]], dim=1)
+        rows = torch.arange(len(labels), device=labels.device).unsqueeze(1).expand_as(labels)
+        columns = torch.stack([labels, inputs, rows], dim=-1)
+        packed = pack_padded_sequence(columns, lengths, batch_first=True, enforce_sorted=False)
+        targets, words, rows = packed.data.unbind(-1)  # (tokens,) each, padding gone
+        if self.training and self.config.word_dropout > 0:
+            drop = torch.rand(words.shape, device=words.device) < self.config.word_dropout
+            words = words.masked_fill(drop & (words != self.config.decoder_start_token_id), self.config.unk_token_id)
+        embeds = self.embed_tokens(words)
+        states, _ = self.gru(_repack(packed, torch.cat([embeds, z.to(embeds.dtype)[rows]], dim=-1)))
+        loss = vocabulary_loss(states.data, self.lm_head.weight, self.lm_head.bias, targets)
+        return loss, lengths.sum().to(labels.device)
+
+    def step(self, z: Tensor, input_ids: Tensor, cache: GRUCache | None) -> tuple[Tensor, GRUCache]:
+        """Read `input_ids` on top of `cache`.
+
+        Args:
+            z: latent codes, `(batch, latent_size)`.
+            input_ids: the words so far that the cache has not read, `(batch, steps)`.
+            cache: the state so far; None starts from zeros.
+
+        Returns:
+            Next-token logits, `(batch, steps, vocab_size)`, and the state after the last step.
+        """
+        embeds = self.embed_tokens(input_ids)
+        inputs = torch.cat([embeds, z.to(embeds.dtype).unsqueeze(1).expand(-1, input_ids.shape[1], -1)], dim=-1)
+        states, last = self.gru(inputs, None if cache is None else cache.state)
+        return self.lm_head(states), GRUCache(last, (0 if cache is None else cache.seen) + input_ids.shape[1])
+
+
+class LatentHead(nn.Module):
+    """The seam: a posterior over z given the encoder's features. Runs in fp32, outside autocast.
+
+    A subclass implements the five methods; costs are named `z_kl` and `gamma_kl`, of shape `(batch, latent_size)`,
+    and `penalty`, scalar, and are weighted by `z_kl_weight`, `gamma_kl_weight` and `penalty_weight` of the config.
+    """
+
+    def forward(self, features: Tensor) -> TextVAEModelOutput:
+        """Deterministic posterior of `features` `(batch, hidden_size)`; its first field is the sparse code."""
+        raise NotImplementedError
+
+    def sample(self, posterior: TextVAEModelOutput) -> dict[str, Tensor]:
+        """Draw from the posterior; the entry `z`, `(batch, latent_size)`, goes to the decoder."""
+        raise NotImplementedError
+
+    def costs(self, posterior: TextVAEModelOutput, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the draw costs: named, unweighted terms of the objective besides the reconstruction."""
+        raise NotImplementedError
+
+    def diagnostics(self, posterior: TextVAEModelOutput) -> dict[str, Tensor]:
+        """Representations worth reporting, `(batch, latent_size)` each: `posterior_mean`, and where they exist
+        `slab_mean` and `spike_probability`."""  # fmt: skip
+        raise NotImplementedError
+
+    def sample_prior(self, num_samples: int) -> Tensor:
+        """Draw z from the prior, `(num_samples, latent_size)`."""
+        raise NotImplementedError
+
+
+def keep_largest(code: Tensor, max_active_dims: int | None) -> Tensor:
+    """Zero all but the `max_active_dims` largest magnitudes of each row of `code` `(batch, latent_size)`."""
+    if max_active_dims is None or max_active_dims >= code.shape[-1]:
+        return code
+    kept = code.abs().topk(max_active_dims, dim=-1).indices
+    return torch.zeros_like(code).scatter(-1, kept, code.gather(-1, kept))
+
+
+class TextVAEPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading shared by all models; a model family sets `config_class` and `latent_head_class`."""
+
+    config_class = TextVAEConfig
+    latent_head_class: type[LatentHead]
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = False
+    _keep_in_fp32_modules_strict = {"latent_head"}
+    _no_split_modules = ["GRUEncoder", "GRUDecoder"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.GRU | nn.Linear):
+            for name, parameter in module.named_parameters(recurse=False):
+                (init.zeros_ if "bias" in name else init.lecun_normal_)(parameter)
+
+
+class TextVAEModel(TextVAEPreTrainedModel):
+    """Encoder and latent head: sentences in, sparse codes out."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
+
+    def __init__(self, config: TextVAEConfig) -> None:
+        super().__init__(config)
+        self.encoder = GRUEncoder(config)
+        self.latent_head = self.latent_head_class(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word embeddings."""
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the word embeddings."""
+        self.encoder.embed_tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> TextVAEModelOutput:
+        """Encode sentences; deterministic, in training mode too.
+
+        Args:
+            input_ids: `(batch, steps)`, each sentence ended by the end-of-sentence token.
+            attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side.
+            inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
+            kwargs: ignored, as pipelines and generation pass more than this model needs.
+
+        Returns:
+            The latent head's output; first field `sparse_embedding`, `(batch, latent_size)`.
+        """
+        features = self.encoder(input_ids, attention_mask, inputs_embeds)
+        with torch.autocast(features.device.type, enabled=False):
+            output = self.latent_head(features.float())
+        output.sparse_embedding = keep_largest(output.sparse_embedding, self.config.max_active_dims)
+        return output
+
+    def sample(self, posterior: TextVAEModelOutput) -> dict[str, Tensor]:
+        """Draw from the posterior, in fp32; the entry `z` is `(batch, latent_size)`."""
+        with torch.autocast(posterior.features.device.type, enabled=False):
+            return self.latent_head.sample(posterior)
+
+
+class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
+    """Encoder, latent head and decoder: the sampled ELBO, and text out of latents."""
+
+    _tied_weights_keys = {"decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight"}
+    _is_stateful = True
+    model_class: type[TextVAEModel]
+
+    def __init__(self, config: TextVAEConfig) -> None:
+        super().__init__(config)
+        self.model = self.model_class(config)
+        self.decoder = GRUDecoder(config)
+        self.kl_scale = 1.0  # set by KL annealing; training only, so that evaluation losses stay comparable
+        self.post_init()
+
+    def get_encoder(self, modality: str | None = None) -> TextVAEModel:
+        """What generation encodes with."""
+        return self.model
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The vocabulary projection."""
+        return self.decoder.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replace the vocabulary projection."""
+        self.decoder.lm_head = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        encoder_outputs: TextVAEModelOutput | None = None,
+        past_key_values: GRUCache | None = None,
+        use_cache: bool | None = None,
+        return_loss: bool = True,
+        **kwargs: Any,
+    ) -> TextVAEForPreTrainingOutput:
+        """The sampled objective of a batch, or, where `decoder_input_ids` are given, next-token logits.
+
+        Args:
+            input_ids: `(batch, steps)`.
+            attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side.
+            labels: sentences to reconstruct, `(batch, target_steps)`, padded with -100 or the padding token; without
+                them the input is its own target.
+            inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`; `labels` are needed then.
+            decoder_input_ids: words so far, `(batch, decoder_steps)`, for generation.
+            encoder_outputs: posterior to decode from instead of `input_ids`.
+            past_key_values: the GRU state of the words so far.
+            use_cache: whether to return the GRU state.
+            return_loss: present so that Trainer evaluates without labels; the loss is always returned.
+            kwargs: ignored, as generation passes more than this model needs.
+
+        Returns:
+            Loss and terms, averaged over the batch; one Monte-Carlo sample of z per sentence, in evaluation too.
+
+        Raises:
+            ValueError: if there is no sentence to reconstruct.
+        """
+        posterior = self.model(input_ids, attention_mask, inputs_embeds) if encoder_outputs is None else encoder_outputs
+        if decoder_input_ids is not None:
+            logits, cache = self.decoder.step(posterior.latent, decoder_input_ids, past_key_values)
+            return TextVAEForPreTrainingOutput(logits=logits, past_key_values=None if use_cache is False else cache)
+        if labels is None and input_ids is None:
+            raise ValueError("`labels` must be given where `input_ids` are not: they are the sentences to reconstruct.")
+        if labels is not None:
+            ignore = (labels == -100) | (labels == self.config.pad_token_id)
+        else:
+            labels = input_ids
+            ignore = ~attention_mask.bool() if attention_mask is not None else labels == self.config.pad_token_id
+        sample = self.model.sample(posterior)
+        nats, num_tokens = self.decoder(sample["z"], labels, ignore)
+        reconstruction_loss = nats / len(labels)
+        with torch.autocast(nats.device.type, enabled=False):
+            costs = self.model.latent_head.costs(posterior, sample)
+            loss = reconstruction_loss.float() + self._weighted(costs)
+        terms = {name: cost.mean(0).sum() if cost.dim() else cost for name, cost in costs.items()}
+        return TextVAEForPreTrainingOutput(
+            loss=loss, reconstruction_loss=reconstruction_loss, num_tokens=num_tokens, **terms
+        )
+
+    def _weighted(self, costs: dict[str, Tensor]) -> Tensor:
+        total = 0.0
+        for name, cost in costs.items():
+            if name.endswith("_kl"):
+                per_dimension = cost.mean(0)  # (latent_size,)
+                if self.config.free_bits > 0:
+                    per_dimension = per_dimension.clamp_min(self.config.free_bits)
+                cost = per_dimension.sum() * (self.kl_scale if self.training else 1.0)
+            total = total + getattr(self.config, f"{name}_weight") * cost
+        return total
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        encoder_outputs: TextVAEModelOutput,
+        past_key_values: GRUCache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The words that the GRU state has not read, and the latents."""
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        return {
+            "decoder_input_ids": input_ids[:, seen:],
+            "encoder_outputs": encoder_outputs,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+        }
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, latents: Tensor | None = None, **kwargs: Any) -> Any:
+        """Decode sentences (greedy, sampling or beam search, as in transformers) from text or from latents.
+
+        Args:
+            inputs: sentences to reconstruct, `(batch, steps)`; also as `input_ids=` with `attention_mask=`.
+            latents: codes to decode instead, `(batch, latent_size)`.
+            kwargs: of `GenerationMixin.generate`.
+
+        Returns:
+            Token ids, `(batch, steps)`.
+
+        Raises:
+            ValueError: if `latents` has another width than `latent_size`, or comes together with text.
+        """
+        if latents is not None:
+            if latents.dim() != 2 or latents.shape[1] != self.config.latent_size:
+                width = self.config.latent_size
+                raise ValueError(f"`latents` must be (batch, {width}), got {tuple(latents.shape)}; stack single codes.")
+            if inputs is not None or "input_ids" in kwargs:
+                raise ValueError("`latents` must come without `input_ids`, got both; drop one of them.")
+            inputs = latents.new_full((len(latents), 1), self.config.pad_token_id, dtype=torch.long)  # batch size only
+            kwargs["encoder_outputs"] = TextVAEModelOutput(sparse_embedding=latents, latent=latents)
+        return super().generate(inputs, **kwargs)
+
+    def sample_prior(self, num_samples: int, **kwargs: Any) -> Any:
+        """Decode `num_samples` draws from the prior; `kwargs` as in `generate`. Returns ids `(num_samples, steps)`."""
+        return self.generate(latents=self.model.latent_head.sample_prior(num_samples).to(self.device), **kwargs)
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int, **kwargs: Any) -> Any:
+        """Decode points on the line between two sentences.
+
+        Args:
+            a: token ids `(1, steps)` of a sentence, or a latent `(1, latent_size)` (floating point).
+            b: likewise.
+            steps: number of points, both ends included, at least 2.
+            kwargs: as in `generate`.
+
+        Returns:
+            Token ids, `(steps, tokens)`.
+
+        Raises:
+            ValueError: if `steps` is below 2 or an end is not one sentence.
+        """
+        if steps < 2:
+            raise ValueError(f"`steps` must be at least 2, got {steps}; both ends count.")
+        ends = []
+        for name, end in (("a", a), ("b", b)):
+            if end.dim() != 2 or len(end) != 1:
+                raise ValueError(f"`{name}` must be one sentence or latent with a batch dimension of 1, got "
+                                 f"shape {tuple(end.shape)}; call interpolate once per pair.")  # fmt: skip
+            ends.append(end if end.is_floating_point() else self.model(end.to(self.device)).latent)
+        share = torch.linspace(0, 1, steps, device=self.device).unsqueeze(1)  # (steps, 1)
+        return self.generate(latents=torch.lerp(*(end.to(self.device).float() for end in ends), share), **kwargs)
+
+
+class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
+    """Classifier with K-sample Monte-Carlo marginalisation: `p(y|x) = mean_k p(y|z_k)`, `z_k ~ q(z|x)`."""
+
+    model_class: type[TextVAEModel]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+
+    def __init__(self, config: TextVAEConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = self.model_class(config)
+        width = config.classifier_hidden_size
+        self.classifier = nn.Sequential(
+            nn.Linear(config.latent_size, width),
+            nn.LeakyReLU(),
+            nn.Linear(width, width),
+            nn.LeakyReLU(),
+            nn.Linear(width, config.num_labels),
+        )
+        self.model.requires_grad_(not config.freeze_encoder)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Classify sentences.
+
+        With `num_samples = K > 0` the draws are random, in evaluation too (seed torch to repeat them); with
+        `num_samples = 0` the deterministic code is classified.
+
+        Args:
+            input_ids: `(batch, steps)`.
+            attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side.
+            inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
+            labels: `(batch,)` class ids; `(batch, num_labels)` for multi-label; floats for regression.
+            kwargs: ignored.
+
+        Returns:
+            Loss, and logits `(batch, num_labels)`: log marginal probabilities (single label), log odds of the marginal
+            probabilities (multi-label) or the mean prediction (regression).
+
+        Raises:
+            ValueError: if `labels` are outside the range.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+            posterior = self.model(input_ids, attention_mask, inputs_embeds)
+            samples = max(self.config.num_samples, 1)
+            z = posterior.sparse_embedding
+            if self.config.num_samples > 0:
+                fields = {name: value.repeat_interleave(samples, dim=0) for name, value in posterior.items()}
+                z = self.model.sample(type(posterior)(**fields))["z"]
+        dtype = self.classifier[0].weight.dtype
+        scores = self.classifier(z.to(dtype)).float().unflatten(0, (-1, samples))  # (batch, samples, num_labels)
+        problem = self._problem_type(labels)
+        if problem == "regression":
+            logits = scores.mean(1)
+        elif problem == "multi_label_classification":
+            log_yes, log_no = F.logsigmoid(scores).logsumexp(1), F.logsigmoid(-scores).logsumexp(1)
+            logits = log_yes - log_no
+        else:
+            logits = scores.log_softmax(-1).logsumexp(1) - torch.tensor(float(samples)).log().to(scores.device)
+        loss = None if labels is None else self._loss(problem, logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _problem_type(self, labels: Tensor | None) -> str:
+        if self.config.problem_type is not None:
+            return self.config.problem_type
+        if self.num_labels == 1:
+            return "regression"
+        floating = labels is not None and labels.is_floating_point()
+        return "multi_label_classification" if floating else "single_label_classification"
+
+    def _loss(self, problem: str, logits: Tensor, labels: Tensor) -> Tensor:
+        if problem == "regression":
+            return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype).view_as(logits.squeeze(-1)))
+        if problem == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        lowest, highest = labels.min().item(), labels.max().item()
+        if lowest < 0 or highest >= self.num_labels:
+            raise ValueError(
+                f"`labels` must be from 0 to {self.num_labels - 1}, got {lowest if lowest < 0 else highest}; "
+                "set `num_labels` to the number of classes."
+            )
+        return F.nll_loss(logits, labels)

@@ -1,0 +1,67 @@
+"""What the models return."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import Cache
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class TextVAEModelOutput(ModelOutput):
+    """Deterministic representation of a batch of sentences.
+
+    Args:
+        sparse_embedding: the code that users get, `(batch, latent_size)`, with exact zeros for inactive dimensions.
+        latent: point estimate of `z` that the decoder reads in generation, `(batch, latent_size)`.
+        features: the encoder's features, `(batch, hidden_size)`.
+    """
+
+    sparse_embedding: torch.FloatTensor | None = None
+    latent: torch.FloatTensor | None = None
+    features: torch.FloatTensor | None = None
+
+
+@dataclass
+class HSVAEModelOutput(TextVAEModelOutput):
+    """Posterior of HSVAE.
+
+    Args:
+        gate_mean: `E[gamma|x]`, `(batch, latent_size)` in (0, 1); near 1 = dimension off.
+        slab_mean: mean of the slab, `(batch, latent_size)`.
+        slab_std: standard deviation of the slab, `(batch, latent_size)`, positive.
+        gate_alpha: first parameter of the posterior `Beta(a, b)` of gamma, `(batch, latent_size)`.
+        gate_beta: second parameter of the same, `(batch, latent_size)`.
+    """
+
+    gate_mean: torch.FloatTensor | None = None
+    slab_mean: torch.FloatTensor | None = None
+    slab_std: torch.FloatTensor | None = None
+    gate_alpha: torch.FloatTensor | None = None
+    gate_beta: torch.FloatTensor | None = None
+
+
+@dataclass
+class TextVAEForPreTrainingOutput(ModelOutput):
+    """Loss and its terms, or the logits of a generation step.
+
+    Args:
+        loss: negative weighted ELBO in nats, scalar: reconstruction_loss + weighted KLs and penalty.
+        reconstruction_loss: `-E log p(x|z)`, summed over tokens, mean over the batch, scalar.
+        z_kl: KL of z, unweighted, summed over latent dimensions, mean over the batch, scalar.
+        gamma_kl: KL of the gate, likewise.
+        penalty: the latent head's penalty, unweighted, scalar.
+        num_tokens: number of predicted tokens in the batch, scalar; `exp(reconstruction_loss * batch / num_tokens)`
+            is the perplexity per token.
+        logits: only where `decoder_input_ids` are given: next-token logits, `(batch, steps, vocab_size)`.
+        past_key_values: only in generation: the GRU state.
+    """
+
+    loss: torch.FloatTensor | None = None
+    reconstruction_loss: torch.FloatTensor | None = None
+    z_kl: torch.FloatTensor | None = None
+    gamma_kl: torch.FloatTensor | None = None
+    penalty: torch.FloatTensor | None = None
+    num_tokens: torch.LongTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
