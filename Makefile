@@ -43,7 +43,7 @@ lint: install  ## style, formatting, types
 	$(BIN)/mypy
 
 format: install  ## fix style and formatting in place
-	$(BIN)/ruff check --fix .
+	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
 clean:  ## remove caches and build products; .venv and runs/ stay

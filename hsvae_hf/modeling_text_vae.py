@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -20,21 +19,12 @@ from .configuration_text_vae import TextVAEConfig
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 
 
-def _first_positions(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> tuple[Tensor, Tensor]:
-    """Where the real tokens are: works for padding on either side.
-
-    Returns:
-        Indices that move every row's real tokens to its front, `(batch, steps)`, and their counts `(batch,)` on the
-        CPU, as packing needs them.
-
-    Raises:
-        ValueError: for a row without tokens, or an id outside the vocabulary.
-    """
+def _check_ids(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> None:
+    """Raise a clear error for a row without tokens or an id outside the vocabulary (one device sync)."""
     if ids.shape[0] == 0 or ids.shape[1] == 0:
         raise ValueError(f"`{name}` must hold at least one token, got shape {tuple(ids.shape)}; drop empty batches.")
-    lengths = mask.sum(dim=1)
     real = ids.masked_fill(~mask, 0)
-    shortest, smallest, largest = torch.stack([lengths.min(), real.min(), real.max()]).tolist()  # one device sync
+    shortest, smallest, largest = torch.stack([mask.sum(dim=1).min(), real.min(), real.max()]).tolist()
     if shortest == 0:
         raise ValueError(
             f"`{name}` must have a token in every row, got a row of padding alone; the tokenizer ends every sentence, "
@@ -45,11 +35,11 @@ def _first_positions(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> t
             f"`{name}` must hold ids from 0 to {vocab_size - 1}, got {smallest if smallest < 0 else largest}; "
             "use the tokenizer that was saved with this model."
         )
-    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True), lengths.cpu()
 
 
-def _repack(packed: PackedSequence, data: Tensor) -> PackedSequence:
-    return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+def _real_tokens_first(mask: Tensor) -> Tensor:
+    """Indices `(batch, steps)` that move every row's real tokens to its front, wherever the padding is."""
+    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
 
 
 class GRUEncoder(nn.Module):
@@ -63,7 +53,7 @@ class GRUEncoder(nn.Module):
     def forward(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None
     ) -> Tensor:
-        """Encode a padded batch; padding is skipped, on whichever side it is.
+        """Encode a padded batch; padding, on whichever side it is, does not change the result.
 
         Args:
             input_ids: `(batch, steps)`.
@@ -81,16 +71,15 @@ class GRUEncoder(nn.Module):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`, got both or neither.")
         ids = input_ids if input_ids is not None else inputs_embeds.new_zeros(inputs_embeds.shape[:2], dtype=torch.long)
         mask = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        order, lengths = _first_positions(ids, mask, self.embed_tokens.num_embeddings, "input_ids")
+        _check_ids(ids, mask, self.embed_tokens.num_embeddings, "input_ids")
+        order = _real_tokens_first(mask)
         if inputs_embeds is None:
-            packed = pack_padded_sequence(ids.gather(1, order), lengths, batch_first=True, enforce_sorted=False)
-            packed = _repack(packed, self.embed_tokens(packed.data))  # (tokens, embedding_size)
+            inputs_embeds = self.embed_tokens(ids.masked_fill(~mask, 0).gather(1, order))
         else:
-            order = order.unsqueeze(-1).expand_as(inputs_embeds)
-            packed = pack_padded_sequence(
-                inputs_embeds.gather(1, order), lengths, batch_first=True, enforce_sorted=False
-            )
-        return self.gru(packed)[1].squeeze(0)  # (batch, hidden_size)
+            inputs_embeds = inputs_embeds.gather(1, order.unsqueeze(-1).expand_as(inputs_embeds))
+        # Not a PackedSequence: its backward pass fills a gradient of the whole batch at every step (quadratic in steps).
+        states, _ = self.gru(inputs_embeds)  # (batch, steps, hidden_size)
+        return states[torch.arange(len(ids), device=ids.device), mask.sum(dim=1) - 1]
 
 
 def vocabulary_loss(
@@ -170,21 +159,18 @@ class GRUDecoder(nn.Module):
         Returns:
             `-log p(x|z)` in nats, summed over all tokens of the batch, and the number of tokens, both scalars.
         """
-        order, lengths = _first_positions(labels, ~ignore, self.config.vocab_size, "labels")
-        labels = labels.gather(1, order)
+        _check_ids(labels, ~ignore, self.config.vocab_size, "labels")
+        order = _real_tokens_first(~ignore)
+        labels, real = labels.masked_fill(ignore, 0).gather(1, order), ~ignore.gather(1, order)
         start = labels.new_full((len(labels), 1), self.config.decoder_start_token_id)
-        inputs = torch.cat([start, labels[:, :-1]], dim=1)
-        rows = torch.arange(len(labels), device=labels.device).unsqueeze(1).expand_as(labels)
-        columns = torch.stack([labels, inputs, rows], dim=-1)
-        packed = pack_padded_sequence(columns, lengths, batch_first=True, enforce_sorted=False)
-        targets, words, rows = packed.data.unbind(-1)  # (tokens,) each, padding gone
+        words = torch.cat([start, labels[:, :-1]], dim=1)
         if self.training and self.config.word_dropout > 0:
             drop = torch.rand(words.shape, device=words.device) < self.config.word_dropout
-            words = words.masked_fill(drop & (words != self.config.decoder_start_token_id), self.config.unk_token_id)
-        embeds = self.embed_tokens(words)
-        states, _ = self.gru(_repack(packed, torch.cat([embeds, z.to(embeds.dtype)[rows]], dim=-1)))
-        loss = vocabulary_loss(states.data, self.lm_head.weight, self.lm_head.bias, targets)
-        return loss, lengths.sum().to(labels.device)
+            drop[:, 0] = False  # the start token stays
+            words = words.masked_fill(drop, self.config.unk_token_id)
+        states, _ = self.gru(self._inputs(z, words))
+        loss = vocabulary_loss(states[real], self.lm_head.weight, self.lm_head.bias, labels[real])
+        return loss, real.sum()
 
     def step(self, z: Tensor, input_ids: Tensor, cache: GRUCache | None) -> tuple[Tensor, GRUCache]:
         """Read `input_ids` on top of `cache`.
@@ -197,10 +183,12 @@ class GRUDecoder(nn.Module):
         Returns:
             Next-token logits, `(batch, steps, vocab_size)`, and the state after the last step.
         """
-        embeds = self.embed_tokens(input_ids)
-        inputs = torch.cat([embeds, z.to(embeds.dtype).unsqueeze(1).expand(-1, input_ids.shape[1], -1)], dim=-1)
-        states, last = self.gru(inputs, None if cache is None else cache.state)
+        states, last = self.gru(self._inputs(z, input_ids), None if cache is None else cache.state)
         return self.lm_head(states), GRUCache(last, (0 if cache is None else cache.seen) + input_ids.shape[1])
+
+    def _inputs(self, z: Tensor, words: Tensor) -> Tensor:
+        embeds = self.embed_tokens(words)  # (batch, steps, embedding_size)
+        return torch.cat([embeds, z.to(embeds.dtype).unsqueeze(1).expand(-1, words.shape[1], -1)], dim=-1)
 
 
 class LatentHead(nn.Module):

@@ -1,0 +1,263 @@
+"""Sentences to sparse codes: a saved model in, rows of a `scipy.sparse.csr_matrix` out."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from scipy import sparse
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from hsvae_hf.configuration_text_vae import TextVAEConfig
+from hsvae_hf.modeling_text_vae import keep_largest
+
+_WINDOW = 8192  # sentences sorted by length together
+_TOKENIZER_BATCH = 1024  # the tokenizer's own objects are large: never a window of them at once
+
+
+def load_for_inference(
+    model_name_or_path: str | Path, auto_class: Any = AutoModel
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model of this package and its tokenizer, or say in one line why that is impossible.
+
+    Args:
+        model_name_or_path: folder of a saved model, or a Hub id.
+        auto_class: the Auto class to load with, such as `AutoModelForPreTraining`. `AutoModel` takes every checkpoint
+            of this package; another class needs one that holds its weights.
+
+    Returns:
+        The model, in evaluation mode, on the CPU, in the checkpoint's dtype; and its tokenizer.
+
+    Raises:
+        ValueError: if there is no such model, its files are damaged or incomplete, it is not a text VAE of this
+            package, or the tokenizer is missing or knows more words than the model.
+    """
+    source = str(model_name_or_path)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what the library's load report warns of is an error here
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if not isinstance(config, TextVAEConfig):
+            raise ValueError(f"it is of type {config.model_type!r}, which is no text VAE of hsvae_hf")
+        model, report = auto_class.from_pretrained(
+            source, config=config, trust_remote_code=False, output_loading_info=True
+        )
+        if report["missing_keys"]:
+            missing = min(report["missing_keys"])
+            raise ValueError(f"it has no weights for {len(report['missing_keys'])} parameters such as {missing!r}")
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise ValueError(
+            "`model_name_or_path` must be the folder or the Hub id of a model saved by hsvae_hf, with its tokenizer, "
+            f"got {source!r}: {_reason(error)}; {_remedy(source)}."
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"`model_name_or_path` must hold the tokenizer that the model was trained with, got {source!r}: "
+            f"{len(tokenizer)} words, but the model knows {config.vocab_size}; save both together again."
+        )
+    return model, tokenizer
+
+
+def _reason(error: Exception) -> str:
+    """The cause in one line, in the words of a reader who knows no internals where those are cryptic."""
+    text = str(error).strip()
+    if isinstance(error, SafetensorError):
+        return f"its weights are damaged or incomplete ({text})"
+    if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in text:
+        return "the shapes of its weights are not those of its config.json"
+    if "recognize this architecture" in text or "trust_remote_code" in text:
+        return "its type is unknown to this version of hsvae_hf"
+    if "backend tokenizer" in text:
+        return "it has no tokenizer files"
+    lines = text.splitlines() or [type(error).__name__]
+    return lines[-1 if isinstance(error, StrictDataclassError) else 0].strip().rstrip(".")
+
+
+def _remedy(source: str) -> str:
+    if not Path(source).exists():
+        return "no such folder is here: check the path, or the id and the network"
+    return "save the model again, or download it again, or choose another"
+
+
+def encode(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Iterable[str],
+    batch_size: int = 256,
+    show_progress_bar: bool = False,
+    max_active_dims: int | None = None,
+    max_length: int | None = None,
+) -> sparse.csr_matrix:
+    """Encode sentences to sparse codes, one row per sentence, in the order given.
+
+    Deterministic; runs on the model's device and leaves the model's training modes as they were. What it reads besides
+    the result is bounded, so `sentences` may be a generator; for more codes than memory holds see `encode_stream`.
+
+    Args:
+        model: any model of this package; the base model of one with a decoder or a classifier is used.
+        tokenizer: the model's tokenizer.
+        sentences: strings. The empty string has a code too. A single string is refused: pass `[sentence]`.
+        batch_size: sentences per forward pass (>= 1).
+        show_progress_bar: whether to show one.
+        max_active_dims: keep at most this many non-zero dimensions per code, the largest magnitudes (>= 1), on top of
+            the model's own limit.
+        max_length: truncate to this many tokens (>= 1); None takes the tokenizer's `model_max_length`.
+
+    Returns:
+        Codes, `(len(sentences), latent_size)`, float32, zeros not stored; `(0, latent_size)` for no sentences.
+
+    Raises:
+        ValueError: if `sentences` is one string or holds something else than text, a number is below 1, or the model
+            gives no sparse codes.
+    """
+    options = (batch_size, show_progress_bar, max_active_dims, max_length)
+    blocks = list(encode_stream(model, tokenizer, sentences, *options))
+    if not blocks:
+        return sparse.csr_matrix((0, _base_model(model).config.latent_size), dtype=np.float32)
+    return sparse.vstack(blocks, format="csr") if len(blocks) > 1 else blocks[0]
+
+
+def encode_stream(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Iterable[str],
+    batch_size: int = 256,
+    show_progress_bar: bool = False,
+    max_active_dims: int | None = None,
+    max_length: int | None = None,
+) -> Iterator[sparse.csr_matrix]:
+    """Encode sentences block by block, in memory that does not grow with their number.
+
+    Args:
+        model: as for `encode`, like all others.
+        tokenizer: the model's tokenizer.
+        sentences: strings; read one block ahead of what is yielded, never further.
+        batch_size: sentences per forward pass.
+        show_progress_bar: whether to show one.
+        max_active_dims: most non-zero dimensions per code.
+        max_length: most tokens per sentence.
+
+    Returns:
+        An iterator over codes of the next sentences, `(at most max(8192, batch_size), latent_size)` each, in order.
+
+    Raises:
+        ValueError: as `encode`; for the arguments at once, for a sentence when its block is read.
+    """
+    if isinstance(sentences, str):
+        raise ValueError(f"`sentences` must be several strings, got the single string {sentences[:50]!r}; pass a list.")
+    for name, value in (("batch_size", batch_size), ("max_active_dims", max_active_dims), ("max_length", max_length)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}; choose a positive number.")
+    if max_length is None and tokenizer.model_max_length < 10**9:  # the library's mark for no limit is about 1e30
+        max_length = tokenizer.model_max_length
+    return _blocks(_base_model(model), tokenizer, sentences, batch_size, show_progress_bar, max_active_dims, max_length)
+
+
+def _base_model(model: nn.Module) -> nn.Module:
+    return getattr(model, "base_model", model)
+
+
+def _blocks(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Iterable[str],
+    batch_size: int,
+    show_progress_bar: bool,
+    max_active_dims: int | None,
+    max_length: int | None,
+) -> Iterator[sparse.csr_matrix]:
+    total = len(sentences) if hasattr(sentences, "__len__") else None
+    stream = iter(sentences)
+    pad = tokenizer.pad_token_id or 0
+    done = 0
+    with tqdm(total=total, desc="encode", unit=" sentences", disable=not show_progress_bar) as progress:
+        while window := list(islice(stream, max(batch_size, _WINDOW))):
+            ids = list(chain.from_iterable(
+                _tokenize(tokenizer, window[start : start + _TOKENIZER_BATCH], done + start, max_length)
+                for start in range(0, len(window), _TOKENIZER_BATCH)
+            ))  # fmt: skip
+            # Longest first, so that too large a batch fails at once; stable, so that equal inputs give equal batches.
+            order = np.argsort([-len(row) for row in ids], kind="stable")
+            parts = []
+            for start in range(0, len(order), batch_size):
+                batch = [ids[row] for row in order[start : start + batch_size]]
+                parts.append(_encode_batch(model, batch, pad, max_active_dims))
+                progress.update(len(batch))
+            yield sparse.vstack(parts, format="csr")[np.argsort(order)]
+            done += len(window)
+
+
+def _tokenize(
+    tokenizer: PreTrainedTokenizerBase, sentences: list[str], first: int, max_length: int | None
+) -> list[np.ndarray]:
+    try:
+        encoded = tokenizer(
+            sentences,
+            truncation=max_length is not None,
+            max_length=max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+    except (TypeError, ValueError):
+        for row, sentence in enumerate(sentences, first):
+            if not isinstance(sentence, str):
+                raise ValueError(
+                    f"`sentences` must be strings, got {type(sentence).__name__} {sentence!r} at index {row}; "
+                    "convert or drop it."
+                ) from None
+            if any("\ud800" <= character <= "\udfff" for character in sentence):
+                raise ValueError(
+                    f"`sentences` must be valid Unicode, got half a surrogate pair at index {row}: {sentence[:50]!r}; "
+                    "decode the text again, or replace the character."
+                ) from None
+        raise
+    return [np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]]
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; each module gets its own mode back (a frozen part may differ)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _encode_batch(
+    model: nn.Module, ids: list[np.ndarray], pad: int, max_active_dims: int | None
+) -> sparse.csr_matrix:
+    lengths = np.array([len(row) for row in ids])
+    mask = np.arange(lengths.max()) < lengths[:, None]  # (batch, steps)
+    padded = np.full(mask.shape, pad, dtype=np.int64)
+    padded[mask] = np.concatenate(ids)
+    device = next(model.parameters()).device
+    with _evaluation(model):
+        inputs = {"input_ids": padded, "attention_mask": mask.astype(np.int64)}
+        output = model(**{name: torch.from_numpy(value).to(device) for name, value in inputs.items()})
+        codes = getattr(output, "sparse_embedding", None)
+        if codes is None:
+            raise ValueError(
+                f"`model` must give a `sparse_embedding`, got a {type(model).__name__} that does not; "
+                "use a model of this package."
+            )
+        codes = keep_largest(codes.float(), max_active_dims)  # (batch, latent_size)
+        rows, columns = codes.nonzero(as_tuple=True)
+        values, starts = codes[rows, columns], torch.searchsorted(rows, torch.arange(len(ids) + 1, device=device))
+    arrays = values.cpu().numpy(), columns.int().cpu().numpy(), starts.int().cpu().numpy()
+    return sparse.csr_matrix(arrays, shape=tuple(codes.shape))

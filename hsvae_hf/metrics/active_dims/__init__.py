@@ -1,0 +1,1 @@
+"""Active dimensions, a module that `evaluate.load` takes by path."""

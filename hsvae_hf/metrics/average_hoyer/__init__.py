@@ -1,0 +1,1 @@
+"""Average Hoyer, a module that `evaluate.load` takes by path."""
