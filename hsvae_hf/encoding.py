@@ -1,12 +1,19 @@
-"""Sentences to sparse codes: a saved model in, rows of a `scipy.sparse.csr_matrix` out."""
+"""Sentences to sparse codes: a saved model in, rows of a `scipy.sparse.csr_matrix` or of a file out."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from itertools import chain, islice
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import ExitStack, contextmanager
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -19,12 +26,13 @@ from transformers.utils import logging
 from hsvae_hf.configuration_text_vae import TextVAEConfig
 from hsvae_hf.modeling_text_vae import keep_largest
 
+CODE_FILES = (".npz", ".parquet", ".jsonl")
 _WINDOW = 8192  # sentences sorted by length together
 _TOKENIZER_BATCH = 1024  # the tokenizer's own objects are large: never a window of them at once
 
 
 def load_for_inference(
-    model_name_or_path: str | Path, auto_class: Any = AutoModel
+    model_name_or_path: str | Path, auto_class: type[Any] = AutoModel
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model of this package and its tokenizer, or say in one line why that is impossible.
 
@@ -91,7 +99,7 @@ def _remedy(source: str) -> str:
 
 
 def encode(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sentences: Iterable[str],
     batch_size: int = 256,
@@ -124,12 +132,12 @@ def encode(
     options = (batch_size, show_progress_bar, max_active_dims, max_length)
     blocks = list(encode_stream(model, tokenizer, sentences, *options))
     if not blocks:
-        return sparse.csr_matrix((0, _base_model(model).config.latent_size), dtype=np.float32)
+        return sparse.csr_matrix((0, model.config.latent_size), dtype=np.float32)
     return sparse.vstack(blocks, format="csr") if len(blocks) > 1 else blocks[0]
 
 
 def encode_stream(
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sentences: Iterable[str],
     batch_size: int = 256,
@@ -161,11 +169,7 @@ def encode_stream(
             raise ValueError(f"`{name}` must be at least 1, got {value}; choose a positive number.")
     if max_length is None and tokenizer.model_max_length < 10**9:  # the library's mark for no limit is about 1e30
         max_length = tokenizer.model_max_length
-    return _blocks(_base_model(model), tokenizer, sentences, batch_size, show_progress_bar, max_active_dims, max_length)
-
-
-def _base_model(model: nn.Module) -> nn.Module:
-    return getattr(model, "base_model", model)
+    return _blocks(model.base_model, tokenizer, sentences, batch_size, show_progress_bar, max_active_dims, max_length)
 
 
 def _blocks(
@@ -177,16 +181,16 @@ def _blocks(
     max_active_dims: int | None,
     max_length: int | None,
 ) -> Iterator[sparse.csr_matrix]:
-    total = len(sentences) if hasattr(sentences, "__len__") else None
+    total = len(sentences) if isinstance(sentences, Sized) else None
     stream = iter(sentences)
     pad = tokenizer.pad_token_id or 0
     done = 0
     with tqdm(total=total, desc="encode", unit=" sentences", disable=not show_progress_bar) as progress:
         while window := list(islice(stream, max(batch_size, _WINDOW))):
-            ids = list(chain.from_iterable(
-                _tokenize(tokenizer, window[start : start + _TOKENIZER_BATCH], done + start, max_length)
-                for start in range(0, len(window), _TOKENIZER_BATCH)
-            ))  # fmt: skip
+            ids = []
+            for start in range(0, len(window), _TOKENIZER_BATCH):
+                chunk = window[start : start + _TOKENIZER_BATCH]
+                ids += _tokenize(tokenizer, chunk, done + start, max_length)
             # Longest first, so that too large a batch fails at once; stable, so that equal inputs give equal batches.
             order = np.argsort([-len(row) for row in ids], kind="stable")
             parts = []
@@ -201,6 +205,12 @@ def _blocks(
 def _tokenize(
     tokenizer: PreTrainedTokenizerBase, sentences: list[str], first: int, max_length: int | None
 ) -> list[np.ndarray]:
+    for row, sentence in enumerate(sentences, first):
+        if not isinstance(sentence, str):  # the tokenizer would take a tuple for a pair of sentences
+            raise ValueError(
+                f"`sentences` must be strings, got {type(sentence).__name__} {str(sentence)[:50]!r} at index {row}; "
+                "convert or drop it."
+            )
     try:
         encoded = tokenizer(
             sentences,
@@ -210,13 +220,8 @@ def _tokenize(
             return_token_type_ids=False,
             verbose=False,
         )
-    except (TypeError, ValueError):
+    except TypeError:  # what the tokenizer raises for text that UTF-8 cannot express
         for row, sentence in enumerate(sentences, first):
-            if not isinstance(sentence, str):
-                raise ValueError(
-                    f"`sentences` must be strings, got {type(sentence).__name__} {sentence!r} at index {row}; "
-                    "convert or drop it."
-                ) from None
             if any("\ud800" <= character <= "\udfff" for character in sentence):
                 raise ValueError(
                     f"`sentences` must be valid Unicode, got half a surrogate pair at index {row}: {sentence[:50]!r}; "
@@ -239,9 +244,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _encode_batch(
-    model: nn.Module, ids: list[np.ndarray], pad: int, max_active_dims: int | None
-) -> sparse.csr_matrix:
+def _encode_batch(model: nn.Module, ids: list[np.ndarray], pad: int, max_active_dims: int | None) -> sparse.csr_matrix:
     lengths = np.array([len(row) for row in ids])
     mask = np.arange(lengths.max()) < lengths[:, None]  # (batch, steps)
     padded = np.full(mask.shape, pad, dtype=np.int64)
@@ -261,3 +264,76 @@ def _encode_batch(
         values, starts = codes[rows, columns], torch.searchsorted(rows, torch.arange(len(ids) + 1, device=device))
     arrays = values.cpu().numpy(), columns.int().cpu().numpy(), starts.int().cpu().numpy()
     return sparse.csr_matrix(arrays, shape=tuple(codes.shape))
+
+
+def save_codes(path: str | Path, blocks: Iterable[sparse.csr_matrix]) -> int:
+    """Write codes to a file as they come; it appears under its name when complete, and replaces what was there.
+
+    Args:
+        path: `.npz` for a CSR matrix that `scipy.sparse.load_npz` reads; `.parquet` or `.jsonl` for rows of `indices`
+            (int32) and `values` (float32).
+        blocks: codes, `(rows, latent_size)` each, float32, as `encode_stream` gives.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        ValueError: for another suffix.
+    """
+    path = Path(path)
+    writers = dict(zip(CODE_FILES, (_write_npz, _write_parquet, _write_jsonl), strict=True))
+    if path.suffix not in writers:
+        raise ValueError(f"`path` must end in one of {', '.join(CODE_FILES)}, got {str(path)!r}; rename it.")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        unfinished = Path(folder) / path.name
+        count = writers[path.suffix](unfinished, blocks)
+        os.replace(unfinished, path)
+    return count
+
+
+def _write_npz(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
+    """What `scipy.sparse.save_npz` would write, without the matrix in memory."""
+    dtypes: dict[str, np.dtype[Any]] = {"indices": np.dtype("<i4"), "indptr": np.dtype("<i8"), "data": np.dtype("<f4")}
+    count = latent_size = stored = 0
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(path.with_suffix(f".{name}").open("w+b")) for name in dtypes}
+        files["indptr"].write(np.zeros(1, dtypes["indptr"]).tobytes())
+        for block in blocks:
+            arrays = {"indices": block.indices, "data": block.data, "indptr": block.indptr[1:] + np.int64(stored)}
+            for name, array in arrays.items():
+                files[name].write(array.astype(dtypes[name], copy=False).tobytes())
+            stored, count, latent_size = stored + block.nnz, count + block.shape[0], block.shape[1]
+        archive = stack.enter_context(zipfile.ZipFile(path, "w"))
+        for name, array in (("format", np.array(b"csr")), ("shape", np.array([count, latent_size]))):
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array)
+        for name, file in files.items():
+            length = file.tell() // dtypes[name].itemsize
+            header = {"descr": dtypes[name].str, "fortran_order": False, "shape": (length,)}
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                file.seek(0)
+                shutil.copyfileobj(file, member, 2**20)
+    return count
+
+
+def _write_parquet(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
+    schema = pa.schema({"indices": pa.list_(pa.int32()), "values": pa.list_(pa.float32())})
+    count = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        for block in blocks:
+            lists = [pa.ListArray.from_arrays(block.indptr, array) for array in (block.indices, block.data)]
+            writer.write_table(pa.table(lists, schema=schema))
+            count += block.shape[0]
+    return count
+
+
+def _write_jsonl(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for block in blocks:
+            for start, end in pairwise(block.indptr):
+                row = {"indices": block.indices[start:end].tolist(), "values": block.data[start:end].tolist()}
+                file.write(json.dumps(row) + "\n")
+            count += block.shape[0]
+    return count

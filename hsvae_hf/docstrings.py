@@ -1,0 +1,94 @@
+"""The embedded corpus: sentences of the docstrings of the Python packages installed beside this one."""
+
+import ast
+import importlib.util
+import random
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+PACKAGES = ("matplotlib", "numpy", "pandas", "scipy", "sklearn", "stdlib", "torch", "transformers")
+FILES_PER_PACKAGE = 500
+SENTENCES_PER_PACKAGE = 1_500
+HELD_OUT_SHARE = 0.1
+
+_PARAGRAPH = re.compile(r"\n\s*\n")
+_SENTENCE = re.compile(r"(?<=[a-z)][.!?])\s+(?=[A-Z])")
+_ROLE = re.compile(r":[\w:]+:`[~!]?([^`<]*)(?:<[^`]*>)?`|`{1,2}([^`]*)`{1,2}_?")
+_ENGLISH = re.compile(r"[A-Z][A-Za-z0-9 ,;:'()_.\-/]*[.!?]")
+_FUNCTION_WORDS = frozenset("the a an is are be of to in for with and or that this it as by on from which if".split())
+
+
+def docstring_corpus(seed: int = 42) -> DatasetDict:
+    """Sentences of docstrings, labelled by package: train, validation and test splits, the same in one environment.
+
+    Files are parsed, never imported. Code, parameter lists, tables and directives are dropped; sentences have 5 to 40
+    words and occur once; every package gives at most 1,500.
+
+    Args:
+        seed: of the shuffle.
+
+    Raises:
+        ValueError: if fewer than two of the packages are installed.
+    """
+    found = {name: root for name in PACKAGES if (root := _root(name)) is not None}
+    if len(found) < 2:
+        raise ValueError(
+            f"`dataset` 'docstrings' needs at least two installed packages out of {', '.join(PACKAGES)}, got "
+            f"{sorted(found)}; install one more or give another data set."
+        )
+    generator, rows, seen = random.Random(seed), [], set()
+    for label, root in enumerate(found.values()):
+        sentences = []
+        for sentence in _sentences(root):
+            if sentence.lower() not in seen:
+                seen.add(sentence.lower())
+                sentences.append(sentence)
+        generator.shuffle(sentences)
+        rows += [(sentence, label) for sentence in sentences[:SENTENCES_PER_PACKAGE]]
+    generator.shuffle(rows)
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(found))})
+    held_out = int(HELD_OUT_SHARE * len(rows))
+    parts = {"train": rows[2 * held_out :], "validation": rows[:held_out], "test": rows[held_out : 2 * held_out]}
+    return DatasetDict(
+        {
+            name: Dataset.from_dict({"text": [row[0] for row in part], "label": [row[1] for row in part]}, features)
+            for name, part in parts.items()
+        }
+    )
+
+
+def _root(name: str) -> Path | None:
+    if name == "stdlib":
+        return Path(sysconfig.get_path("stdlib"))
+    spec = importlib.util.find_spec(name)
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+def _sentences(root: Path) -> Iterator[str]:
+    skipped = {"site-packages", "tests", "test", "idlelib", "lib2to3", "_vendor"}
+    files = sorted(path for path in root.rglob("*.py") if not skipped & set(path.relative_to(root).parts))
+    for path in files[:: max(1, len(files) // FILES_PER_PACKAGE)]:
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue  # templates and old encodings among installed files are no corpus
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from _prose(ast.get_docstring(node) or "")
+
+
+def _prose(docstring: str) -> Iterator[str]:
+    for paragraph in _PARAGRAPH.split(docstring):
+        lines = paragraph.splitlines()
+        if not lines or any(line.startswith((" ", ">>>", "..", "-", "*", "=", "|", "#", "@")) for line in lines):
+            continue  # indented blocks, code, directives, lists, tables
+        text = _ROLE.sub(lambda match: match[1] or match[2] or "", " ".join(lines))
+        for sentence in _SENTENCE.split(" ".join(text.split())):
+            words = sentence.split()
+            english = _ENGLISH.fullmatch(sentence) and sum(word.lower() in _FUNCTION_WORDS for word in words) >= 2
+            if 5 <= len(words) <= 40 and english:
+                yield sentence

@@ -1,0 +1,221 @@
+"""Trainer with the paper's settings: logs every loss term, saves whole checkpoints or none, anneals the KL."""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
+
+from hsvae_hf.data import LengthGroupedSampler
+
+UNFINISHED = ".unfinished"  # a checkpoint lives here until it is whole
+
+
+@dataclass
+class TextVAETrainingArguments(TrainingArguments):
+    """TrainingArguments with the paper's settings: Adam 8e-4, batches of 256, 15 epochs, no decay, no warm-up.
+
+    The gradient is clipped at norm 100, far above what training shows: a guard against a single bad batch, which the
+    paper does not have.
+    """
+
+    output_dir: str = field(default="", metadata={"help": "Folder of the run: model, tokenizer, checkpoints, logs."})
+    learning_rate: float = field(default=8e-4, metadata={"help": "Learning rate of Adam."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the learning rate."})
+    per_device_train_batch_size: int = field(default=256, metadata={"help": "Sentences per step and process."})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Sentences per evaluation step."})
+    num_train_epochs: float = field(default=15.0, metadata={"help": "Passes over the training split."})
+    max_grad_norm: float = field(default=100.0, metadata={"help": "Gradient norm to clip at; 0 is off."})
+    train_sampling_strategy: str = field(default="group_by_length", metadata={"help": "random or group_by_length."})
+    logging_steps: float = field(default=50, metadata={"help": "Log the loss terms every so many steps."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps or epoch."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    prediction_loss_only: bool = field(default=True, metadata={"help": "Evaluate the loss terms alone."})
+    report_to: str | list[str] = field(default="tensorboard", metadata={"help": "Where to log."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete what is in output_dir."})
+    kl_annealing: Literal["none", "linear", "cyclical"] = field(
+        default="none", metadata={"help": "Scale the KL terms: linear warm-up, or cycles of ramp and plateau."}
+    )
+    kl_warmup_steps: int = field(default=1000, metadata={"help": "Steps of the linear warm-up."})
+    kl_cycles: int = field(default=4, metadata={"help": "Number of cycles of cyclical annealing."})
+
+
+class TextVAETrainer(Trainer):
+    """Trainer that also logs the terms of the objective and the perplexity per token, in training and evaluation."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._terms: dict[str, dict[str, Tensor]] = {"": {}, "eval_": {}}
+        self._unfinished = False
+        annealing = getattr(self.args, "kl_annealing", "none")
+        if annealing != "none":
+            self.add_callback(KLAnnealingCallback(annealing, self.args.kl_warmup_steps, self.args.kl_cycles))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The model's loss; its other terms are summed up for the next log."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        rows = len(next(iter(inputs.values())))
+        sums = self._terms["" if model.training else "eval_"]
+        terms = {name: outputs.get(name) for name in ("reconstruction_loss", "z_kl", "gamma_kl", "penalty")}
+        batch = {name: value.detach().float() * rows for name, value in terms.items() if value is not None}
+        batch |= {"rows": loss.new_tensor(float(rows)), "num_tokens": outputs["num_tokens"].float()}
+        for name, value in batch.items():
+            sums[name] = sums[name] + value if name in sums else value
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the terms' means since the last log, over all processes, to what is logged."""
+        mode = "eval_" if "eval_loss" in logs else "" if "loss" in logs else None
+        if mode is not None and self._terms[mode]:
+            names, sums = zip(*self._terms[mode].items(), strict=True)
+            self._terms[mode] = {}
+            total = dict(zip(names, self.accelerator.reduce(torch.stack(sums), "sum").tolist(), strict=True))
+            rows, tokens = total.pop("rows"), total.pop("num_tokens")
+            logs |= {f"{mode}{name}": value / rows for name, value in total.items()}
+            logs[f"{mode}perplexity"] = math.exp(min(total["reconstruction_loss"] / tokens, 700.0))
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        lengths = getattr(dataset, "column_names", None) or []
+        if self.args.train_sampling_strategy != "group_by_length" or "length" not in lengths:
+            return super()._get_train_sampler(train_dataset)
+        batch = self.args.train_batch_size * self.args.world_size
+        return LengthGroupedSampler(dataset["length"][:], batch, self.args.data_seed or self.args.seed)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, UNFINISHED) if self._unfinished else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint under a temporary name, then rename it: a killed run leaves whole ones only."""
+        self._unfinished = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._unfinished = False
+        self.accelerator.wait_for_everyone()
+        run = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staged, best = run / UNFINISHED / name, self.state.best_model_checkpoint
+        if best is not None and Path(best).parent.name == UNFINISHED:
+            self.state.best_model_checkpoint = str(run / Path(best).name)
+        if self.args.should_save:
+            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+            if (run / name).exists():
+                shutil.rmtree(run / name)
+            staged.rename(run / name)
+            shutil.rmtree(run / UNFINISHED)
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+
+
+class KLAnnealingCallback(TrainerCallback):
+    """Scales the KL terms of training by the step alone, so that a resumed run goes on where it was.
+
+    Args:
+        kind: `linear` ramps from 0 to 1 in `warmup_steps`; `cyclical` (Fu et al. 2019) ramps over the first half of
+            each of `cycles` equal parts of training and stays at 1 for the other half.
+        warmup_steps: of the linear ramp, at least 1.
+        cycles: number of cycles, at least 1.
+    """
+
+    def __init__(self, kind: Literal["linear", "cyclical"], warmup_steps: int = 1000, cycles: int = 4) -> None:
+        for name, value in (("kl_warmup_steps", warmup_steps), ("kl_cycles", cycles)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}; or set `kl_annealing` to none.")
+        self.kind, self.warmup_steps, self.cycles = kind, warmup_steps, cycles
+
+    def scale(self, step: int, max_steps: int) -> float:
+        """Factor of the KL terms at `step`, in [0, 1]."""
+        if self.kind == "linear":
+            return min(1.0, step / self.warmup_steps)
+        cycle = max(1, math.ceil(max_steps / self.cycles))
+        return min(1.0, 2 * (step % cycle) / cycle)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Set the scale for this step."""
+        getattr(model, "module", model).kl_scale = self.scale(state.global_step, state.max_steps)
+
+
+def prepare_output_dir(arguments: TextVAETrainingArguments) -> str | None:
+    """Make sure that a run overwrites nothing unasked.
+
+    Returns:
+        The checkpoint to resume from, if that was asked for.
+
+    Raises:
+        ValueError: if `output_dir` is missing or holds files and neither resuming nor overwriting was asked for; if
+            there is nothing to resume from.
+    """
+    if not arguments.output_dir:
+        raise ValueError("`output_dir` must be given, got nothing; name the folder of this run.")
+    folder, resume = Path(arguments.output_dir), arguments.resume_from_checkpoint
+    if resume is not None and str(resume).lower() != "false":
+        last = get_last_checkpoint(str(folder)) if str(resume).lower() == "true" and folder.is_dir() else str(resume)
+        if last is None or not (Path(last) / TRAINER_STATE_NAME).is_file():
+            raise ValueError(f"`resume_from_checkpoint` must be a whole checkpoint, got none in {last or folder}; "
+                             "start the run without it.")  # fmt: skip
+        return last
+    if folder.is_dir() and any(folder.iterdir()) and arguments.process_index == 0:
+        if not arguments.overwrite_output_dir:
+            raise ValueError(
+                f"`output_dir` must be empty or new, got {str(folder)!r}; add --resume_from_checkpoint true to go on, "
+                "or --overwrite_output_dir to delete it."
+            )
+        shutil.rmtree(folder)
+    return None
+
+
+@contextmanager
+def staged_folder(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder whose files move into `folder`, one rename each, once everything is written."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target, prefix=UNFINISHED) as temporary:
+        yield Path(temporary)
+        for path in sorted(Path(temporary).iterdir()):
+            os.replace(path, target / path.name)
+
+
+def save_run(
+    folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metrics: dict[str, Any]
+) -> None:
+    """Save model, tokenizer and `all_results.json` to `folder`: whole files or none."""
+    with staged_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / "all_results.json").write_text(json.dumps(metrics, indent=2) + "\n")

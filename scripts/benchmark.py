@@ -1,0 +1,203 @@
+"""Speed and memory of a training step and of encoding, each beside a floor measured in the same run.
+
+The floor of a training step is its bare matrix products, forward and backward; the floor of encoding is the GRU's
+forward pass over the same padded batches. Sides are interleaved and medians reported: compare ratios, not seconds.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch.nn import functional as F
+from transformers import HfArgumentParser
+
+import hsvae_hf
+from hsvae_hf.cli import run
+from hsvae_hf.data import load_text_dataset
+from hsvae_hf.tokenization import train_tokenizer
+
+
+@dataclass
+class BenchmarkArguments:
+    """Arguments of the benchmark."""
+
+    task: Literal["train", "encode", "memory"] = field(
+        metadata={"help": "train: one step; encode: sentences to CSR; memory: peak of a Yelp-length batch."}
+    )
+    dataset: str = field(default="docstrings", metadata={"help": "Short name, Hub id or local path of the text."})
+    batch_size: int = field(default=256, metadata={"help": "Sentences per batch."})
+    max_length: int = field(default=30, metadata={"help": "Tokens per sentence at most."})
+    vocab_size: int = field(default=20_000, metadata={"help": "Word types; the projection is padded to this size."})
+    embedding_size: int = field(default=256, metadata={"help": "Width of the word embeddings."})
+    hidden_size: int = field(default=512, metadata={"help": "Width of the GRUs."})
+    latent_size: int = field(default=768, metadata={"help": "Latent dimensions."})
+    max_samples: int = field(default=10_000, metadata={"help": "Sentences read."})
+    repeats: int = field(default=7, metadata={"help": "Interleaved measurements; the median counts."})
+    threads: int = field(default=0, metadata={"help": "CPU threads; 0 leaves torch's choice."})
+    json: bool = field(default=False, metadata={"help": "Print one JSON object instead of lines."})
+    memory_side: Literal["both", "chunked", "plain"] = field(
+        default="both", metadata={"help": "memory task: which formulation to run in this process."}
+    )
+
+
+def median_seconds(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median wall-clock seconds of each side; the sides take turns, so that noise falls on all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            if turn:  # the first turn warms up
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def products_of_a_step(config: hsvae_hf.HSVAEConfig, batch: int, steps: int, tokens: int) -> Callable[[], None]:
+    """The matrix products of one training step, forward and backward, with nothing in between.
+
+    Args:
+        config: sizes.
+        batch: sentences.
+        steps: length of the padded batch.
+        tokens: real tokens, which alone reach the vocabulary.
+    """
+    hidden, latent, embedding = config.hidden_size, config.latent_size, config.embedding_size
+    shapes = [(tokens, hidden, config.vocab_size), (batch, hidden, 2 * latent), (batch, hidden, 2 * latent)]
+    shapes += [(tokens, embedding, 3 * hidden), (tokens, embedding + latent, 3 * hidden)]
+    shapes += [(tokens // steps, hidden, 3 * hidden)] * (2 * steps)
+    pairs = [(torch.randn(rows, inner), torch.randn(inner, columns)) for rows, inner, columns in dict.fromkeys(shapes)]
+    counts = [shapes.count(shape) for shape in dict.fromkeys(shapes)]
+
+    def products() -> None:
+        for (left, right), count in zip(pairs, counts, strict=True):
+            for _ in range(count):
+                out = left @ right
+                out @ right.T
+                left.T @ out
+
+    return products
+
+
+def length_sorted(rows: list[list[int]], size: int) -> Iterator[torch.Tensor]:
+    """Padded batches of similar lengths, `(batch, steps)`; 0 pads."""
+    rows = sorted(rows, key=len, reverse=True)
+    for start in range(0, len(rows), size):
+        yield torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows[start : start + size]], True)
+
+
+def benchmark_train(arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig, rows: list[list[int]]) -> dict:
+    """One optimiser step on a batch of median length against its bare matrix products."""
+    model = hsvae_hf.HSVAEForPreTraining(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-4, weight_decay=0.0, fused=True)
+    batches = list(length_sorted(rows, arguments.batch_size))
+    batch = batches[len(batches) // 2]
+    tokens = int((batch != 0).sum())
+
+    def step() -> None:
+        model(batch, batch != 0).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    floor = products_of_a_step(config, len(batch), batch.shape[1], tokens)
+    seconds = median_seconds({"step": step, "floor": floor}, arguments.repeats)
+    return {
+        "tokens_per_second": tokens / seconds["step"],
+        "sentences_per_second": len(batch) / seconds["step"],
+        "ratio_to_floor": seconds["step"] / seconds["floor"],
+        "batch": list(batch.shape),
+    }
+
+
+def benchmark_encode(
+    arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig, sentences: list[str], tokenizer: object
+) -> dict:
+    """`encode` of raw sentences to CSR against the GRU alone on the same length-sorted batches."""
+    model = hsvae_hf.HSVAEModel(config).eval()
+    rows = tokenizer(sentences, truncation=True)["input_ids"]
+    batches = list(length_sorted(rows, arguments.batch_size))
+
+    @torch.inference_mode()
+    def gru() -> None:
+        for batch in batches:
+            model.encoder(batch, batch != 0)
+
+    sides = {
+        "encode": lambda: hsvae_hf.encode(model, tokenizer, sentences, batch_size=arguments.batch_size),
+        "floor": gru,
+    }
+    seconds = median_seconds(sides, arguments.repeats)
+    return {
+        "sentences_per_second": len(sentences) / seconds["encode"],
+        "tokens_per_second": sum(map(len, rows)) / seconds["encode"],
+        "ratio_to_floor": seconds["encode"] / seconds["floor"],
+    }
+
+
+def memory_of_a_batch(config: hsvae_hf.HSVAEConfig, batch_size: int, max_length: int, plain: bool) -> float:
+    """Peak memory in MB of one training step (256 x 200 tokens by the defaults of the `memory` task).
+
+    `plain` is the formulation with the whole `(tokens, vocab_size)` logits.
+    """
+    from hsvae_hf import modeling_text_vae
+
+    if plain:
+        modeling_text_vae.vocabulary_loss = lambda states, weight, bias, targets: F.cross_entropy(
+            F.linear(states, weight, bias), targets, reduction="sum"
+        )
+    model = hsvae_hf.HSVAEForPreTraining(config).train()
+    ids = torch.randint(3, config.vocab_size, (batch_size, max_length))
+    before = peak_megabytes()
+    model(ids).loss.backward()
+    return peak_megabytes() - before
+
+
+def peak_megabytes() -> float:
+    """Peak resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def benchmark_memory(arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig) -> dict:
+    """Both formulations side by side, each in a process of its own, since a peak never goes down."""
+    if arguments.memory_side != "both":
+        plain = arguments.memory_side == "plain"
+        return {"peak_mb": memory_of_a_batch(config, arguments.batch_size, arguments.max_length, plain)}
+    peaks = {}
+    for side in ("chunked", "plain"):
+        command = [sys.executable, *sys.argv, "--memory_side", side, "--json", "true"]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks[side] = json.loads(out.splitlines()[-1])["peak_mb"]
+    return {"chunked_mb": peaks["chunked"], "plain_mb": peaks["plain"], "times_less": peaks["plain"] / peaks["chunked"]}
+
+
+def main() -> None:
+    """Measure and print."""
+    (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    sizes = ("vocab_size", "embedding_size", "hidden_size", "latent_size")
+    config = hsvae_hf.HSVAEConfig(**{name: getattr(arguments, name) for name in sizes})
+    if arguments.task == "memory":
+        report = benchmark_memory(arguments, config)
+    else:
+        dataset = load_text_dataset(arguments.dataset, max_train_samples=arguments.max_samples)["train"]
+        sentences = list(dataset["text"])
+        tokenizer = train_tokenizer(sentences, vocab_size=config.vocab_size, max_length=arguments.max_length)
+        if arguments.task == "train":
+            report = benchmark_train(arguments, config, tokenizer(sentences, truncation=True)["input_ids"])
+        else:
+            report = benchmark_encode(arguments, config, sentences, tokenizer)
+        report["peak_mb"] = peak_megabytes()
+    report |= {"task": arguments.task, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    print(json.dumps(report) if arguments.json else "\n".join(f"{name}: {value}" for name, value in report.items()))
+
+
+if __name__ == "__main__":
+    run(main)

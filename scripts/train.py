@@ -1,0 +1,111 @@
+"""Train a text VAE on raw sentences: tokenizer, model, checkpoints, logs, results in one folder."""
+
+import re
+import sys
+import types
+import typing
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForPreTraining, AutoTokenizer, HfArgumentParser, PreTrainedConfig, set_seed
+
+import hsvae_hf  # noqa: F401  (registers the Auto classes)
+from hsvae_hf.cli import run
+from hsvae_hf.data import MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.tokenization import train_tokenizer
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, prepare_output_dir, save_run
+
+NOT_FLAGS = {"classifier_hidden_size", "freeze_encoder", "num_samples", "is_encoder_decoder"}
+
+
+@dataclass
+class DataArguments:
+    """What to train on, and which model."""
+
+    dataset: str = field(metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."})
+    model_type: str = field(default="hsvae", metadata={"help": "The model family."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens per sentence; the paper's 200, 60, 30 for yelp, dbpedia, yahoo, else 60."}
+    )
+    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Use this one; else train one."})
+    streaming: bool = field(default=False, metadata={"help": "Read while training; needs --max_steps."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the training split."})
+    max_samples: int | None = field(default=None, metadata={"help": "Rows of the validation split."})
+
+
+def config_arguments(config_class: type[PreTrainedConfig]) -> type:
+    """A dataclass of flags out of the configuration's own fields and the help in its docstring."""
+    documented = " ".join(filter(None, (c.__doc__ for c in config_class.__mro__ if issubclass(c, PreTrainedConfig))))
+    shared = {item.name for item in fields(PreTrainedConfig)} | NOT_FLAGS
+    flags: list[tuple[str, Any, Any]] = []
+    for item in fields(config_class):
+        if item.name in shared or item.name.endswith("_token_id") or item.default is MISSING:
+            continue
+        kind = float if item.type in (float | int, int | float) else item.type
+        simple = kind in (int, float, str, bool) or typing.get_origin(kind) in (typing.Literal, types.UnionType)
+        found = re.search(rf"\b{item.name}: (.*?)(?=\n\s+\w+: |\n\n|$)", documented, re.DOTALL)
+        text = " ".join(found[1].split()).replace("%", "%%") if found else item.name
+        if simple:
+            flags.append((item.name, kind, field(default=item.default, metadata={"help": text})))
+    return make_dataclass("ConfigArguments", flags)
+
+
+def main() -> None:
+    """Parse, train, evaluate, save."""
+    kinds = [argument.split("=", 1)[1] for argument in sys.argv if argument.startswith("--model_type=")]
+    if "--model_type" in sys.argv[:-1]:
+        kinds.append(sys.argv[sys.argv.index("--model_type") + 1])
+    config_class = type(AutoConfig.for_model(kinds[-1] if kinds else "hsvae"))
+    parser = HfArgumentParser((DataArguments, config_arguments(config_class), TextVAETrainingArguments))
+    data, flags, arguments = parser.parse_args_into_dataclasses()
+    checkpoint = prepare_output_dir(arguments)
+    set_seed(arguments.seed)
+    short = data.dataset.rstrip("/").split("/")[-1]
+    max_length = data.max_length or MAX_LENGTHS.get(short, 60)
+
+    with arguments.main_process_first():
+        dataset = load_text_dataset(
+            data.dataset,
+            text_column=data.text_column,
+            streaming=data.streaming,
+            max_train_samples=data.max_train_samples,
+            max_samples=data.max_samples,
+            seed=arguments.seed,
+        )
+        source = data.tokenizer_name_or_path or checkpoint
+        if source is not None:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        else:
+            texts = (row["text"] for row in dataset["train"])
+            tokenizer = train_tokenizer(texts, vocab_size=flags.vocab_size, max_length=max_length)
+        splits = {name: dataset[name] for name in ("train", "validation") if name in dataset}
+        splits = {name: tokenize_dataset(split, tokenizer, max_length) for name, split in splits.items()}
+
+    flags.vocab_size = len(tokenizer)
+    config = config_class(**vars(flags))
+    for name in ("pad_token_id", "eos_token_id", "bos_token_id", "unk_token_id"):
+        setattr(config, name, getattr(tokenizer, name))
+    config.decoder_start_token_id = tokenizer.eos_token_id
+    config.validate()
+    if "validation" not in splits:
+        arguments.eval_strategy = "no"
+    trainer = TextVAETrainer(
+        model=AutoModelForPreTraining.from_config(config, dtype=torch.float32),
+        args=arguments,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        data_collator=TextCollator(tokenizer),
+        processing_class=tokenizer,
+    )
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if "validation" in splits:
+        metrics |= trainer.evaluate()
+    if trainer.is_world_process_zero():
+        save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics)
+        print("\n".join(f"{name}: {value}" for name, value in metrics.items()))
+
+
+if __name__ == "__main__":
+    run(main)

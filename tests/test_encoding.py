@@ -1,0 +1,277 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from transformers import AutoModelForPreTraining, BertConfig, BertModel
+
+from hsvae_hf import HSVAEConfig, HSVAEForPreTraining, HSVAEForSequenceClassification, HSVAEModel, encoding
+from hsvae_hf.encoding import encode, encode_stream, load_for_inference, save_codes
+from hsvae_hf.tokenization import train_tokenizer
+
+SENTENCES = [
+    "a small village in iran",
+    "",
+    "the restaurant was great , the waiter was not",
+    "village",
+    "great great great great great great great great great great great great",
+    "naïve café 🙂 Ωμέγα 北京",
+    "the village in iran was small",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(SENTENCES, vocab_size=100, max_length=20)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    return tiny(HSVAEModel, tokenizer)
+
+
+def tiny(model_class, tokenizer, **options):
+    torch.manual_seed(0)
+    config = HSVAEConfig(vocab_size=len(tokenizer), embedding_size=8, hidden_size=16, latent_size=24, **options)
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for parameter in model.base_model.latent_head.parameters():
+            parameter.mul_(4)  # gates that differ between sentences
+    return model
+
+
+def dense(model, tokenizer, sentences, **options):
+    """The naive reference: one padded batch through the tokenizer's own call."""
+    inputs = tokenizer(sentences, return_tensors="pt", padding=True, truncation=True, **options)
+    with torch.no_grad():
+        return model(**inputs).sparse_embedding.numpy()
+
+
+def test_codes_are_the_models_in_the_order_given(model, tokenizer):
+    codes = encode(model, tokenizer, SENTENCES)
+    assert isinstance(codes, sparse.csr_matrix)
+    assert codes.dtype == np.float32
+    expected = dense(model, tokenizer, SENTENCES)
+    np.testing.assert_allclose(codes.toarray(), expected, atol=1e-6)
+    assert codes.nnz == np.count_nonzero(expected)
+    assert 0 < codes.nnz < expected.size
+    assert codes.has_canonical_format
+    assert (codes.data != 0).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 1000])
+def test_a_code_does_not_depend_on_its_batch(model, tokenizer, batch_size, monkeypatch):
+    monkeypatch.setattr(encoding, "_WINDOW", 4)
+    monkeypatch.setattr(encoding, "_TOKENIZER_BATCH", 3)
+    sentences = SENTENCES * 3
+    expected = sparse.vstack([encode(model, tokenizer, [sentence]) for sentence in sentences])
+    codes = encode(model, tokenizer, sentences, batch_size=batch_size)
+    np.testing.assert_allclose(codes.toarray(), expected.toarray(), atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_side_does_not_matter(model, tokenizer, side):
+    expected = encode(model, tokenizer, SENTENCES)
+    np.testing.assert_allclose(dense(model, tokenizer, SENTENCES, padding_side=side), expected.toarray(), atol=1e-6)
+    tokenizer.padding_side = side
+    try:
+        assert (encode(model, tokenizer, SENTENCES) != expected).nnz == 0
+    finally:
+        tokenizer.padding_side = "right"
+
+
+def test_blocks_are_the_rows_and_read_no_further(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(encoding, "_WINDOW", 3)
+    read = []
+    sentences = (read.append(sentence) or sentence for sentence in SENTENCES)
+    blocks = encode_stream(model, tokenizer, sentences, batch_size=2)
+    first = next(blocks)
+    assert read == SENTENCES[:3]
+    shapes = [first.shape, *(block.shape for block in blocks)]
+    assert shapes == [(3, 24), (3, 24), (1, 24)]
+    assert not model.training
+
+
+def test_no_sentences_give_no_rows(model, tokenizer):
+    codes = encode(model, tokenizer, iter([]))
+    assert codes.shape == (0, 24)
+    assert codes.dtype == np.float32
+
+
+def test_long_sentences_are_truncated(model, tokenizer):
+    long = ("village small " * 50_000).strip()
+    codes = encode(model, tokenizer, [long, "village", " ".join(long.split()[:200])])
+    np.testing.assert_allclose(codes[0].toarray(), codes[2].toarray(), atol=1e-6)
+    shorter = encode(model, tokenizer, [long], max_length=3)
+    np.testing.assert_allclose(shorter.toarray(), dense(model, tokenizer, [long], max_length=3), atol=1e-6)
+    assert abs(shorter - codes[0]).max() > 1e-3
+
+
+def test_max_active_dims_keeps_the_largest(model, tokenizer):
+    full, codes = (encode(model, tokenizer, SENTENCES, max_active_dims=limit) for limit in (None, 2))
+    assert full.getnnz(axis=1).max() > 2
+    for row, expected in zip(codes.toarray(), full.toarray(), strict=True):
+        kept = np.argsort(-abs(expected))[:2]
+        np.testing.assert_array_equal(row[kept], expected[kept])
+        assert np.count_nonzero(row) == np.count_nonzero(expected[kept])
+
+
+@pytest.mark.parametrize("model_class", [HSVAEForPreTraining, HSVAEForSequenceClassification])
+def test_models_with_a_head_encode_with_their_base_model(model_class, tokenizer):
+    model = tiny(model_class, tokenizer)
+    codes, expected = (encode(some, tokenizer, SENTENCES) for some in (model, model.model))
+    assert (codes != expected).nnz == 0
+
+
+def test_modes_are_restored_also_after_an_error(tokenizer):
+    model = tiny(HSVAEForPreTraining, tokenizer).train()
+    model.model.encoder.eval()
+    before = [module.training for module in model.modules()]
+    encode(model, tokenizer, SENTENCES)
+    assert [module.training for module in model.modules()] == before
+    broken = train_tokenizer(["words that the model has no embedding for"] * 3, vocab_size=100)
+    broken.add_tokens([f"word{number}" for number in range(100)])
+    with pytest.raises(ValueError, match="`input_ids`"):
+        encode(model, broken, ["word99"])
+    assert [module.training for module in model.modules()] == before
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize(
+    ("sentences", "options", "message"),
+    [
+        ("one string", {}, "`sentences`.*'one string'.*pass a list"),
+        (["a", None], {}, "got NoneType 'None' at index 1"),
+        (["a", ("a", "pair")], {}, "got tuple .* at index 1"),
+        (["a", "half \ud83d"], {}, "surrogate pair at index 1"),
+        (["a"], {"batch_size": 0}, "`batch_size`.*got 0"),
+        (["a"], {"max_active_dims": -1}, "`max_active_dims`.*got -1"),
+        (["a"], {"max_length": 0}, "`max_length`.*got 0"),
+    ],
+)
+def test_bad_input_is_refused(model, tokenizer, sentences, options, message):
+    with pytest.raises(ValueError, match=message):
+        encode(model, tokenizer, sentences, **options)
+
+
+def test_a_model_without_sparse_codes_is_refused(tokenizer):
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    with pytest.raises(ValueError, match=r"`model`.*BertModel"):
+        encode(BertModel(config), tokenizer, ["a"])
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet", "jsonl", "csv"])
+def test_a_failed_save_leaves_nothing(model, tokenizer, tmp_path, suffix):
+    blocks = encode_stream(model, tokenizer, ["fine", None])
+    with pytest.raises(ValueError, match=r"`path`.*csv" if suffix == "csv" else "index 1"):
+        save_codes(tmp_path / f"codes.{suffix}", blocks)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saved_npz_is_what_scipy_reads(model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "_WINDOW", 3)
+    path = tmp_path / "codes.npz"
+    assert save_codes(path, encode_stream(model, tokenizer, SENTENCES, batch_size=3)) == len(SENTENCES)
+    codes, expected = sparse.load_npz(path), encode(model, tokenizer, SENTENCES)
+    assert codes.shape == expected.shape
+    assert codes.dtype == np.float32
+    np.testing.assert_allclose(codes.toarray(), expected.toarray(), atol=1e-6)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def checkpoint(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_saved_model_loads(checkpoint, model, tokenizer):
+    loaded = load_for_inference(checkpoint)
+    assert not loaded[0].training
+    np.testing.assert_array_equal(encode(*loaded, SENTENCES).toarray(), encode(model, tokenizer, SENTENCES).toarray())
+
+
+def test_half_precision_gives_float32_codes(checkpoint, model, tokenizer):
+    half = HSVAEModel.from_pretrained(checkpoint, dtype=torch.bfloat16)
+    assert half.encoder.gru.weight_hh_l0.dtype == torch.bfloat16
+    codes = encode(half, tokenizer, SENTENCES)
+    assert codes.dtype == np.float32
+    np.testing.assert_allclose(codes.toarray(), encode(model, tokenizer, SENTENCES).toarray(), atol=0.1)
+
+
+def truncate(checkpoint: Path) -> None:
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+
+
+def drop(name: str):
+    return lambda checkpoint: [path.unlink() for path in checkpoint.glob(name)]
+
+
+def replace(old: str, new: str):
+    def change(checkpoint: Path) -> None:
+        config = checkpoint / "config.json"
+        assert old in config.read_text()
+        config.write_text(config.read_text().replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "weights are damaged or incomplete"),
+        (drop("model.safetensors"), "no file named model.safetensors"),
+        (drop("token*"), "no tokenizer files"),
+        (drop("config.json"), "config.json"),
+        (replace("{", "{{"), "not a valid JSON file"),
+        (replace('"hsvae"', '"bert"'), "type 'bert', which is no text VAE"),
+        (replace('"hsvae"', '"unheard-of"'), "type is unknown"),
+        (replace('"latent_size": 24', '"latent_size": 25'), "shapes of its weights"),
+        (replace('"latent_size": 24', '"latent_size": -1'), "`latent_size` must be at least 1"),
+        (replace('"prior_alpha": 4.0', '"prior_alpha": "four"'), "prior_alpha"),
+    ],
+)
+def test_damaged_checkpoints_are_refused_in_one_line(checkpoint, damage, message, capfd):
+    damage(checkpoint)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_for_inference(checkpoint)
+    assert str(checkpoint) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "LOAD REPORT" not in capfd.readouterr().err
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    for name in (str(tmp_path / "nowhere"), "runs/no/such/model"):
+        with pytest.raises(ValueError, match="no such folder") as caught:
+            load_for_inference(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_there_are_refused(checkpoint):
+    with pytest.raises(ValueError, match=r"no weights for \d+ parameters such as 'decoder"):
+        load_for_inference(checkpoint, AutoModelForPreTraining)
+
+
+def test_a_foreign_tokenizer_is_refused(checkpoint, tokenizer):
+    train_tokenizer([" ".join(f"word{number}" for number in range(99))]).save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match="`model_name_or_path` must hold the tokenizer"):
+        load_for_inference(checkpoint)
+
+
+@pytest.mark.data
+def test_real_questions(tokenizer):
+    if "HSVAE_DATA_DIR" not in os.environ:
+        pytest.skip("HSVAE_DATA_DIR is unset: it names the folder of the real text samples")
+    import pyarrow.parquet as pq
+
+    texts = pq.read_table(Path(os.environ["HSVAE_DATA_DIR"]) / "yahoo" / "test.parquet")["text"].to_pylist()[:300]
+    tokenizer = train_tokenizer(texts, vocab_size=500)
+    model = tiny(HSVAEModel, tokenizer)
+    codes = encode(model, tokenizer, texts, batch_size=64)
+    np.testing.assert_allclose(codes.toarray(), dense(model, tokenizer, texts), atol=1e-5)
