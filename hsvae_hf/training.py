@@ -51,7 +51,10 @@ class TextVAETrainingArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps or epoch."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     prediction_loss_only: bool = field(default=True, metadata={"help": "Evaluate the loss terms alone."})
-    report_to: str | list[str] = field(default="tensorboard", metadata={"help": "Where to log."})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory, for a GPU."}
+    )
+    report_to: str = field(default="tensorboard", metadata={"help": "Where to log."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete what is in output_dir."})
     kl_annealing: Literal["none", "linear", "cyclical"] = field(
         default="none", metadata={"help": "Scale the KL terms: linear warm-up, or cycles of ramp and plateau."}
@@ -65,6 +68,7 @@ class TextVAETrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.label_names: list[str] = []  # the input is the target: without this, evaluation looks for labels
         self._terms: dict[str, dict[str, Tensor]] = {"": {}, "eval_": {}}
         self._unfinished = False
         annealing = getattr(self.args, "kl_annealing", "none")
