@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from hsvae_hf.configuration_hsvae import HSVAEConfig
+from hsvae_hf.encoding import encode
 from hsvae_hf.modeling_hsvae import HSVAEForPreTraining, HSVAEForSequenceClassification, HSVAEModel
 
 __version__ = "0.1.0"
@@ -11,6 +12,7 @@ __all__ = [
     "HSVAEForPreTraining",
     "HSVAEForSequenceClassification",
     "HSVAEModel",
+    "encode",
 ]
 
 for _classes in ((HSVAEConfig, HSVAEModel, HSVAEForPreTraining, HSVAEForSequenceClassification),):

@@ -32,7 +32,7 @@ _TOKENIZER_BATCH = 1024  # the tokenizer's own objects are large: never a window
 
 
 def load_for_inference(
-    model_name_or_path: str | Path, auto_class: type[Any] = AutoModel
+    model_name_or_path: str | Path, auto_class: type[Any] = AutoModel, new_classifier: bool = False, **overrides: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model of this package and its tokenizer, or say in one line why that is impossible.
 
@@ -40,6 +40,8 @@ def load_for_inference(
         model_name_or_path: folder of a saved model, or a Hub id.
         auto_class: the Auto class to load with, such as `AutoModelForPreTraining`. `AutoModel` takes every checkpoint
             of this package; another class needs one that holds its weights.
+        new_classifier: whether the classifier may be missing, to be trained from its initialisation.
+        overrides: fields of the configuration to change.
 
     Returns:
         The model, in evaluation mode, on the CPU, in the checkpoint's dtype; and its tokenizer.
@@ -52,15 +54,15 @@ def load_for_inference(
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what the library's load report warns of is an error here
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **overrides)
         if not isinstance(config, TextVAEConfig):
             raise ValueError(f"it is of type {config.model_type!r}, which is no text VAE of hsvae_hf")
         model, report = auto_class.from_pretrained(
             source, config=config, trust_remote_code=False, output_loading_info=True
         )
-        if report["missing_keys"]:
-            missing = min(report["missing_keys"])
-            raise ValueError(f"it has no weights for {len(report['missing_keys'])} parameters such as {missing!r}")
+        missing = [key for key in report["missing_keys"] if not (new_classifier and key.startswith("classifier."))]
+        if missing:
+            raise ValueError(f"it has no weights for {len(missing)} parameters such as {min(missing)!r}")
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(

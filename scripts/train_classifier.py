@@ -1,0 +1,82 @@
+"""Train a classifier on the samples of a trained text VAE: K-sample Monte-Carlo marginalisation (paper, 4.2)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from transformers import AutoModelForSequenceClassification, EvalPrediction, HfArgumentParser, Trainer, set_seed
+
+from hsvae_hf.cli import run
+from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.training import TextVAETrainingArguments, prepare_output_dir, save_run
+
+
+@dataclass
+class ClassifierArguments:
+    """What to classify, with which model."""
+
+    model_name_or_path: str = field(metadata={"help": "Trained model: a folder or a Hub id."})
+    dataset: str = field(metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if not found by name."})
+    num_samples: int = field(default=5, metadata={"help": "K draws of the code per sentence; 0: the code itself."})
+    freeze_encoder: bool = field(default=True, metadata={"help": "Train the classifier alone."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the training split."})
+    max_samples: int | None = field(default=None, metadata={"help": "Rows of every other split."})
+
+
+@dataclass
+class ClassifierTrainingArguments(TextVAETrainingArguments):
+    """Training of the classifier: Adam 1e-3."""
+
+    learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of Adam."})
+    prediction_loss_only: bool = field(default=False, metadata={"help": "Leave the accuracy out."})
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of sentences whose most probable class is theirs."""
+    return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
+
+
+def main() -> None:
+    """Parse, train, evaluate on every held-out split, save."""
+    parser = HfArgumentParser((ClassifierArguments, ClassifierTrainingArguments))
+    options, arguments = parser.parse_args_into_dataclasses()
+    set_seed(arguments.seed)
+    limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
+    columns = {"text_column": options.text_column, "label_column": options.label_column}
+    dataset = load_text_dataset(options.dataset, seed=arguments.seed, **limits, **columns)
+    if "label" not in dataset["train"].column_names:
+        raise ValueError(f"`label_column` must name a column of classes, got none in {options.dataset!r}; name one.")
+    names = dataset["train"].features["label"].names
+    model, tokenizer = load_for_inference(
+        options.model_name_or_path,
+        AutoModelForSequenceClassification,
+        new_classifier=True,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+        num_samples=options.num_samples,
+        freeze_encoder=options.freeze_encoder,
+    )
+    checkpoint = prepare_output_dir(arguments)
+    splits = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
+    trainer = Trainer(
+        model=model.float(),
+        args=arguments,
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        data_collator=TextCollator(tokenizer, with_labels=True),
+        compute_metrics=accuracy,
+        processing_class=tokenizer,
+    )
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    for name in splits.keys() - {"train"}:
+        metrics |= trainer.evaluate(splits[name], metric_key_prefix=name)
+    if trainer.is_world_process_zero():
+        save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics)
+        print("\n".join(f"{name}: {value}" for name, value in metrics.items()))
+
+
+if __name__ == "__main__":
+    run(main)

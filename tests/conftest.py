@@ -1,0 +1,61 @@
+"""What the tests share: no network, one thread, fixed seeds, real text where there is some."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+
+import hsvae_hf
+from hsvae_hf.tokenization import train_tokenizer
+
+TOPICS = {
+    "animals": ["the cat sees a dog", "a horse and a cow eat grass", "the bird sings to the cat", "a dog barks at birds"],
+    "numbers": ["one and two make three", "four minus one is three", "ten is twice five", "two times five is ten"],
+    "cities": ["the road to rome is long", "trains from paris to london", "london and rome are old", "paris has a river"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def data_dir():
+    folder = os.environ.get("HSVAE_DATA_DIR")
+    if not folder:
+        pytest.skip("set HSVAE_DATA_DIR to the folder with the Yelp, Yahoo and DBpedia parquet files")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sentences():
+    return [text for texts in TOPICS.values() for text in texts]
+
+
+@pytest.fixture(scope="session")
+def labels():
+    return [topic for topic, texts in TOPICS.items() for _ in texts]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(sentences):
+    return train_tokenizer(sentences, max_length=12)
+
+
+@pytest.fixture
+def small_config(tokenizer):
+    return hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), embedding_size=8, hidden_size=12, latent_size=6)
+
+
+@pytest.fixture
+def saved_model(small_config, tokenizer, tmp_path):
+    """Folder of an untrained pre-training model with its tokenizer."""
+    folder = tmp_path / "saved-model"
+    hsvae_hf.HSVAEForPreTraining(small_config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
