@@ -2,10 +2,16 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import StrictDataclassError
+
+# A script's folder is no place to import from: there, evaluate.py would hide the package of that name.
+_FOLDER = Path(sys.argv[0]).resolve().parent
+if (_FOLDER / "evaluate.py").is_file():
+    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != _FOLDER]
 
 
 def run(main: Callable[[], None]) -> None:

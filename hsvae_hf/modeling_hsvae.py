@@ -61,7 +61,7 @@ class HSVAEHead(LatentHead):
             The code `E[gamma|x] < active_threshold ? (1 - E[gamma|x]) mu : 0` and the parameters behind it.
         """
         low, high = self.config.gate_concentration_min, self.config.gate_concentration_max
-        alpha, beta = clamp_with_gradient(softplus(self.gate(features)), low, high).chunk(2, dim=-1)
+        alpha, beta = clamp_with_gradient(softplus(_linear(self.gate, features)), low, high).chunk(2, dim=-1)
         gate_mean = alpha / (alpha + beta)
         slab_mean, slab_std = self._slab(features, gate_mean)
         active = gate_mean < self.config.active_threshold
@@ -126,8 +126,12 @@ class HSVAEHead(LatentHead):
 
     def _slab(self, features: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
         inputs = torch.cat([features, gamma], dim=-1) if self.config.condition_slab_on_gate else features
-        mean, raw = self.slab(inputs).chunk(2, dim=-1)
+        mean, raw = _linear(self.slab, inputs).chunk(2, dim=-1)
         return mean, softplus(raw) + self.config.slab_std_min
+
+
+def _linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    return layer(inputs.to(layer.weight.dtype)).float()  # after `model.half()` the head's weights are not fp32
 
 
 class HSVAEModel(TextVAEModel):

@@ -1,0 +1,77 @@
+"""One JSON report of a trained model on a data set."""
+
+import json
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoModelForPreTraining, HfArgumentParser
+
+import hsvae_hf
+from hsvae_hf.analysis import class_gate_activity, plot_gate_heatmap
+from hsvae_hf.cli import run
+from hsvae_hf.data import load_text_dataset
+from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.evaluation import check_output, evaluate_model, print_report, representations
+
+
+@dataclass
+class EvaluateArguments:
+    """What to evaluate, on what."""
+
+    model_name_or_path: str = field(metadata={"help": "Trained model: a folder or a Hub id."})
+    dataset: str = field(metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."})
+    output: str = field(metadata={"help": "JSON file of the report."})
+    split: str = field(default="test", metadata={"help": "Split to report on; validation where there is no such one."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if not found by name."})
+    max_train_samples: int | None = field(default=20_000, metadata={"help": "Rows that the probes learn from."})
+    max_samples: int | None = field(default=None, metadata={"help": "Rows to report on."})
+    num_samples: int = field(default=5, metadata={"help": "K, draws per sentence of the probe on samples."})
+    batch_size: int = field(default=256, metadata={"help": "Sentences per forward pass."})
+    heatmap: str | None = field(default=None, metadata={"help": "Also draw the class-by-dimension gates, to this PNG."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace an existing report."})
+    seed: int = field(default=42, metadata={"help": "Of samples and draws of rows."})
+
+
+def main() -> None:
+    """Load, measure, write, print."""
+    (options,) = HfArgumentParser(EvaluateArguments).parse_args_into_dataclasses()
+    output = check_output(options.output, options.overwrite)
+    model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
+    limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
+    columns = {"text_column": options.text_column, "label_column": options.label_column}
+    splits = load_text_dataset(options.dataset, seed=options.seed, **limits, **columns)
+    name = options.split if options.split in splits else "validation"
+    if name not in splits:
+        raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
+    train, test = splits["train"] if name != "train" else None, splits[name]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    report = evaluate_model(
+        model.to(device), tokenizer, train, test, options.num_samples, options.batch_size, options.seed
+    )
+    if options.heatmap is not None:
+        found = representations(model, tokenizer, test, 1, options.batch_size)
+        if "gate" not in found or "label" not in test.column_names:
+            raise ValueError("`heatmap` needs a model with gates and data with labels; leave it out.")
+        classes = test.features["label"].names
+        off = 1 - found["gate"].toarray()
+        activity = class_gate_activity(off, np.array(test["label"][:]), len(classes))
+        plot_gate_heatmap(activity, classes, options.heatmap)
+    report["settings"] = vars(options) | {
+        "split": name,
+        "model_type": model.config.model_type,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "hsvae_hf": hsvae_hf.__version__,
+    }
+    temporary = output.with_name(f".{output.name}.tmp")
+    temporary.write_text(json.dumps(report, indent=2) + "\n")
+    os.replace(temporary, output)
+    print_report({key: value for key, value in report.items() if key != "settings"})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,102 @@
+"""The whole path in about three minutes on two cores: train a small HSVAE on docstrings, embed, look at the codes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import HfArgumentParser, set_seed
+from transformers.utils import logging
+
+import hsvae_hf
+from hsvae_hf.analysis import class_gate_activity, plot_gate_heatmap
+from hsvae_hf.cli import run
+from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.evaluation import evaluate_model, print_report, representations
+from hsvae_hf.tokenization import train_tokenizer
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, save_run
+
+
+@dataclass
+class QuickstartArguments:
+    """Where to, and how long."""
+
+    output_dir: str = field(default="runs/quickstart", metadata={"help": "Folder of the model and the picture."})
+    num_train_epochs: float = field(default=16.0, metadata={"help": "Passes over the corpus."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Sentences to train on; all by default."})
+
+
+def show_neighbours(model: hsvae_hf.HSVAEModel, tokenizer: object, corpus: list[str], queries: list[str]) -> None:
+    """Print the active dimensions of each query and its nearest sentences by sparse cosine similarity."""
+    codes = hsvae_hf.encode(model, tokenizer, corpus + queries)
+    norms = np.sqrt(codes.multiply(codes).sum(1)).A1 if hasattr(codes, "A1") else np.sqrt(codes.power(2).sum(1)).flat
+    norms = np.maximum(np.asarray(norms, dtype=np.float32).ravel(), 1e-12)
+    for row, query in enumerate(queries, start=len(corpus)):
+        code = codes[row]
+        strongest = np.argsort(-np.abs(code.data))[:8]
+        shown = ", ".join(f"{code.indices[i]}: {code.data[i]:+.2f}" for i in strongest)
+        print(f'\n"{query}"\n  {code.nnz} of {codes.shape[1]} dimensions active; strongest {{{shown}}}')
+        similarity = (codes[: len(corpus)] @ code.T).toarray().ravel() / (norms[: len(corpus)] * norms[row])
+        for index in np.argsort(-similarity)[:3]:
+            print(f"  {similarity[index]:.2f}  {corpus[index]}")
+
+
+def main() -> None:
+    """Train, measure, show."""
+    (options,) = HfArgumentParser(QuickstartArguments).parse_args_into_dataclasses()
+    logging.set_verbosity_error()
+    set_seed(42)
+    print("Reading the docstrings of the installed packages ...")
+    dataset = load_text_dataset("docstrings", max_train_samples=options.max_train_samples)
+    tokenizer = train_tokenizer(dataset["train"]["text"], vocab_size=6_000, max_length=32)
+    tokens = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
+    config = hsvae_hf.HSVAEConfig(
+        vocab_size=len(tokenizer), embedding_size=96, hidden_size=192, latent_size=64, word_dropout=0.5
+    )
+    arguments = TextVAETrainingArguments(
+        output_dir=options.output_dir,
+        num_train_epochs=options.num_train_epochs,
+        per_device_train_batch_size=64,
+        learning_rate=2e-3,
+        logging_steps=200,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+    )
+    model = hsvae_hf.HSVAEForPreTraining(config)
+    print(f"Training on {len(tokens['train'])} sentences, {model.num_parameters():,} parameters")
+    trainer = TextVAETrainer(
+        model=model,
+        args=arguments,
+        train_dataset=tokens["train"],
+        data_collator=TextCollator(tokenizer),
+        processing_class=tokenizer,
+    )
+    metrics = trainer.train().metrics
+    save_run(options.output_dir, model, tokenizer, metrics)
+
+    model.eval()
+    print("\nOn held-out sentences:")
+    print_report(evaluate_model(model, tokenizer, dataset["train"], dataset["test"]))
+    classes = dataset["test"].features["label"].names
+    gates = representations(model, tokenizer, dataset["test"], num_samples=1)["gate"].toarray()
+    picture = Path(options.output_dir) / "gates.png"
+    activity = class_gate_activity(1 - gates, np.array(dataset["test"]["label"]), len(classes))
+    plot_gate_heatmap(activity, classes, picture, title="Which dimensions each package's sentences switch on")
+
+    queries = [
+        "Plot a line on the axes.",
+        "Compute the eigenvalues of a symmetric matrix.",
+        "Open the file and return its contents as a string.",
+    ]
+    print("\nThree sentences, their active dimensions and nearest neighbours in the training corpus:")
+    show_neighbours(model.model, tokenizer, list(dataset["train"]["text"]), queries)
+    inputs = tokenizer(queries[:1], return_tensors="pt")
+    with torch.inference_mode():
+        words = model.generate(**inputs, max_new_tokens=24, num_beams=4)
+    print(f'\nReconstruction of "{queries[0]}":\n  {tokenizer.decode(words[0], skip_special_tokens=True)}')
+    print(f"\nModel and tokenizer: {options.output_dir}\nGate heat map:       {picture}")
+
+
+if __name__ == "__main__":
+    run(main)
