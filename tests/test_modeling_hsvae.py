@@ -1,0 +1,138 @@
+"""What is HSVAE's own: the code's rule, gamma conditioning, the estimators, the corners where others give NaN."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hsvae_hf import HSVAEConfig, HSVAEForPreTraining, HSVAEModel
+from hsvae_hf.modeling_hsvae import HSVAEHead
+
+SMALL = {"vocab_size": 40, "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
+ESTIMATORS = [
+    ("mc", False),
+    ("mc", True),
+    ("rao_blackwell", False),
+    ("rao_blackwell", True),
+    ("closed_form", False),
+    ("closed_form", True),
+    ("collapsed", False),
+]
+
+
+def head(**options):
+    model = HSVAEModel(HSVAEConfig(**SMALL, **options))
+    for name, parameter in model.latent_head.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return model.latent_head
+
+
+def test_code_is_the_gated_slab_mean_with_exact_zeros():
+    latent_head = head()
+    features = torch.randn(50, 12)
+    output = latent_head(features)
+    a, b = (F.softplus(latent_head.gate(features)).clamp(0.5, 100)).chunk(2, -1)
+    torch.testing.assert_close(output.gate_mean, a / (a + b))
+    active = output.gate_mean < 0.5
+    assert 0 < active.float().mean() < 1
+    assert (output.sparse_embedding[~active] == 0).all()
+    expected = ((1 - output.gate_mean) * output.slab_mean)[active]
+    torch.testing.assert_close(output.sparse_embedding[active], expected)
+
+
+def test_threshold_decides_what_is_active():
+    latent_head, features = head(), torch.randn(50, 12)
+    counts = []
+    for threshold in (0.2, 0.5, 0.8):
+        latent_head.config.active_threshold = threshold
+        counts.append(int(latent_head(features).sparse_embedding.count_nonzero()))
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_slab_reads_gamma_only_where_asked():
+    features = torch.randn(20, 12)
+    for conditioned in (False, True):
+        latent_head = head(condition_slab_on_gate=conditioned)
+        posterior = latent_head(features)
+        sample = latent_head.sample(posterior)
+        differs = (sample["slab_mean"] - posterior.slab_mean).abs().max() > 1e-4
+        assert bool(differs) == conditioned
+
+
+def test_samples_follow_the_posterior():
+    latent_head = head(kl_estimator="mc")
+    features = torch.randn(1, 12).expand(100_000, 12)
+    posterior = latent_head(features)
+    z = latent_head.sample(posterior)["z"]
+    gamma, mean, std = posterior.gate_mean[0], posterior.slab_mean[0], posterior.slab_std[0]
+    torch.testing.assert_close(z.mean(0), (1 - gamma) * mean, atol=0.03, rtol=0)
+    second = gamma * 0.05**2 + (1 - gamma) * (mean**2 + std**2)
+    torch.testing.assert_close((z**2).mean(0), second, atol=0.05, rtol=0.05)
+
+
+def test_collapsed_and_closed_form_are_one_objective_in_expectation():
+    torch.manual_seed(0)
+    latent_head = head(kl_estimator="closed_form")
+    posterior = latent_head(torch.randn(8, 12))
+    closed = latent_head.costs(posterior, latent_head.sample(posterior))
+    latent_head.config.kl_estimator = "collapsed"
+    collapsed = latent_head.costs(posterior, latent_head.sample(posterior))
+    for name in ("z_kl", "gamma_kl"):
+        torch.testing.assert_close(closed[name], collapsed[name])
+
+
+def test_mc_and_rao_blackwell_estimate_the_same_kl_and_closed_form_bounds_it():
+    torch.manual_seed(0)
+    latent_head = head()
+    posterior = latent_head(torch.randn(1, 12).expand(200_000, 12))
+    means = {}
+    for estimator in ("mc", "rao_blackwell", "closed_form"):
+        latent_head.config.kl_estimator = estimator
+        means[estimator] = latent_head.costs(posterior, latent_head.sample(posterior))["z_kl"].mean(0)
+    torch.testing.assert_close(means["mc"], means["rao_blackwell"], atol=0.02, rtol=0.02)
+    assert (means["closed_form"] > means["rao_blackwell"] - 0.01).all()
+
+
+def test_prior_samples_follow_the_prior():
+    z = head(prior_alpha=3.0, prior_beta=1.0).sample_prior(100_000)
+    assert abs(z.var() - (0.75 * 0.05**2 + 0.25)) < 0.01
+    assert abs((z.abs() < 0.15).float().mean() - (0.75 * 0.9973 + 0.25 * 0.1192)) < 0.01
+
+
+@pytest.mark.parametrize(("estimator", "conditioned"), ESTIMATORS)
+@pytest.mark.parametrize("prior", [(4.0, 1.0), (30.0, 1.0), (0.1, 0.1), (1000.0, 1000.0)])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_no_nan_at_the_corners(estimator, conditioned, prior, scale):
+    config = HSVAEConfig(
+        **SMALL, kl_estimator=estimator, condition_slab_on_gate=conditioned, prior_alpha=prior[0], prior_beta=prior[1]
+    )
+    latent_head = HSVAEModel(config).latent_head
+    assert isinstance(latent_head, HSVAEHead)
+    features = (scale * torch.randn(64, 12)).requires_grad_()
+    posterior = latent_head(features)
+    sample = latent_head.sample(posterior)
+    total = sample["z"].sum() + sum(cost.sum() for cost in latent_head.costs(posterior, sample).values())
+    assert total.isfinite()
+    total.backward()
+    for gradient in (features.grad, *(parameter.grad for parameter in latent_head.parameters())):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+def test_released_settings_train_without_nan(autocast):
+    model = HSVAEForPreTraining(HSVAEConfig(**SMALL, kl_estimator="mc")).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=8e-4)
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    for _ in range(150):
+        ids = torch.randint(3, 12, (32, 8), generator=generator)
+        ids[:, -1] = 1
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(ids).loss
+        loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
