@@ -1,6 +1,6 @@
 """Text data sets by short name, Hub id or local path, with the columns `text` and, where there is one, `label`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,14 +224,19 @@ class LengthGroupedSampler(Sampler[int]):
         batch_size: rows per step over all processes.
         seed: of the order.
         window: batches sorted together; larger means less padding and less randomness.
+        epoch: tells the current epoch whenever an order is drawn. (Accelerate's `set_epoch` does not reach a sampler
+            behind the batches that a resumed run skips.)
     """
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int = 42, window: int = 8) -> None:
-        self.lengths, self.batch_size, self.seed, self.window, self.epoch = lengths, batch_size, seed, window, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of `epoch`."""
-        self.epoch = epoch
+    def __init__(
+        self,
+        lengths: list[int],
+        batch_size: int,
+        seed: int = 42,
+        window: int = 8,
+        epoch: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.lengths, self.batch_size, self.seed, self.window, self.epoch = lengths, batch_size, seed, window, epoch
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -239,7 +244,7 @@ class LengthGroupedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Row numbers; the last, smaller batch comes last."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = torch.Generator().manual_seed(self.seed + self.epoch())
         rows = torch.randperm(len(self), generator=generator).tolist()
         size = self.window * self.batch_size
         rows = [

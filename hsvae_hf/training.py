@@ -106,12 +106,17 @@ class TextVAETrainer(Trainer):
         super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        lengths = getattr(dataset, "column_names", None) or []
-        if self.args.train_sampling_strategy != "group_by_length" or "length" not in lengths:
+        # The argument has lost the column `length`, which the model does not read.
+        columns = getattr(self.train_dataset, "column_names", None) or []
+        if self.args.train_sampling_strategy != "group_by_length" or "length" not in columns:
             return super()._get_train_sampler(train_dataset)
         batch = self.args.train_batch_size * self.args.world_size
-        return LengthGroupedSampler(dataset["length"][:], batch, self.args.data_seed or self.args.seed)
+        return LengthGroupedSampler(
+            self.train_dataset["length"][:],
+            batch,
+            self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            epoch=lambda: int(self.state.epoch or 0),
+        )
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
