@@ -49,7 +49,9 @@ class HSVAEConfig(TextVAEConfig):
             require(0 < value < float("inf"), name, "positive and finite", value, "choose a value above 0")
         low, high = self.gate_concentration_min, self.gate_concentration_max
         remedy = "the released code proposes the bounds 0.5 and 100"
-        require(low < high < float("inf"), "gate_concentration_max", f"above `gate_concentration_min` ({low})", high, remedy)
+        require(
+            low < high < float("inf"), "gate_concentration_max", f"above `gate_concentration_min` ({low})", high, remedy
+        )
         remedy = "0.5 is the paper's"
         require(0 < self.active_threshold < 1, "active_threshold", "inside (0, 1)", self.active_threshold, remedy)
 

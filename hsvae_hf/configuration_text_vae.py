@@ -46,7 +46,7 @@ class TextVAEConfig(PreTrainedConfig):
     """
 
     model_type = "text-vae"
-    keys_to_ignore_at_inference = ["reconstruction_loss", "z_kl", "gamma_kl", "penalty", "num_tokens"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["reconstruction_loss", "z_kl", "gamma_kl", "penalty", "num_tokens"]
 
     vocab_size: int = 20_000
     embedding_size: int = 256

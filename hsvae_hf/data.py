@@ -175,9 +175,7 @@ def _encode_labels(splits: DatasetDict, dataset: str) -> DatasetDict:
     return splits
 
 
-def tokenize_dataset(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
-) -> Dataset:
+def tokenize_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Dataset:
     """Replace `text` by `input_ids` and their `length`; other columns stay. Works on streamed splits too.
 
     Args:
@@ -186,11 +184,13 @@ def tokenize_dataset(
         max_length: tokens per sentence at most; None takes the tokenizer's.
     """
 
-    def tokenize(rows: dict[str, list]) -> dict[str, list]:
+    def tokenize(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         ids = tokenizer(rows["text"], truncation=True, max_length=max_length)["input_ids"]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
-    progress = {} if isinstance(dataset, IterableDatasetDict) or not hasattr(dataset, "cache_files") else {"desc": "Tokenize"}
+    progress = (
+        {} if isinstance(dataset, IterableDatasetDict) or not hasattr(dataset, "cache_files") else {"desc": "Tokenize"}
+    )
     return dataset.map(tokenize, batched=True, remove_columns=["text"], **progress)
 
 

@@ -54,9 +54,7 @@ def spike_slab_log_prob(
     z: Tensor, log_gamma: Tensor, log_slab: Tensor, mean: Tensor | float, std: Tensor | float, spike_std: float
 ) -> Tensor:
     """Log density of `(1 - gamma) N(mean, std^2) + gamma N(0, spike_std^2)` at `z`."""
-    return torch.logaddexp(
-        log_slab + normal_log_prob(z, mean, std), log_gamma + normal_log_prob(z, 0.0, spike_std)
-    )
+    return torch.logaddexp(log_slab + normal_log_prob(z, mean, std), log_gamma + normal_log_prob(z, 0.0, spike_std))
 
 
 def spike_slab_log_ratio(

@@ -19,7 +19,24 @@ _PARAGRAPH = re.compile(r"\n\s*\n")
 _SENTENCE = re.compile(r"(?<=[a-z)][.!?])\s+(?=[A-Z])")
 _ROLE = re.compile(r":[\w:]+:`[~!]?([^`<]*)(?:<[^`]*>)?`|`{1,2}([^`]*)`{1,2}_?")
 _ENGLISH = re.compile(r"[A-Z][A-Za-z0-9 ,;:'()_.\-/]*[.!?]")
-_FUNCTION_WORDS = frozenset("the a an is are be of to in for with and or that this it as by on from which if".split())
+_FUNCTION_WORDS = {
+    "the",
+    "a",
+    "an",
+    "is",
+    "are",
+    "be",
+    "of",
+    "to",
+    "in",
+    "for",
+    "with",
+    "and",
+    "or",
+    "that",
+    "this",
+    "it",
+}
 
 
 def docstring_corpus(seed: int = 42) -> DatasetDict:
@@ -75,7 +92,7 @@ def _sentences(root: Path, generator: random.Random) -> Iterator[str]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):
             continue  # templates and old encodings among installed files are no corpus
-        nodes: list[ast.AST] = [tree]
+        nodes: list[ast.Module | ast.ClassDef | ast.FunctionDef] = [tree]
         while nodes:  # modules, classes and their functions: statements alone, which is faster than ast.walk
             node = nodes.pop()
             yield from _prose(ast.get_docstring(node) or "")

@@ -79,7 +79,7 @@ class HSVAEHead(LatentHead):
     def sample(self, posterior: HSVAEModelOutput) -> dict[str, Tensor]:
         """Draw gamma, the spike/slab indicator and z, each `(batch, latent_size)`."""
         mean, std = posterior.slab_mean, posterior.slab_std
-        sample = {}
+        sample: dict[str, Tensor] = {}
         if self.config.kl_estimator == "collapsed":
             logits = logit_of_mean(posterior.gate_alpha, posterior.gate_beta)
         else:

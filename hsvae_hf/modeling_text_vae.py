@@ -4,7 +4,7 @@ Nothing here knows a particular latent. A `LatentHead` answers four questions: w
 features (`forward`); draw z (`sample`); what does the draw cost (`costs`); what is worth reporting (`diagnostics`).
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,10 @@ class GRUEncoder(nn.Module):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`, got both or neither.")
-        ids = input_ids if input_ids is not None else inputs_embeds.new_zeros(inputs_embeds.shape[:2], dtype=torch.long)
+        if inputs_embeds is not None:
+            ids = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
+        else:
+            ids = cast(Tensor, input_ids)
         mask = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         _check_ids(ids, mask, self.embed_tokens.num_embeddings, "input_ids")
         order = _real_tokens_first(mask)
@@ -77,14 +80,12 @@ class GRUEncoder(nn.Module):
             inputs_embeds = self.embed_tokens(ids.masked_fill(~mask, 0).gather(1, order))
         else:
             inputs_embeds = inputs_embeds.gather(1, order.unsqueeze(-1).expand_as(inputs_embeds))
-        # Not a PackedSequence: its backward pass fills a gradient of the whole batch at every step (quadratic in steps).
+        # Not a PackedSequence: its backward pass fills a gradient of the whole batch at every step, quadratic in steps.
         states, _ = self.gru(inputs_embeds)  # (batch, steps, hidden_size)
         return states[torch.arange(len(ids), device=ids.device), mask.sum(dim=1) - 1]
 
 
-def vocabulary_loss(
-    states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, chunk_size: int = 1024
-) -> Tensor:
+def vocabulary_loss(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, chunk_size: int = 1024) -> Tensor:
     """Sum of `-log softmax(states @ weight.T + bias)[target]` without the `(tokens, vocabulary)` matrix of all tokens.
 
     Uses `torch.nn.functional.linear_cross_entropy` in its chunked form where torch has it (2.13), else checkpointed
@@ -106,9 +107,7 @@ def vocabulary_loss(
         states, weight, bias = states.to(dtype), weight.to(dtype), bias.to(dtype)
     if hasattr(nn, "LinearCrossEntropyOptions") and states.dtype in (torch.float32, torch.float64):
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_size, chunking_method=None)
-        return F.linear_cross_entropy(
-            states, weight, targets, linear_bias=bias, reduction="sum", options=options
-        )
+        return F.linear_cross_entropy(states, weight, targets, linear_bias=bias, reduction="sum", options=options)
     return sum(
         checkpoint(_plain_vocabulary_loss, chunk, weight, bias, ids, use_reentrant=False)
         for chunk, ids in zip(states.split(chunk_size), targets.split(chunk_size), strict=True)
@@ -200,17 +199,19 @@ class LatentHead(nn.Module):
         """Deterministic posterior of `features` `(batch, hidden_size)`; its first field is the sparse code."""
         raise NotImplementedError
 
-    def sample(self, posterior: TextVAEModelOutput) -> dict[str, Tensor]:
-        """Draw from the posterior; the entry `z`, `(batch, latent_size)`, goes to the decoder."""
+    def sample(self, posterior: Any) -> dict[str, Tensor]:
+        """Draw from the posterior, `forward`'s output; the entry `z`, `(batch, latent_size)`, goes to the decoder."""
         raise NotImplementedError
 
-    def costs(self, posterior: TextVAEModelOutput, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+    def costs(self, posterior: Any, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the draw costs: named, unweighted terms of the objective besides the reconstruction."""
         raise NotImplementedError
 
-    def diagnostics(self, posterior: TextVAEModelOutput) -> dict[str, Tensor]:
-        """Representations worth reporting, `(batch, latent_size)` each: `posterior_mean`, and where they exist
-        `slab_mean` and `spike_probability`."""  # fmt: skip
+    def diagnostics(self, posterior: Any) -> dict[str, Tensor]:
+        """Representations worth reporting, `(batch, latent_size)` each.
+
+        `posterior_mean`, and where they exist `slab_mean` and `spike_probability`.
+        """
         raise NotImplementedError
 
     def sample_prior(self, num_samples: int) -> Tensor:
@@ -259,9 +260,9 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """The word embeddings."""
         return self.encoder.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embeddings."""
-        self.encoder.embed_tokens = value
+        self.encoder.embed_tokens = cast(nn.Embedding, value)
 
     @can_return_tuple
     def forward(
@@ -358,14 +359,15 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
         posterior = self.model(input_ids, attention_mask, inputs_embeds) if encoder_outputs is None else encoder_outputs
         if decoder_input_ids is not None:
             logits, cache = self.decoder.step(posterior.latent, decoder_input_ids, past_key_values)
-            return TextVAEForPreTrainingOutput(logits=logits, past_key_values=None if use_cache is False else cache)
-        if labels is None and input_ids is None:
-            raise ValueError("`labels` must be given where `input_ids` are not: they are the sentences to reconstruct.")
+            state: Any = None if use_cache is False else cache
+            return TextVAEForPreTrainingOutput(logits=logits, past_key_values=state)
         if labels is not None:
             ignore = (labels == -100) | (labels == self.config.pad_token_id)
-        else:
+        elif input_ids is not None:
             labels = input_ids
             ignore = ~attention_mask.bool() if attention_mask is not None else labels == self.config.pad_token_id
+        else:
+            raise ValueError("`labels` must be given where `input_ids` are not: they are the sentences to reconstruct.")
         sample = self.model.sample(posterior)
         nats, num_tokens = self.decoder(sample["z"], labels, ignore)
         reconstruction_loss = nats / len(labels)
@@ -377,8 +379,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             loss=loss, reconstruction_loss=reconstruction_loss, num_tokens=num_tokens, **terms
         )
 
-    def _weighted(self, costs: dict[str, Tensor]) -> Tensor:
-        total = 0.0
+    def _weighted(self, costs: dict[str, Tensor]) -> Tensor | float:
+        total: Tensor | float = 0.0
         for name, cost in costs.items():
             if name.endswith("_kl"):
                 per_dimension = cost.mean(0)  # (latent_size,)
@@ -392,7 +394,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self,
         input_ids: Tensor,
         encoder_outputs: TextVAEModelOutput,
@@ -410,11 +412,19 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
         }
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, latents: Tensor | None = None, **kwargs: Any) -> Any:
+    def generate(  # type: ignore[override]
+        self,
+        inputs: Tensor | None = None,
+        generation_config: Any = None,
+        *,
+        latents: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Decode sentences (greedy, sampling or beam search, as in transformers) from text or from latents.
 
         Args:
             inputs: sentences to reconstruct, `(batch, steps)`; also as `input_ids=` with `attention_mask=`.
+            generation_config: of `GenerationMixin.generate`.
             latents: codes to decode instead, `(batch, latent_size)`.
             kwargs: of `GenerationMixin.generate`.
 
@@ -432,7 +442,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
                 raise ValueError("`latents` must come without `input_ids`, got both; drop one of them.")
             inputs = latents.new_full((len(latents), 1), self.config.pad_token_id, dtype=torch.long)  # batch size only
             kwargs["encoder_outputs"] = TextVAEModelOutput(sparse_embedding=latents, latent=latents)
-        return super().generate(inputs, **kwargs)
+        return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
 
     def sample_prior(self, num_samples: int, **kwargs: Any) -> Any:
         """Decode `num_samples` draws from the prior; `kwargs` as in `generate`. Returns ids `(num_samples, steps)`."""
@@ -463,7 +473,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
                                  f"shape {tuple(end.shape)}; call interpolate once per pair.")  # fmt: skip
             ends.append(end if end.is_floating_point() else self.model(end.to(self.device)).latent)
         share = torch.linspace(0, 1, steps, device=self.device).unsqueeze(1)  # (steps, 1)
-        return self.generate(latents=torch.lerp(*(end.to(self.device).float() for end in ends), share), **kwargs)
+        first, last = (end.to(self.device).float() for end in ends)
+        return self.generate(latents=torch.lerp(first, last, share), **kwargs)
 
 
 class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
@@ -474,7 +485,7 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__(config)
-        self.num_labels = config.num_labels
+        self.num_labels = len(config.id2label or {})
         self.model = self.model_class(config)
         width = config.classifier_hidden_size
         self.classifier = nn.Sequential(
@@ -482,7 +493,7 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             nn.LeakyReLU(),
             nn.Linear(width, width),
             nn.LeakyReLU(),
-            nn.Linear(width, config.num_labels),
+            nn.Linear(width, self.num_labels),
         )
         self.model.requires_grad_(not config.freeze_encoder)
         self.post_init()

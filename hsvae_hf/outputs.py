@@ -1,10 +1,13 @@
 """What the models return."""
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch
+from torch import Tensor
 from transformers import Cache
 from transformers.utils import ModelOutput
+
+_ABSENT: Any = None  # ModelOutput wants defaults; a field that a model does not set is not in its output
 
 
 @dataclass
@@ -17,9 +20,9 @@ class TextVAEModelOutput(ModelOutput):
         features: the encoder's features, `(batch, hidden_size)`.
     """
 
-    sparse_embedding: torch.FloatTensor | None = None
-    latent: torch.FloatTensor | None = None
-    features: torch.FloatTensor | None = None
+    sparse_embedding: Tensor = _ABSENT
+    latent: Tensor = _ABSENT
+    features: Tensor = _ABSENT
 
 
 @dataclass
@@ -34,11 +37,11 @@ class HSVAEModelOutput(TextVAEModelOutput):
         gate_beta: second parameter of the same, `(batch, latent_size)`.
     """
 
-    gate_mean: torch.FloatTensor | None = None
-    slab_mean: torch.FloatTensor | None = None
-    slab_std: torch.FloatTensor | None = None
-    gate_alpha: torch.FloatTensor | None = None
-    gate_beta: torch.FloatTensor | None = None
+    gate_mean: Tensor = _ABSENT
+    slab_mean: Tensor = _ABSENT
+    slab_std: Tensor = _ABSENT
+    gate_alpha: Tensor = _ABSENT
+    gate_beta: Tensor = _ABSENT
 
 
 @dataclass
@@ -57,11 +60,11 @@ class TextVAEForPreTrainingOutput(ModelOutput):
         past_key_values: only in generation: the GRU state.
     """
 
-    loss: torch.FloatTensor | None = None
-    reconstruction_loss: torch.FloatTensor | None = None
-    z_kl: torch.FloatTensor | None = None
-    gamma_kl: torch.FloatTensor | None = None
-    penalty: torch.FloatTensor | None = None
-    num_tokens: torch.LongTensor | None = None
-    logits: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
+    loss: Tensor = _ABSENT
+    reconstruction_loss: Tensor = _ABSENT
+    z_kl: Tensor = _ABSENT
+    gamma_kl: Tensor = _ABSENT
+    penalty: Tensor = _ABSENT
+    num_tokens: Tensor = _ABSENT
+    logits: Tensor = _ABSENT
+    past_key_values: Cache = _ABSENT

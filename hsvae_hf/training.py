@@ -71,9 +71,9 @@ class TextVAETrainer(Trainer):
         self.label_names: list[str] = []  # the input is the target: without this, evaluation looks for labels
         self._terms: dict[str, dict[str, Tensor]] = {"": {}, "eval_": {}}
         self._unfinished = False
-        annealing = getattr(self.args, "kl_annealing", "none")
-        if annealing != "none":
-            self.add_callback(KLAnnealingCallback(annealing, self.args.kl_warmup_steps, self.args.kl_cycles))
+        if isinstance(self.args, TextVAETrainingArguments) and self.args.kl_annealing != "none":
+            kind, steps, cycles = self.args.kl_annealing, self.args.kl_warmup_steps, self.args.kl_cycles
+            self.add_callback(KLAnnealingCallback(kind, steps, cycles))
 
     def compute_loss(
         self,
@@ -107,12 +107,13 @@ class TextVAETrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         # The argument has lost the column `length`, which the model does not read.
-        columns = getattr(self.train_dataset, "column_names", None) or []
+        dataset: Any = self.train_dataset
+        columns = getattr(dataset, "column_names", None) or []
         if self.args.train_sampling_strategy != "group_by_length" or "length" not in columns:
             return super()._get_train_sampler(train_dataset)
         batch = self.args.train_batch_size * self.args.world_size
         return LengthGroupedSampler(
-            self.train_dataset["length"][:],
+            dataset["length"][:],
             batch,
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
             epoch=lambda: int(self.state.epoch or 0),

@@ -22,7 +22,7 @@ class QuickstartArguments:
     """Where to, and how long."""
 
     output_dir: str = field(default="runs/quickstart", metadata={"help": "Folder of the model and the picture."})
-    num_train_epochs: float = field(default=16.0, metadata={"help": "Passes over the corpus."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the corpus."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Sentences to train on; all by default."})
 
 

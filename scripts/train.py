@@ -8,7 +8,14 @@ from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForPreTraining, AutoTokenizer, HfArgumentParser, PreTrainedConfig, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    HfArgumentParser,
+    PreTrainedConfig,
+    set_seed,
+)
 
 import hsvae_hf  # noqa: F401  (registers the Auto classes)
 from hsvae_hf.cli import run
@@ -27,7 +34,8 @@ class DataArguments:
     model_type: str = field(default="hsvae", metadata={"help": "The model family."})
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     max_length: int | None = field(
-        default=None, metadata={"help": "Tokens per sentence; the paper's 200, 60, 30 for yelp, dbpedia, yahoo, else 60."}
+        default=None,
+        metadata={"help": "Tokens per sentence; the paper's 200, 60, 30 for yelp, dbpedia, yahoo, else 60."},
     )
     tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Use this one; else train one."})
     streaming: bool = field(default=False, metadata={"help": "Read while training; needs --max_steps."})

@@ -13,9 +13,19 @@ import hsvae_hf
 from hsvae_hf.tokenization import train_tokenizer
 
 TOPICS = {
-    "animals": ["the cat sees a dog", "a horse and a cow eat grass", "the bird sings to the cat", "a dog barks at birds"],
+    "animals": [
+        "the cat sees a dog",
+        "a horse and a cow eat grass",
+        "the bird sings to the cat",
+        "a dog barks at birds",
+    ],
     "numbers": ["one and two make three", "four minus one is three", "ten is twice five", "two times five is ten"],
-    "cities": ["the road to rome is long", "trains from paris to london", "london and rome are old", "paris has a river"],
+    "cities": [
+        "the road to rome is long",
+        "trains from paris to london",
+        "london and rome are old",
+        "paris has a river",
+    ],
 }
 
 

@@ -97,8 +97,11 @@ def test_checkpoints_are_kept_to_the_limit_and_the_best_is_found(make_trainer):
 
 @pytest.mark.parametrize(
     ("kind", "step", "scale"),
-    [("linear", 0, 0), ("linear", 25, 0.5), ("linear", 90, 1), ("cyclical", 0, 0), ("cyclical", 5, 0.5), ("cyclical", 15, 1), ("cyclical", 20, 0)],
-)  # fmt: skip
+    [
+        *[("linear", 0, 0), ("linear", 25, 0.5), ("linear", 90, 1)],
+        *[("cyclical", 0, 0), ("cyclical", 5, 0.5), ("cyclical", 15, 1), ("cyclical", 20, 0)],
+    ],
+)
 def test_annealing_schedules(kind, step, scale):
     assert KLAnnealingCallback(kind, warmup_steps=50, cycles=4).scale(step, 80) == scale
 
@@ -187,12 +190,16 @@ def test_the_scripts_work_as_typed(corpus, tmp_path):
     assert again.stderr.strip().splitlines()[-1].startswith("error: `output_dir` must be empty or new")
 
     options = ["--model_name_or_path", run, "--dataset", corpus]
-    result = script("train_classifier.py", *options, "--output_dir", classifier, "--num_train_epochs", 3, "--report_to", "none")
+    result = script(
+        "train_classifier.py", *options, "--output_dir", classifier, "--num_train_epochs", 3, "--report_to", "none"
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     assert "validation_accuracy" in json.loads((classifier / "all_results.json").read_text())
     assert json.loads((classifier / "config.json").read_text())["id2label"]["0"] == "animals"
 
-    result = script("evaluate.py", *options, "--output", report, "--split", "validation", "--heatmap", tmp_path / "g.png")
+    result = script(
+        "evaluate.py", *options, "--output", report, "--split", "validation", "--heatmap", tmp_path / "g.png"
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     assert {"code", "gate", "samples", "tfidf", "majority"} <= set(json.loads(report.read_text())["accuracy"])
     assert (tmp_path / "g.png").stat().st_size > 1000
@@ -201,15 +208,15 @@ def test_the_scripts_work_as_typed(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "{corpus}", "--output_dir", "{tmp}/x", "--latent_size", "0"], "`latent_size` must be at least 1"),
-        (["--dataset", "{corpus}", "--output_dir", "{tmp}/x", "--z_kl_weight", "-1"], "`z_kl_weight` must be at least 0"),
-        (["--dataset", "{corpus}", "--output_dir", "{tmp}/x", "--text_column", "body"], "`text_column` must be one of"),
-        (["--dataset", "{tmp}/none.txt", "--output_dir", "{tmp}/x"], "`dataset` must be a file or folder that exists"),
+        (["--dataset", "{corpus}", "--latent_size", "0"], "`latent_size` must be at least 1"),
+        (["--dataset", "{corpus}", "--z_kl_weight", "-1"], "`z_kl_weight` must be at least 0"),
+        (["--dataset", "{corpus}", "--text_column", "body"], "`text_column` must be one of"),
+        (["--dataset", "{tmp}/none.txt"], "`dataset` must be a file or folder that exists"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line_and_leaves_nothing(corpus, tmp_path, arguments, message):
     filled = [argument.format(corpus=corpus, tmp=tmp_path) for argument in arguments]
-    result = script("train.py", *filled)
+    result = script("train.py", *filled, "--output_dir", tmp_path / "x")
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("error: ")
     assert message in result.stderr.strip().splitlines()[-1]
@@ -220,7 +227,17 @@ def test_bad_input_is_one_line_and_leaves_nothing(corpus, tmp_path, arguments, m
 @pytest.mark.slow
 def test_two_processes_train_and_resume(corpus, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
-    command = ["--dataset", corpus, "--output_dir", tmp_path / "run", *SMALL, "--max_steps", 4, "--save_strategy", "steps"]
+    command = [
+        "--dataset",
+        corpus,
+        "--output_dir",
+        tmp_path / "run",
+        *SMALL,
+        "--max_steps",
+        4,
+        "--save_strategy",
+        "steps",
+    ]
     command += ["--save_steps", 2, "--use_cpu", "--report_to", "none"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     first = script("train.py", *command, prefix=launch, env=environment)
