@@ -1,0 +1,86 @@
+"""The report against independent computations on a small corpus."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset
+from sklearn.linear_model import LogisticRegression
+
+import hsvae_hf
+from hsvae_hf.evaluation import check_output, evaluate_model, probe_accuracy, representations
+
+
+@pytest.fixture
+def model(small_config):
+    model = hsvae_hf.HSVAEForPreTraining(small_config).eval()
+    torch.nn.init.normal_(model.model.latent_head.gate.weight, std=3.0)  # gates that move with the sentence
+    return model
+
+
+@pytest.fixture
+def dataset(sentences, labels):
+    names = sorted(set(labels))
+    rows = Dataset.from_dict({"text": sentences, "label": [names.index(label) for label in labels]})
+    return rows.cast_column("label", ClassLabel(names=names))
+
+
+def test_report_is_what_a_naive_computation_gives(model, tokenizer, dataset):
+    report = evaluate_model(model, tokenizer, dataset, dataset, num_samples=3, batch_size=5)
+    with torch.no_grad():
+        output = model.model(**tokenizer(dataset["text"][:], padding=True, return_tensors="pt"))
+    gates, slabs, codes = (output[name].double().numpy() for name in ("gate_mean", "slab_mean", "sparse_embedding"))
+    means = (1 - gates) * slabs
+    share = (gates < 0.5).mean(0)
+    active = (codes != 0).sum(1)
+    assert report["rows"] == len(dataset)
+    assert report["tokens"] == sum(len(tokenizer(text)["input_ids"]) for text in dataset["text"])
+    assert report["gate_std"] == pytest.approx(gates.std(0).mean(), rel=1e-5)
+    assert report["switching_fraction"] == pytest.approx(((share > 0.05) & (share < 0.95)).mean())
+    assert report["active_units"] == (means.var(0) > 0.01).sum()
+    assert report["active_dims"] == pytest.approx(active.mean())
+    assert report["empty_rows"] == pytest.approx((active == 0).mean())
+
+    def average_hoyer(z):
+        return np.mean((np.sqrt(6) - np.abs(z).sum(1) / np.linalg.norm(z, axis=1)) / (np.sqrt(6) - 1))
+
+    assert report["average_hoyer_slab_means"] == pytest.approx(average_hoyer(slabs / slabs.std(0)), rel=1e-4)
+    assert report["average_hoyer_slab_means_raw"] == pytest.approx(average_hoyer(slabs), rel=1e-4)
+    assert report["average_hoyer_posterior_means"] == pytest.approx(average_hoyer(means / means.std(0)), rel=1e-4)
+    total = report["reconstruction_loss"] + 0.01 * (report["z_kl"] + report["gamma_kl"])
+    assert report["loss"] == pytest.approx(total, rel=1e-4)
+    assert {"code", "gate", "slab_mean", "samples", "majority", "tfidf"} <= set(report["accuracy"])
+    assert report["accuracy"]["majority"] == pytest.approx(1 / 3)
+
+
+def test_the_report_repeats_itself_and_leaves_out_what_has_no_labels(model, tokenizer, dataset):
+    first = evaluate_model(model, tokenizer, dataset, dataset, seed=1)
+    assert first == evaluate_model(model, tokenizer, dataset, dataset, seed=1)
+    bare = dataset.remove_columns("label")
+    assert "accuracy" not in evaluate_model(model, tokenizer, bare, bare)
+
+
+def test_representations_keep_the_order_of_the_rows(model, tokenizer, dataset):
+    found = representations(model, tokenizer, dataset, num_samples=2, batch_size=4)
+    expected = hsvae_hf.encode(model, tokenizer, dataset["text"][:])
+    np.testing.assert_allclose(found["code"].toarray(), expected.toarray(), atol=1e-6)
+    assert found["samples"].shape == (len(dataset), 2, 6)
+    assert ((found["gate"].toarray() == 1) == (found["code"].toarray() != 0)).all()
+
+
+def test_probe_on_samples_averages_the_probabilities():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 60)
+    samples = labels[:, None, None] + generator.normal(0, 1.5, (60, 4, 3))
+    scale = samples.reshape(-1, 3).std(0)
+    probe = LogisticRegression(C=0.1, max_iter=2000).fit(samples.reshape(-1, 3) / scale, np.repeat(labels, 4))
+    expected = (
+        probe.predict_proba(samples.reshape(-1, 3) / scale).reshape(60, 4, 2).mean(1).argmax(1) == labels
+    ).mean()
+    assert probe_accuracy(samples, labels, samples, labels) == pytest.approx(expected)
+
+
+def test_a_report_is_not_overwritten_unasked(tmp_path):
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(ValueError, match="`output` must be a new file"):
+        check_output(tmp_path / "report.json", overwrite=False)
+    assert check_output(tmp_path / "report.json", overwrite=True).name == "report.json"
