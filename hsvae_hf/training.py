@@ -181,8 +181,8 @@ class KLAnnealingCallback(TrainerCallback):
         getattr(model, "module", model).kl_scale = self.scale(state.global_step, state.max_steps)
 
 
-def prepare_output_dir(arguments: TextVAETrainingArguments) -> str | None:
-    """Make sure that a run overwrites nothing unasked.
+def check_output_dir(arguments: TextVAETrainingArguments) -> str | None:
+    """Make sure that a run overwrites nothing unasked; `clear_output_dir` follows once all other input is checked.
 
     Returns:
         The checkpoint to resume from, if that was asked for.
@@ -200,14 +200,24 @@ def prepare_output_dir(arguments: TextVAETrainingArguments) -> str | None:
             raise ValueError(f"`resume_from_checkpoint` must be a whole checkpoint, got none in {last or folder}; "
                              "start the run without it.")  # fmt: skip
         return last
-    if folder.is_dir() and any(folder.iterdir()) and arguments.process_index == 0:
-        if not arguments.overwrite_output_dir:
-            raise ValueError(
-                f"`output_dir` must be empty or new, got {str(folder)!r}; add --resume_from_checkpoint true to go on, "
-                "or --overwrite_output_dir to delete it."
-            )
-        shutil.rmtree(folder)
+    if (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and arguments.process_index == 0
+        and not arguments.overwrite_output_dir
+    ):
+        raise ValueError(
+            f"`output_dir` must be empty or new, got {str(folder)!r}; add --resume_from_checkpoint true to go on, "
+            "or --overwrite_output_dir to delete it."
+        )
     return None
+
+
+def clear_output_dir(arguments: TextVAETrainingArguments, checkpoint: str | None) -> None:
+    """Delete the old run where that was asked for and none is resumed."""
+    folder = Path(arguments.output_dir)
+    if arguments.overwrite_output_dir and checkpoint is None and arguments.process_index == 0 and folder.is_dir():
+        shutil.rmtree(folder)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import hsvae_hf  # noqa: F401  (registers the Auto classes)
 from hsvae_hf.cli import run
 from hsvae_hf.data import MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, prepare_output_dir, save_run
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, check_output_dir, clear_output_dir, save_run
 
 NOT_FLAGS = {"classifier_hidden_size", "freeze_encoder", "num_samples", "is_encoder_decoder"}
 
@@ -68,7 +68,7 @@ def main() -> None:
     config_class = type(AutoConfig.for_model(kinds[-1] if kinds else "hsvae"))
     parser = HfArgumentParser((DataArguments, config_arguments(config_class), TextVAETrainingArguments))
     data, flags, arguments = parser.parse_args_into_dataclasses()
-    checkpoint = prepare_output_dir(arguments)
+    checkpoint = check_output_dir(arguments)
     set_seed(arguments.seed)
     short = data.dataset.rstrip("/").split("/")[-1]
     max_length = data.max_length or MAX_LENGTHS.get(short, 60)
@@ -99,6 +99,7 @@ def main() -> None:
     config.validate()
     if "validation" not in splits:
         arguments.eval_strategy = "no"
+    clear_output_dir(arguments, checkpoint)
     trainer = TextVAETrainer(
         model=AutoModelForPreTraining.from_config(config, dtype=torch.float32),
         args=arguments,

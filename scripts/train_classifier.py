@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification, EvalPrediction, HfA
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference
-from hsvae_hf.training import TextVAETrainingArguments, prepare_output_dir, save_run
+from hsvae_hf.training import TextVAETrainingArguments, check_output_dir, clear_output_dir, save_run
 
 
 @dataclass
@@ -59,8 +59,9 @@ def main() -> None:
         num_samples=options.num_samples,
         freeze_encoder=options.freeze_encoder,
     )
-    checkpoint = prepare_output_dir(arguments)
+    checkpoint = check_output_dir(arguments)
     splits = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
+    clear_output_dir(arguments, checkpoint)
     trainer = Trainer(
         model=model.float(),
         args=arguments,

@@ -20,7 +20,8 @@ from hsvae_hf.training import (
     KLAnnealingCallback,
     TextVAETrainer,
     TextVAETrainingArguments,
-    prepare_output_dir,
+    check_output_dir,
+    clear_output_dir,
     save_run,
     staged_folder,
 )
@@ -129,11 +130,13 @@ def test_no_run_is_overwritten_unasked(tmp_path):
     (tmp_path / "old").write_text("old run")
     options = {"output_dir": str(tmp_path), "report_to": "none"}
     with pytest.raises(ValueError, match="`output_dir` must be empty or new"):
-        prepare_output_dir(TextVAETrainingArguments(**options))
+        check_output_dir(TextVAETrainingArguments(**options))
     with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a whole checkpoint"):
-        prepare_output_dir(TextVAETrainingArguments(**options, resume_from_checkpoint="true"))
+        check_output_dir(TextVAETrainingArguments(**options, resume_from_checkpoint="true"))
+    overwriting = TextVAETrainingArguments(**options, overwrite_output_dir=True)
+    assert check_output_dir(overwriting) is None
     assert (tmp_path / "old").exists()
-    prepare_output_dir(TextVAETrainingArguments(**options, overwrite_output_dir=True))
+    clear_output_dir(overwriting, None)
     assert not (tmp_path / "old").exists()
 
 
