@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.preprocessing import StandardScaler, normalize
 from transformers import HfArgumentParser, set_seed
 from transformers.utils import logging
 
@@ -27,16 +28,18 @@ class QuickstartArguments:
 
 
 def show_neighbours(model: hsvae_hf.HSVAEModel, tokenizer: object, corpus: list[str], queries: list[str]) -> None:
-    """Print the active dimensions of each query and its nearest sentences by sparse cosine similarity."""
+    """Print the active dimensions of each query and its nearest sentences.
+
+    Nearest by the sparse dot product of codes scaled to unit variance per dimension and unit length per sentence.
+    """
     codes = hsvae_hf.encode(model, tokenizer, corpus + queries)
-    norms = np.sqrt(codes.multiply(codes).sum(1)).A1 if hasattr(codes, "A1") else np.sqrt(codes.power(2).sum(1)).flat
-    norms = np.maximum(np.asarray(norms, dtype=np.float32).ravel(), 1e-12)
+    scaled = normalize(StandardScaler(with_mean=False).fit_transform(codes))
     for row, query in enumerate(queries, start=len(corpus)):
         code = codes[row]
         strongest = np.argsort(-np.abs(code.data))[:8]
         shown = ", ".join(f"{code.indices[i]}: {code.data[i]:+.2f}" for i in strongest)
         print(f'\n"{query}"\n  {code.nnz} of {codes.shape[1]} dimensions active; strongest {{{shown}}}')
-        similarity = (codes[: len(corpus)] @ code.T).toarray().ravel() / (norms[: len(corpus)] * norms[row])
+        similarity = (scaled[: len(corpus)] @ scaled[row].T).toarray().ravel()
         for index in np.argsort(-similarity)[:3]:
             print(f"  {similarity[index]:.2f}  {corpus[index]}")
 
@@ -85,7 +88,7 @@ def main() -> None:
     plot_gate_heatmap(activity, classes, picture, title="Which dimensions each package's sentences switch on")
 
     queries = [
-        "Plot a line on the axes.",
+        "Set the title of the figure.",
         "Compute the eigenvalues of a symmetric matrix.",
         "Open the file and return its contents as a string.",
     ]
