@@ -227,29 +227,23 @@ def test_bad_input_is_one_line_and_leaves_nothing(corpus, tmp_path, arguments, m
     assert not (tmp_path / "x").exists()
 
 
+ACCELERATE = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]  # without MPI this is one process
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+
+
 @pytest.mark.slow
-def test_two_processes_train_and_resume(corpus, tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
-    command = [
-        "--dataset",
-        corpus,
-        "--output_dir",
-        tmp_path / "run",
-        *SMALL,
-        "--max_steps",
-        4,
-        "--save_strategy",
-        "steps",
-    ]
-    command += ["--save_steps", 2, "--use_cpu", "--report_to", "none"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    first = script("train.py", *command, prefix=launch, env=environment)
+@pytest.mark.parametrize(("launch", "processes"), [(ACCELERATE, 1), (TORCHRUN, 2)], ids=["accelerate", "torchrun"])
+def test_launchers_train_and_resume(corpus, tmp_path, launch, processes):
+    command = ["--dataset", corpus, "--output_dir", tmp_path / "run", *SMALL, "--save_strategy", "steps"]
+    command += ["--save_steps", 2, "--use_cpu", "--report_to", "none", "--max_steps"]
+    options = {"prefix": [sys.executable, *launch], "env": os.environ | {"OMP_NUM_THREADS": "1"}}
+    first = script("train.py", *command, 4, **options)
     assert first.returncode == 0, first.stderr[-3000:]
-    assert (tmp_path / "run/checkpoint-4/rng_state_1.pth").exists()
-    command[command.index("--max_steps") + 1] = 6
-    second = script("train.py", *command, "--resume_from_checkpoint", "true", prefix=launch, env=environment)
+    assert len(list((tmp_path / "run/checkpoint-4").glob("rng_state*.pth"))) == processes
+    second = script("train.py", *command, 6, "--resume_from_checkpoint", "true", **options)
     assert second.returncode == 0, second.stderr[-3000:]
     assert (tmp_path / "run/checkpoint-6").exists()
+    assert json.loads((tmp_path / "run/all_results.json").read_text())["eval_loss"] > 0
 
 
 @pytest.mark.data
