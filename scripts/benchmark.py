@@ -170,7 +170,7 @@ def benchmark_memory(arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig
         return {"peak_mb": memory_of_a_batch(config, arguments.batch_size, arguments.max_length, plain)}
     peaks = {}
     for side in ("chunked", "plain"):
-        command = [sys.executable, *sys.argv, "--memory_side", side, "--json", "true"]
+        command = [sys.executable, *sys.argv, "--memory_side", side, "--json"]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         peaks[side] = json.loads(out.splitlines()[-1])["peak_mb"]
     return {"chunked_mb": peaks["chunked"], "plain_mb": peaks["plain"], "times_less": peaks["plain"] / peaks["chunked"]}
@@ -178,7 +178,10 @@ def benchmark_memory(arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig
 
 def main() -> None:
     """Measure and print."""
-    (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses()
+    words = sys.argv[1:]
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--task")  # `benchmark.py train` reads better
+    (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses(words)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
