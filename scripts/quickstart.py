@@ -1,4 +1,4 @@
-"""The whole path in about three minutes on two cores: train a small HSVAE on docstrings, embed, look at the codes."""
+"""The whole path in a few minutes on two cores: train a small HSVAE on docstrings, embed, look at the codes."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
