@@ -246,13 +246,11 @@ class LengthGroupedSampler(Sampler[int]):
         """Row numbers; the last, smaller batch comes last."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch())
         rows = torch.randperm(len(self), generator=generator).tolist()
-        size = self.window * self.batch_size
-        rows = [
-            row
-            for start in range(0, len(rows), size)
-            for row in sorted(rows[start : start + size], key=self.lengths.__getitem__)
-        ]
-        batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
-        last = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []
+        whole = len(rows) - len(rows) % self.batch_size
+        rows, last = rows[:whole], rows[whole:]  # set aside before sorting, or it would hold long sentences alone
+        size, batches = self.window * self.batch_size, []
+        for start in range(0, whole, size):
+            window = sorted(rows[start : start + size], key=self.lengths.__getitem__)
+            batches += [window[first : first + self.batch_size] for first in range(0, len(window), self.batch_size)]
         order = torch.randperm(len(batches), generator=generator).tolist()
-        return (row for batch in [batches[index] for index in order] + last for row in batch)
+        return iter([row for index in order for row in batches[index]] + last)

@@ -156,7 +156,6 @@ class GRUDecoder(nn.Module):
         Returns:
             `-log p(x|z)` in nats, summed over all tokens of the batch, and the number of tokens, both scalars.
         """
-        _check_ids(labels, ~ignore, self.config.vocab_size, "labels")
         order = _real_tokens_first(~ignore)
         labels, real = labels.masked_fill(ignore, 0).gather(1, order), ~ignore.gather(1, order)
         start = labels.new_full((len(labels), 1), self.config.decoder_start_token_id)
@@ -368,6 +367,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             ignore = ~attention_mask.bool() if attention_mask is not None else labels == self.config.pad_token_id
         else:
             raise ValueError("`labels` must be given where `input_ids` are not: they are the sentences to reconstruct.")
+        if labels is not input_ids or encoder_outputs is not None:  # else the encoder has checked them
+            _check_ids(labels, ~ignore, self.config.vocab_size, "labels")
         sample = self.model.sample(posterior)
         nats, num_tokens = self.decoder(sample["z"], labels, ignore)
         reconstruction_loss = nats / len(labels)

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -23,7 +25,8 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, get_last_checkpoint, rotate_checkpoints
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hsvae_hf.data import LengthGroupedSampler
 
@@ -31,7 +34,7 @@ UNFINISHED = ".unfinished"  # a checkpoint lives here until it is whole
 
 
 @dataclass
-class TextVAETrainingArguments(TrainingArguments):
+class RunArguments(TrainingArguments):
     """TrainingArguments with the paper's settings: Adam 8e-4, batches of 256, 15 epochs, no decay, no warm-up.
 
     The gradient is clipped at norm 100, far above what training shows: a guard against a single bad batch, which the
@@ -55,7 +58,14 @@ class TextVAETrainingArguments(TrainingArguments):
         default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory, for a GPU."}
     )
     report_to: str = field(default="tensorboard", metadata={"help": "Where to log."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN and infinity out of the log."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete what is in output_dir."})
+
+
+@dataclass
+class TextVAETrainingArguments(RunArguments):
+    """The settings of every run, and the annealing of the KL."""
+
     kl_annealing: Literal["none", "linear", "cyclical"] = field(
         default="none", metadata={"help": "Scale the KL terms: linear warm-up, or cycles of ramp and plateau."}
     )
@@ -63,14 +73,53 @@ class TextVAETrainingArguments(TrainingArguments):
     kl_cycles: int = field(default=4, metadata={"help": "Number of cycles of cyclical annealing."})
 
 
-class TextVAETrainer(Trainer):
+class WholeCheckpointTrainer(Trainer):
+    """Trainer whose checkpoints get their name once they are whole, so that a killed run can always resume."""
+
+    _unfinished = False
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, UNFINISHED) if self._unfinished else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint under a temporary name, then rename it: a killed run leaves whole ones only."""
+        run = Path(self._get_output_dir(trial))
+        if self.args.should_save:
+            shutil.rmtree(run / UNFINISHED, ignore_errors=True)  # what a killed run left must not mix in
+        self.accelerator.wait_for_everyone()
+        self._unfinished = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._unfinished = False
+        self.accelerator.wait_for_everyone()
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staged, best = run / UNFINISHED / name, self.state.best_model_checkpoint
+        if best is not None and Path(best).parent.name == UNFINISHED:
+            self.state.best_model_checkpoint = str(run / Path(best).name)
+        if self.args.should_save:
+            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+            if (run / name).exists():
+                (run / name).rename(run / UNFINISHED / "replaced")  # a deletion that is cut short leaves half of it
+            staged.rename(run / name)
+            shutil.rmtree(run / UNFINISHED)
+            rotate_checkpoints(
+                output_dir=str(run),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+
+
+class TextVAETrainer(WholeCheckpointTrainer):
     """Trainer that also logs the terms of the objective and the perplexity per token, in training and evaluation."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.label_names: list[str] = []  # the input is the target: without this, evaluation looks for labels
         self._terms: dict[str, dict[str, Tensor]] = {"": {}, "eval_": {}}
-        self._unfinished = False
         if isinstance(self.args, TextVAETrainingArguments) and self.args.kl_annealing != "none":
             kind, steps, cycles = self.args.kl_annealing, self.args.kl_warmup_steps, self.args.kl_cycles
             self.add_callback(KLAnnealingCallback(kind, steps, cycles))
@@ -87,23 +136,32 @@ class TextVAETrainer(Trainer):
         rows = len(next(iter(inputs.values())))
         sums = self._terms["" if model.training else "eval_"]
         terms = {name: outputs.get(name) for name in ("reconstruction_loss", "z_kl", "gamma_kl", "penalty")}
-        batch = {name: value.detach().float() * rows for name, value in terms.items() if value is not None}
-        batch |= {"rows": loss.new_tensor(float(rows)), "num_tokens": outputs["num_tokens"].float()}
+        weight = 1.0 if model.training else float(rows)  # as the Trainer weighs the loss that stands beside them
+        batch = {name: value.detach().float() * weight for name, value in terms.items() if value is not None}
+        batch |= {"weight": loss.new_full((), weight), "num_tokens": outputs["num_tokens"].float()}
+        batch["nats"] = outputs["reconstruction_loss"].detach().float() * rows
         for name, value in batch.items():
             sums[name] = sums[name] + value if name in sums else value
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms' means since the last log, over all processes, to what is logged."""
-        mode = "eval_" if "eval_loss" in logs else "" if "loss" in logs else None
-        if mode is not None and self._terms[mode]:
+        found = next((name for name in logs if name.endswith("loss") and name != "train_loss"), None)
+        prefix = "" if found is None else found.removesuffix("loss")  # that of an evaluation is the caller's choice
+        mode = "eval_" if prefix else ""
+        if found is not None and self._terms[mode]:
             names, sums = zip(*self._terms[mode].items(), strict=True)
             self._terms[mode] = {}
             total = dict(zip(names, self.accelerator.reduce(torch.stack(sums), "sum").tolist(), strict=True))
-            rows, tokens = total.pop("rows"), total.pop("num_tokens")
-            logs |= {f"{mode}{name}": value / rows for name, value in total.items()}
-            logs[f"{mode}perplexity"] = math.exp(min(total["reconstruction_loss"] / tokens, 700.0))
+            weight, nats, tokens = (total.pop(name) for name in ("weight", "nats", "num_tokens"))
+            logs |= {f"{prefix}{name}": value / weight for name, value in total.items()}
+            logs[f"{prefix}perplexity"] = math.exp(min(nats / tokens, 700.0))
         super().log(logs, start_time)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The Trainer's own; sums up the terms of this data set alone."""
+        self._terms["eval_"] = {}
+        return super().evaluation_loop(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         # The argument has lost the column `length`, which the model does not read.
@@ -118,37 +176,6 @@ class TextVAETrainer(Trainer):
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
             epoch=lambda: int(self.state.epoch or 0),
         )
-
-    def _get_output_dir(self, trial: Any) -> str:
-        folder = super()._get_output_dir(trial)
-        return os.path.join(folder, UNFINISHED) if self._unfinished else folder
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint under a temporary name, then rename it: a killed run leaves whole ones only."""
-        self._unfinished = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._unfinished = False
-        self.accelerator.wait_for_everyone()
-        run = Path(self._get_output_dir(trial))
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        staged, best = run / UNFINISHED / name, self.state.best_model_checkpoint
-        if best is not None and Path(best).parent.name == UNFINISHED:
-            self.state.best_model_checkpoint = str(run / Path(best).name)
-        if self.args.should_save:
-            self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
-            if (run / name).exists():
-                shutil.rmtree(run / name)
-            staged.rename(run / name)
-            shutil.rmtree(run / UNFINISHED)
-            rotate_checkpoints(
-                output_dir=str(run),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
-        self.accelerator.wait_for_everyone()
 
 
 class KLAnnealingCallback(TrainerCallback):
@@ -181,7 +208,7 @@ class KLAnnealingCallback(TrainerCallback):
         getattr(model, "module", model).kl_scale = self.scale(state.global_step, state.max_steps)
 
 
-def check_output_dir(arguments: TextVAETrainingArguments) -> str | None:
+def check_output_dir(arguments: RunArguments) -> str | None:
     """Make sure that a run overwrites nothing unasked; `clear_output_dir` follows once all other input is checked.
 
     Returns:
@@ -197,8 +224,13 @@ def check_output_dir(arguments: TextVAETrainingArguments) -> str | None:
     if resume is not None and str(resume).lower() != "false":
         last = get_last_checkpoint(str(folder)) if str(resume).lower() == "true" and folder.is_dir() else str(resume)
         if last is None or not (Path(last) / TRAINER_STATE_NAME).is_file():
-            raise ValueError(f"`resume_from_checkpoint` must be a whole checkpoint, got none in {last or folder}; "
-                             "start the run without it.")  # fmt: skip
+            raise ValueError(
+                f"`resume_from_checkpoint` must be a whole checkpoint, got none in {str(last or folder)!r}; start the "
+                "run anew, with --overwrite_output_dir where its folder holds files."
+            )
+        if arguments.process_index == 0:
+            for leftover in folder.glob(f"{UNFINISHED}*"):  # of a run that was killed while saving
+                shutil.rmtree(leftover)
         return last
     if (
         folder.is_dir()
@@ -213,11 +245,40 @@ def check_output_dir(arguments: TextVAETrainingArguments) -> str | None:
     return None
 
 
-def clear_output_dir(arguments: TextVAETrainingArguments, checkpoint: str | None) -> None:
+def clear_output_dir(arguments: RunArguments, checkpoint: str | None) -> None:
     """Delete the old run where that was asked for and none is resumed."""
     folder = Path(arguments.output_dir)
     if arguments.overwrite_output_dir and checkpoint is None and arguments.process_index == 0 and folder.is_dir():
         shutil.rmtree(folder)
+
+
+def check_resumable(checkpoint: str, options: dict[str, Any]) -> None:
+    """Make sure that a resumed run goes on with the model it was started with.
+
+    Args:
+        checkpoint: its folder.
+        options: what its configuration must hold.
+
+    Raises:
+        ValueError: if the configuration holds another value, or the weights are damaged.
+    """
+    config = AutoConfig.from_pretrained(checkpoint)
+    for name, value in options.items():
+        saved = getattr(config, name, None)
+        if saved != value:
+            raise ValueError(
+                f"`{name}` must stay {saved!r}, as in {checkpoint!r}, got {value!r}; resume a run with the options "
+                "that it was started with."
+            )
+    weights = Path(checkpoint) / SAFE_WEIGHTS_NAME
+    try:
+        if weights.is_file():
+            safe_open(weights, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(
+            f"`resume_from_checkpoint` must be a whole checkpoint, got damaged weights in {str(weights)!r} ({error}); "
+            "delete that checkpoint and resume from the one before it."
+        ) from error
 
 
 @contextmanager

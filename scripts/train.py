@@ -1,15 +1,16 @@
 """Train a text VAE on raw sentences: tokenizer, model, checkpoints, logs, results in one folder."""
 
+import argparse
 import re
-import sys
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
+    CONFIG_MAPPING,
     AutoModelForPreTraining,
     AutoTokenizer,
     HfArgumentParser,
@@ -19,9 +20,17 @@ from transformers import (
 
 import hsvae_hf  # noqa: F401  (registers the Auto classes)
 from hsvae_hf.cli import run
-from hsvae_hf.data import MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.configuration_text_vae import TextVAEConfig
+from hsvae_hf.data import HUB_IDS, MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, check_output_dir, clear_output_dir, save_run
+from hsvae_hf.training import (
+    TextVAETrainer,
+    TextVAETrainingArguments,
+    check_output_dir,
+    check_resumable,
+    clear_output_dir,
+    save_run,
+)
 
 NOT_FLAGS = {"classifier_hidden_size", "freeze_encoder", "num_samples", "is_encoder_decoder"}
 
@@ -60,18 +69,27 @@ def config_arguments(config_class: type[PreTrainedConfig]) -> type:
     return make_dataclass("ConfigArguments", flags)
 
 
+def chosen_config_class() -> type[TextVAEConfig]:
+    """The configuration that `--model_type` on the command line names; its fields become flags."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--model_type", default=DataArguments.model_type)
+    name = first.parse_known_args()[0].model_type
+    if name not in CONFIG_MAPPING or not issubclass(CONFIG_MAPPING[name], TextVAEConfig):
+        raise ValueError(f"`model_type` must be a text VAE of hsvae_hf, such as hsvae, got {name!r}; choose another.")
+    return CONFIG_MAPPING[name]
+
+
 def main() -> None:
     """Parse, train, evaluate, save."""
-    kinds = [argument.split("=", 1)[1] for argument in sys.argv if argument.startswith("--model_type=")]
-    if "--model_type" in sys.argv[:-1]:
-        kinds.append(sys.argv[sys.argv.index("--model_type") + 1])
-    config_class = type(AutoConfig.for_model(kinds[-1] if kinds else "hsvae"))
+    config_class = chosen_config_class()
     parser = HfArgumentParser((DataArguments, config_arguments(config_class), TextVAETrainingArguments))
     data, flags, arguments = parser.parse_args_into_dataclasses()
     checkpoint = check_output_dir(arguments)
     set_seed(arguments.seed)
-    short = data.dataset.rstrip("/").split("/")[-1]
-    max_length = data.max_length or MAX_LENGTHS.get(short, 60)
+    short = {hub_id: name for name, hub_id in HUB_IDS.items()}.get(data.dataset, Path(data.dataset).name)
+    max_length = MAX_LENGTHS.get(short, 60) if data.max_length is None else data.max_length
+    if max_length < 2:
+        raise ValueError(f"`max_length` must be at least 2, got {max_length}; the end of sentence counts.")
 
     with arguments.main_process_first():
         dataset = load_text_dataset(
@@ -97,6 +115,8 @@ def main() -> None:
         setattr(config, name, getattr(tokenizer, name))
     config.decoder_start_token_id = tokenizer.eos_token_id
     config.validate()
+    if checkpoint is not None:
+        check_resumable(checkpoint, {"model_type": data.model_type, **vars(flags)})
     if "validation" not in splits:
         arguments.eval_strategy = "no"
     clear_output_dir(arguments, checkpoint)

@@ -1,14 +1,24 @@
 """Train a classifier on the samples of a trained text VAE: K-sample Monte-Carlo marginalisation (paper, 4.2)."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-from transformers import AutoModelForSequenceClassification, EvalPrediction, HfArgumentParser, Trainer, set_seed
+from transformers import AutoModelForSequenceClassification, EvalPrediction, HfArgumentParser, set_seed
 
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference
-from hsvae_hf.training import TextVAETrainingArguments, check_output_dir, clear_output_dir, save_run
+from hsvae_hf.training import (
+    RunArguments,
+    WholeCheckpointTrainer,
+    check_output_dir,
+    check_resumable,
+    clear_output_dir,
+    save_run,
+)
+
+KEPT = ("model_type", "vocab_size", "hidden_size", "latent_size", "num_samples", "freeze_encoder", "id2label")
 
 
 @dataclass
@@ -26,7 +36,7 @@ class ClassifierArguments:
 
 
 @dataclass
-class ClassifierTrainingArguments(TextVAETrainingArguments):
+class ClassifierTrainingArguments(RunArguments):
     """Training of the classifier: Adam 1e-3."""
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of Adam."})
@@ -39,13 +49,19 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def main() -> None:
-    """Parse, train, evaluate on every held-out split, save."""
+    """Parse, train, evaluate on validation and test, save."""
     parser = HfArgumentParser((ClassifierArguments, ClassifierTrainingArguments))
     options, arguments = parser.parse_args_into_dataclasses()
+    checkpoint = check_output_dir(arguments)
+    if Path(arguments.output_dir).resolve() == Path(options.model_name_or_path).resolve():
+        raise ValueError(f"`output_dir` must not be `model_name_or_path`, got {arguments.output_dir!r}; name another.")
     set_seed(arguments.seed)
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
     columns = {"text_column": options.text_column, "label_column": options.label_column}
-    dataset = load_text_dataset(options.dataset, seed=arguments.seed, **limits, **columns)
+    with arguments.main_process_first():
+        dataset = load_text_dataset(options.dataset, seed=arguments.seed, **limits, **columns)
+    if "validation" not in dataset:
+        raise ValueError(f"`dataset` must have at least 2 rows, got 1 in {options.dataset!r}; some are held out.")
     if "label" not in dataset["train"].column_names:
         raise ValueError(f"`label_column` must name a column of classes, got none in {options.dataset!r}; name one.")
     names = dataset["train"].features["label"].names
@@ -59,10 +75,13 @@ def main() -> None:
         num_samples=options.num_samples,
         freeze_encoder=options.freeze_encoder,
     )
-    checkpoint = check_output_dir(arguments)
-    splits = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
+    if checkpoint is not None:
+        check_resumable(checkpoint, {name: getattr(model.config, name) for name in KEPT})
+    splits = {name: dataset[name] for name in ("train", "validation", "test") if name in dataset}
+    with arguments.main_process_first():
+        splits = {name: tokenize_dataset(split, tokenizer) for name, split in splits.items()}
     clear_output_dir(arguments, checkpoint)
-    trainer = Trainer(
+    trainer = WholeCheckpointTrainer(
         model=model.float(),
         args=arguments,
         train_dataset=splits["train"],
@@ -72,8 +91,9 @@ def main() -> None:
         processing_class=tokenizer,
     )
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    for name in splits.keys() - {"train"}:
-        metrics |= trainer.evaluate(splits[name], metric_key_prefix=name)
+    for name, split in splits.items():  # in the same order in every process
+        if name != "train":
+            metrics |= trainer.evaluate(split, metric_key_prefix=name)
     if trainer.is_world_process_zero():
         save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics)
         print("\n".join(f"{name}: {value}" for name, value in metrics.items()))

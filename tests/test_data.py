@@ -123,6 +123,15 @@ def test_sampler_groups_lengths_and_repeats_an_epoch():
     assert padding(rows) < 0.3 * padding(list(range(1003)))
 
 
+def test_the_last_short_batch_is_like_any_other():
+    lengths = torch.randint(1, 50, (1003,)).tolist()
+    averages = []
+    for epoch in range(50):
+        sampler = LengthGroupedSampler(lengths, batch_size=16, epoch=lambda epoch=epoch: epoch)
+        averages.append(sum(lengths[row] for row in list(sampler)[-11:]) / 11)
+    assert sum(averages) / 50 == pytest.approx(sum(lengths) / 1003, rel=0.1)
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "classes"), [("yahoo", 10), ("dbpedia", 14), ("yelp", 5)])
 def test_real_data_sets_load(data_dir, name, classes):

@@ -1,7 +1,10 @@
 """Training: logged terms, annealing, whole checkpoints, exact resume, the scripts as a user types them."""
 
 import json
+import math
 import os
+import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +18,14 @@ from datasets import Dataset
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
 import hsvae_hf
+from hsvae_hf.cli import run as run_script
 from hsvae_hf.data import TextCollator, tokenize_dataset
 from hsvae_hf.training import (
     KLAnnealingCallback,
     TextVAETrainer,
     TextVAETrainingArguments,
     check_output_dir,
+    check_resumable,
     clear_output_dir,
     save_run,
     staged_folder,
@@ -54,12 +59,12 @@ def losses(trainer):
 
 
 def test_every_term_is_logged_and_adds_up(make_trainer):
-    trainer = make_trainer(num_train_epochs=2, save_strategy="no")
-    trainer.train()
+    trainer = make_trainer(num_train_epochs=2, save_strategy="no", per_device_train_batch_size=5, logging_steps=3)
+    trainer.train()  # the batches of an epoch, and of one log, are 5, 5 and 2 sentences
     rows = trainer.state.log_history
     train = [row for row in rows if "loss" in row]
     evaluations = [row for row in rows if "eval_loss" in row]
-    assert (len(train), len(evaluations)) == (6, 2)
+    assert (len(train), len(evaluations)) == (2, 2)
     for prefix, group in (("", train), ("eval_", evaluations)):
         for row in group:
             terms = {name: row[f"{prefix}{name}"] for name in ("reconstruction_loss", "z_kl", "gamma_kl", "perplexity")}
@@ -68,6 +73,27 @@ def test_every_term_is_logged_and_adds_up(make_trainer):
     tokens = sum(map(len, trainer.eval_dataset["input_ids"]))
     expected = np.exp(evaluations[-1]["eval_reconstruction_loss"] * 6 / tokens)
     assert evaluations[-1]["eval_perplexity"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_evaluation_logs_its_own_terms_under_its_own_prefix(make_trainer):
+    trainer = make_trainer()
+    rows = trainer.eval_dataset
+    torch.manual_seed(1)
+    expected = trainer.evaluate(rows.select(range(2)), metric_key_prefix="test")
+    trainer.predict(rows)  # logs nothing, and leaves nothing behind
+    torch.manual_seed(1)
+    assert trainer.evaluate(rows.select(range(2)), metric_key_prefix="test")["test_z_kl"] == expected["test_z_kl"]
+    tokens = sum(map(len, rows["input_ids"][:2]))
+    assert expected["test_perplexity"] == pytest.approx(
+        math.exp(expected["test_reconstruction_loss"] * 2 / tokens), rel=1e-4
+    )
+
+
+def test_a_loss_that_is_not_finite_is_seen(make_trainer):
+    trainer = make_trainer(max_steps=1, save_strategy="no", eval_strategy="no")
+    torch.nn.init.constant_(trainer.model.decoder.lm_head.bias, math.nan)
+    trainer.train()
+    assert math.isnan(losses(trainer)[1])
 
 
 def test_resumed_run_gives_the_losses_of_an_uninterrupted_one(make_trainer):
@@ -94,6 +120,33 @@ def test_checkpoints_are_kept_to_the_limit_and_the_best_is_found(make_trainer):
     best = Path(trainer.state.best_model_checkpoint)
     assert best.parent == folder
     assert json.loads((best / "trainer_state.json").read_text())["best_model_checkpoint"] == str(best)
+
+
+def test_a_killed_run_leaves_nothing_in_the_next_one(make_trainer):
+    trainer = make_trainer(max_steps=3, save_strategy="steps", save_steps=3, eval_strategy="no")
+    folder = Path(trainer.args.output_dir)
+    for leftover in (folder / ".unfinished/checkpoint-3", folder / "checkpoint-3"):
+        leftover.mkdir(parents=True)
+        (leftover / "rng_state_1.pth").write_text("of a run with two processes")
+    trainer.train()
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-3"]
+    assert not (folder / "checkpoint-3/rng_state_1.pth").exists()
+    for name in (".unfinished", ".unfinishedabc"):
+        (folder / name).mkdir()
+    assert check_output_dir(
+        TextVAETrainingArguments(output_dir=str(folder), resume_from_checkpoint="true", report_to="none")
+    ) == str(folder / "checkpoint-3")
+    assert [path.name for path in folder.iterdir()] == ["checkpoint-3"]
+
+
+def test_a_run_resumes_with_its_own_model_alone(saved_model):
+    check_resumable(str(saved_model), {"model_type": "hsvae", "latent_size": 6, "z_kl_weight": 0.01})
+    with pytest.raises(ValueError, match=r"`latent_size` must stay 6, as in .*, got 7"):
+        check_resumable(str(saved_model), {"latent_size": 7})
+    weights = saved_model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:300])
+    with pytest.raises(ValueError, match="damaged weights"):
+        check_resumable(str(saved_model), {})
 
 
 @pytest.mark.parametrize(
@@ -209,22 +262,65 @@ def test_the_scripts_work_as_typed(corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "arguments", "message"),
     [
-        (["--dataset", "{corpus}", "--latent_size", "0"], "`latent_size` must be at least 1"),
-        (["--dataset", "{corpus}", "--z_kl_weight", "-1"], "`z_kl_weight` must be at least 0"),
-        (["--dataset", "{corpus}", "--text_column", "body"], "`text_column` must be one of"),
-        (["--dataset", "{tmp}/none.txt"], "`dataset` must be a file or folder that exists"),
+        ("train.py", "--latent_size 0", "`latent_size` must be at least 1"),
+        ("train.py", "--z_kl_weight -1", "`z_kl_weight` must be at least 0"),
+        ("train.py", "--max_length 0", "`max_length` must be at least 2"),
+        ("train.py", "--text_column body", "`text_column` must be one of"),
+        ("train.py", "--model_type bert", "`model_type` must be a text VAE"),
+        ("train.py", "--model_type nonsense", "`model_type` must be a text VAE"),
+        ("train.py", "--dataset {tmp}/none.txt", "`dataset` must be a file or folder that exists"),
+        ("train.py", "--resume_from_checkpoint true", "`resume_from_checkpoint` must be a whole checkpoint"),
+        ("train.py", "--unknown_flag 1", "--unknown_flag"),
+        ("train_classifier.py", "--model_name_or_path {tmp}/none", "`model_name_or_path` must be the folder"),
+        ("train_classifier.py", "--model_name_or_path {model} --label_column topic", "`label_column` must be one of"),
+        ("train_classifier.py", "--model_name_or_path {model} --dataset {plain}", "`label_column` must name a column"),
+        ("train_classifier.py", "--model_name_or_path {model} --dataset {single}", "`dataset` must have at least 2"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(corpus, tmp_path, arguments, message):
-    filled = [argument.format(corpus=corpus, tmp=tmp_path) for argument in arguments]
-    result = script("train.py", *filled, "--output_dir", tmp_path / "x")
-    assert result.returncode == 2
-    assert result.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert message in result.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "x").exists()
+def test_bad_input_is_one_line_and_leaves_nothing(
+    corpus, saved_model, tmp_path, monkeypatch, capsys, name, arguments, message
+):
+    plain, single, folder = tmp_path / "plain.txt", tmp_path / "single.jsonl", tmp_path / "x"
+    plain.write_text("one sentence\nanother one\n")
+    single.write_text('{"text": "one sentence", "label": "a"}\n')
+    filled = arguments.format(tmp=tmp_path, model=saved_model, plain=plain, single=single).split()
+    command = ["--dataset", str(corpus), "--output_dir", str(folder), "--report_to", "none", *filled]
+    monkeypatch.setattr(sys, "argv", [name, *command])
+    with pytest.raises(SystemExit) as exit_:
+        run_script(runpy.run_path(str(ROOT / "scripts" / name))["main"])
+    assert exit_.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert message in line
+    assert not folder.exists()
+
+
+def test_wrong_input_costs_no_earlier_run(corpus, saved_model, tmp_path, monkeypatch, capsys):
+    before = sorted(path.name for path in saved_model.iterdir())
+    options = ["--output_dir", str(saved_model), "--overwrite_output_dir", "--report_to", "none"]
+    for name, command, message in (
+        ("train.py", ["--dataset", str(tmp_path / "none.txt")], "`dataset` must be"),
+        (
+            "train_classifier.py",
+            ["--dataset", str(corpus), "--model_name_or_path", str(saved_model)],
+            "`output_dir` must not be `model_name_or_path`",
+        ),
+    ):
+        monkeypatch.setattr(sys, "argv", [name, *command, *options])
+        with pytest.raises(SystemExit):
+            run_script(runpy.run_path(str(ROOT / "scripts" / name))["main"])
+        assert message in capsys.readouterr().err
+        assert sorted(path.name for path in saved_model.iterdir()) == before
+
+
+def test_streamed_text_trains(corpus, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    command = ["--dataset", corpus, "--output_dir", folder, *SMALL, "--streaming", "--max_steps", 3]
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, command), "--report_to", "none"])
+    runpy.run_path(str(ROOT / "scripts/train.py"))["main"]()
+    assert json.loads((folder / "all_results.json").read_text())["train_loss"] > 0
 
 
 ACCELERATE = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]  # without MPI this is one process
@@ -244,6 +340,35 @@ def test_launchers_train_and_resume(corpus, tmp_path, launch, processes):
     assert second.returncode == 0, second.stderr[-3000:]
     assert (tmp_path / "run/checkpoint-6").exists()
     assert json.loads((tmp_path / "run/all_results.json").read_text())["eval_loss"] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_resume_with_equal_losses(corpus, tmp_path):
+    launch = [sys.executable, *TORCHRUN]
+    whole, cut, classifier = tmp_path / "whole", tmp_path / "cut", tmp_path / "clf"
+    command = ["--dataset", corpus, *SMALL, "--max_steps", 6, "--save_strategy", "steps", "--save_steps", 2]
+    command += ["--use_cpu", "--report_to", "none", "--logging_steps", 1, "--word_dropout", 0.3]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def launched(name, *arguments):
+        result = script(name, *arguments, prefix=launch, env=environment)
+        assert result.returncode == 0, result.stderr[-3000:]
+
+    def logged(folder):
+        state = json.loads((folder / "checkpoint-6/trainer_state.json").read_text())
+        return [row for row in state["log_history"] if "loss" in row]
+
+    launched("train.py", *command, "--output_dir", whole, "--save_total_limit", 3)
+    assert (whole / "checkpoint-2/rng_state_1.pth").exists()
+    shutil.copytree(whole / "checkpoint-2", cut / "checkpoint-2")
+    launched("train.py", *command, "--output_dir", cut, "--resume_from_checkpoint", "true")
+    for expected, row in zip(logged(whole), logged(cut), strict=True):
+        for name in ("loss", "reconstruction_loss", "z_kl", "gamma_kl", "perplexity"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-6), (row["step"], name)
+
+    options = ["--model_name_or_path", whole, "--dataset", corpus, "--output_dir", classifier, "--use_cpu"]
+    launched("train_classifier.py", *options, "--num_train_epochs", 2, "--report_to", "none")
+    assert "validation_accuracy" in json.loads((classifier / "all_results.json").read_text())
 
 
 @pytest.mark.data
