@@ -19,7 +19,7 @@ def run(main: Callable[[], None]) -> None:
     torch.set_flush_denormal(True)  # denormals make CPU kernels many times slower
     try:
         main()
-    except (ValueError, OSError, DatasetsError, StrictDataclassError) as error:
+    except (ValueError, OSError, ImportError, DatasetsError, StrictDataclassError) as error:
         message = " ".join(str(error).split())
         print(f"error: {message or type(error).__name__}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -86,6 +86,8 @@ class TextVAEConfig(PreTrainedConfig):
         for name in ("z_kl_weight", "gamma_kl_weight", "penalty_weight", "free_bits"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), name, "at least 0 and finite", value, "use 0 to switch the term off")
+        value = self.initializer_range
+        require(0 < value < float("inf"), "initializer_range", "positive and finite", value, "0.05 is the default")
         remedy = "use 0 to switch it off"
         require(0 <= self.word_dropout < 1, "word_dropout", "in [0, 1)", self.word_dropout, remedy)
 

@@ -37,6 +37,7 @@ def load_text_dataset(
     dataset: str,
     text_column: str | None = None,
     label_column: str | None = None,
+    with_labels: bool = True,
     streaming: bool = False,
     max_train_samples: int | None = None,
     max_samples: int | None = None,
@@ -51,6 +52,7 @@ def load_text_dataset(
             folder, or a .txt, .jsonl, .json, .csv or .parquet file.
         text_column: column of the sentences; found by its name, or as the only string column, without it.
         label_column: column of the classes; found by its name without it; a data set may have none.
+        with_labels: whether to look for classes at all.
         streaming: read while training instead of loading first.
         max_train_samples: keep this many rows of the training split, drawn with `seed` (the first, when streaming).
         max_samples: the same for every other split.
@@ -78,7 +80,7 @@ def load_text_dataset(
             splits[name] = splits[name].take(limit)
         elif limit is not None and limit < len(splits[name]):
             splits[name] = splits[name].shuffle(seed=seed).select(range(limit))
-    return _normalise(splits, dataset, text_column, label_column, streaming)
+    return _normalise(splits, dataset, text_column, label_column, with_labels, streaming)
 
 
 def _read(dataset: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
@@ -126,13 +128,18 @@ def _find(columns: dict[str, Any], named: str | None, usual: tuple[str, ...], ar
 
 
 def _normalise(
-    splits: DatasetDict | IterableDatasetDict, dataset: str, text: str | None, label: str | None, streaming: bool
+    splits: DatasetDict | IterableDatasetDict,
+    dataset: str,
+    text: str | None,
+    label: str | None,
+    with_labels: bool,
+    streaming: bool,
 ) -> DatasetDict | IterableDatasetDict:
     features = splits["train"].features
     if features is None:  # streamed files tell their columns by their first row
         features = splits["train"]._resolve_features().features
     strings = [name for name, kind in features.items() if getattr(kind, "dtype", None) in ("string", "large_string")]
-    label = _find(features, label, LABEL_COLUMNS, "label_column")
+    label = _find(features, label, LABEL_COLUMNS, "label_column") if with_labels else None
     text = _find(features, text, TEXT_COLUMNS, "text_column") or (
         strings[0] if len(set(strings) - {label}) == 1 else None
     )
@@ -158,9 +165,11 @@ def _normalise(
 def _encode_labels(splits: DatasetDict, dataset: str) -> DatasetDict:
     kind = splits["train"].features["label"]
     if not isinstance(kind, ClassLabel):
+        if not str(getattr(kind, "dtype", "")).startswith(("string", "large_string", "bool", "int", "uint")):
+            raise ValueError(f"`label` of {dataset!r} must be classes, got {kind}; name another `label_column`.")
         values = sorted({value for split in splits.values() for value in split.unique("label")}, key=str)
-        if any(value is None or isinstance(value, float) for value in values):
-            raise ValueError(f"`label` of {dataset!r} must be classes, got {values[:3]}; name another `label_column`.")
+        if None in values:
+            raise ValueError(f"`label` of {dataset!r} must be in every row, got empty cells; drop such rows.")
         kind = ClassLabel(names=[str(value) for value in values])
         features = Features({"text": Value("string"), "label": kind})
         ids = {value: index for index, value in enumerate(values)}

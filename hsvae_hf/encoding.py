@@ -63,7 +63,7 @@ def load_for_inference(
         missing = [key for key in report["missing_keys"] if not (new_classifier and key.startswith("classifier."))]
         if missing:
             raise ValueError(f"it has no weights for {len(missing)} parameters such as {min(missing)!r}")
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = _load_tokenizer(source)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(
             "`model_name_or_path` must be the folder or the Hub id of a model saved by hsvae_hf, with its tokenizer, "
@@ -77,6 +77,15 @@ def load_for_inference(
             f"{len(tokenizer)} words, but the model knows {config.vocab_size}; save both together again."
         )
     return model, tokenizer
+
+
+def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # the tokenizers library raises bare exceptions for files that it cannot read
+        raise ValueError(f"its tokenizer files are damaged ({error})") from error
 
 
 def _reason(error: Exception) -> str:
@@ -262,6 +271,10 @@ def _encode_batch(model: nn.Module, ids: list[np.ndarray], pad: int, max_active_
                 "use a model of this package."
             )
         codes = keep_largest(codes.float(), max_active_dims)  # (batch, latent_size)
+        if not codes.isfinite().all():
+            raise ValueError(
+                "`model` must give finite codes, got NaN or infinity; its weights are damaged: train again."
+            )
         rows, columns = codes.nonzero(as_tuple=True)
         values, starts = codes[rows, columns], torch.searchsorted(rows, torch.arange(len(ids) + 1, device=device))
     arrays = values.cpu().numpy(), columns.int().cpu().numpy(), starts.int().cpu().numpy()

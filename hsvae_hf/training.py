@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,14 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    TrainOutput,
+    get_last_checkpoint,
+    has_length,
+    rotate_checkpoints,
+)
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hsvae_hf.data import LengthGroupedSampler
@@ -61,6 +68,20 @@ class RunArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN and infinity out of the log."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete what is in output_dir."})
 
+    def __post_init__(self) -> None:
+        """Refuse what would train nothing, or diverge at the first step, before anything is read or deleted."""
+        for name in ("learning_rate", "num_train_epochs"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"`{name}` must be positive and finite, got {value}; choose a value above 0.")
+        batches = ("per_device_train_batch_size", "per_device_eval_batch_size")
+        for name in (*batches, "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}; choose a positive number.")
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise ValueError(f"`max_steps` must be at least 1, got {self.max_steps}; -1 goes by `num_train_epochs`.")
+        super().__post_init__()
+
 
 @dataclass
 class TextVAETrainingArguments(RunArguments):
@@ -73,10 +94,61 @@ class TextVAETrainingArguments(RunArguments):
     kl_cycles: int = field(default=4, metadata={"help": "Number of cycles of cyclical annealing."})
 
 
+@contextmanager
+def _named(checkpoint: str | None, what: str) -> Iterator[None]:
+    """Turn whatever a damaged file of a checkpoint raises into one clear error."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"`resume_from_checkpoint` must be a whole checkpoint of this run, got {checkpoint!r} with a {what} that "
+            f"cannot be read ({type(error).__name__}: {error}); resume from the one before it."
+        ) from error
+
+
 class WholeCheckpointTrainer(Trainer):
     """Trainer whose checkpoints get their name once they are whole, so that a killed run can always resume."""
 
     _unfinished = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(UnfinishedCallback)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """The Trainer's own; where `overwrite_output_dir` is set, the folder is emptied once all is ready to start.
+
+        Raises:
+            ValueError: if there is nothing to train on or, in a finished run that is resumed, nothing left to do; if
+                the loss is no longer finite.
+        """
+        batches = self.get_train_dataloader()
+        if has_length(batches) and len(batches) == 0:
+            raise ValueError("`train_dataset` must fill a batch, got too few rows; lower per_device_train_batch_size.")
+        self.create_optimizer()
+        folder = Path(str(self.args.output_dir))
+        overwrite = getattr(self.args, "overwrite_output_dir", False) and not resume_from_checkpoint
+        if overwrite and self.args.process_index == 0 and folder.is_dir():
+            shutil.rmtree(folder)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's own; a loss that is not finite ends the run before a checkpoint keeps what it did."""
+        for name in ("loss", "train_loss"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise ValueError(
+                    f"`learning_rate` must be lower: the loss at step {self.state.global_step} is {logs[name]}; the "
+                    "checkpoints before it are whole."
+                )
+        super().log(logs, start_time)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _named(checkpoint, "optimizer or scheduler"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _named(checkpoint, "random state"):
+            super()._load_rng_state(checkpoint)
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
@@ -178,6 +250,20 @@ class TextVAETrainer(WholeCheckpointTrainer):
         )
 
 
+class UnfinishedCallback(TrainerCallback):
+    """Refuses to train a finished run for one more step, which is what the Trainer would do."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Compare the steps done with the steps wanted."""
+        if state.global_step >= state.max_steps > 0:
+            raise ValueError(
+                f"`resume_from_checkpoint` must be a run that is not finished, got {state.global_step} of "
+                f"{state.max_steps} steps done; raise num_train_epochs or max_steps."
+            )
+
+
 class KLAnnealingCallback(TrainerCallback):
     """Scales the KL terms of training by the step alone, so that a resumed run goes on where it was.
 
@@ -208,19 +294,27 @@ class KLAnnealingCallback(TrainerCallback):
         getattr(model, "module", model).kl_scale = self.scale(state.global_step, state.max_steps)
 
 
-def check_output_dir(arguments: RunArguments) -> str | None:
-    """Make sure that a run overwrites nothing unasked; `clear_output_dir` follows once all other input is checked.
+def check_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = ()) -> str | None:
+    """Make sure that a run overwrites nothing unasked, and none of what it reads.
+
+    Args:
+        arguments: of the run.
+        inputs: what the run reads: folders, files or Hub ids.
 
     Returns:
         The checkpoint to resume from, if that was asked for.
 
     Raises:
-        ValueError: if `output_dir` is missing or holds files and neither resuming nor overwriting was asked for; if
-            there is nothing to resume from.
+        ValueError: if `output_dir` is missing, or holds files of another run and overwriting was not asked for, or
+            holds an input; if there is nothing to resume from.
     """
     if not arguments.output_dir:
         raise ValueError("`output_dir` must be given, got nothing; name the folder of this run.")
     folder, resume = Path(arguments.output_dir), arguments.resume_from_checkpoint
+    for path in filter(None, inputs):
+        if Path(path).exists() and Path(path).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"`output_dir` must not hold what the run reads, got {str(folder)!r} with {path!r} in it.")
+    last = None
     if resume is not None and str(resume).lower() != "false":
         last = get_last_checkpoint(str(folder)) if str(resume).lower() == "true" and folder.is_dir() else str(resume)
         if last is None or not (Path(last) / TRAINER_STATE_NAME).is_file():
@@ -228,28 +322,17 @@ def check_output_dir(arguments: RunArguments) -> str | None:
                 f"`resume_from_checkpoint` must be a whole checkpoint, got none in {str(last or folder)!r}; start the "
                 "run anew, with --overwrite_output_dir where its folder holds files."
             )
-        if arguments.process_index == 0:
-            for leftover in folder.glob(f"{UNFINISHED}*"):  # of a run that was killed while saving
-                shutil.rmtree(leftover)
+    if arguments.process_index > 0 or not folder.is_dir():
         return last
-    if (
-        folder.is_dir()
-        and any(folder.iterdir())
-        and arguments.process_index == 0
-        and not arguments.overwrite_output_dir
-    ):
+    if last is not None and Path(last).resolve().parent == folder.resolve():
+        for leftover in folder.glob(f"{UNFINISHED}*"):  # of a run that was killed while saving
+            shutil.rmtree(leftover)
+    elif any(folder.iterdir()) and (last is not None or not arguments.overwrite_output_dir):
         raise ValueError(
             f"`output_dir` must be empty or new, got {str(folder)!r}; add --resume_from_checkpoint true to go on, "
             "or --overwrite_output_dir to delete it."
         )
-    return None
-
-
-def clear_output_dir(arguments: RunArguments, checkpoint: str | None) -> None:
-    """Delete the old run where that was asked for and none is resumed."""
-    folder = Path(arguments.output_dir)
-    if arguments.overwrite_output_dir and checkpoint is None and arguments.process_index == 0 and folder.is_dir():
-        shutil.rmtree(folder)
+    return last
 
 
 def check_resumable(checkpoint: str, options: dict[str, Any]) -> None:
@@ -260,8 +343,16 @@ def check_resumable(checkpoint: str, options: dict[str, Any]) -> None:
         options: what its configuration must hold.
 
     Raises:
-        ValueError: if the configuration holds another value, or the weights are damaged.
+        ValueError: if the configuration holds another value or a file is damaged.
     """
+    for path in Path(checkpoint).glob("*.json"):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(
+                f"`resume_from_checkpoint` must be a whole checkpoint, got a damaged {str(path)!r} ({error}); resume "
+                "from the one before it."
+            ) from error
     config = AutoConfig.from_pretrained(checkpoint)
     for name, value in options.items():
         saved = getattr(config, name, None)

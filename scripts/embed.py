@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,13 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_csv(path: Path, column: str) -> Iterator[dict[str, Any]]:
-    """Rows of a .csv file with a header."""
+    """Rows of a .csv file with a header; in a file of one column, a blank line is an empty sentence."""
     csv.field_size_limit(2**31 - 1)  # the default refuses texts above 128 KiB
-    yield from csv.DictReader(read_lines(path), restkey="(surplus)", strict=True)
+    rows = csv.reader(read_lines(path), strict=True)
+    header = next(rows, [])
+    for cells in rows:
+        if cells or len(header) == 1:
+            yield dict(zip_longest(header, cells or [""], fillvalue=None))
 
 
 def read_jsonl(path: Path, column: str) -> Iterator[dict[str, Any]]:

@@ -28,7 +28,6 @@ from hsvae_hf.training import (
     TextVAETrainingArguments,
     check_output_dir,
     check_resumable,
-    clear_output_dir,
     save_run,
 )
 
@@ -84,7 +83,7 @@ def main() -> None:
     config_class = chosen_config_class()
     parser = HfArgumentParser((DataArguments, config_arguments(config_class), TextVAETrainingArguments))
     data, flags, arguments = parser.parse_args_into_dataclasses()
-    checkpoint = check_output_dir(arguments)
+    checkpoint = check_output_dir(arguments, (data.dataset, data.tokenizer_name_or_path))
     set_seed(arguments.seed)
     short = {hub_id: name for name, hub_id in HUB_IDS.items()}.get(data.dataset, Path(data.dataset).name)
     max_length = MAX_LENGTHS.get(short, 60) if data.max_length is None else data.max_length
@@ -95,6 +94,7 @@ def main() -> None:
         dataset = load_text_dataset(
             data.dataset,
             text_column=data.text_column,
+            with_labels=False,
             streaming=data.streaming,
             max_train_samples=data.max_train_samples,
             max_samples=data.max_samples,
@@ -119,7 +119,6 @@ def main() -> None:
         check_resumable(checkpoint, {"model_type": data.model_type, **vars(flags)})
     if "validation" not in splits:
         arguments.eval_strategy = "no"
-    clear_output_dir(arguments, checkpoint)
     trainer = TextVAETrainer(
         model=AutoModelForPreTraining.from_config(config, dtype=torch.float32),
         args=arguments,

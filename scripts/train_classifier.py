@@ -1,7 +1,6 @@
 """Train a classifier on the samples of a trained text VAE: K-sample Monte-Carlo marginalisation (paper, 4.2)."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from transformers import AutoModelForSequenceClassification, EvalPrediction, HfArgumentParser, set_seed
@@ -14,7 +13,6 @@ from hsvae_hf.training import (
     WholeCheckpointTrainer,
     check_output_dir,
     check_resumable,
-    clear_output_dir,
     save_run,
 )
 
@@ -52,9 +50,7 @@ def main() -> None:
     """Parse, train, evaluate on validation and test, save."""
     parser = HfArgumentParser((ClassifierArguments, ClassifierTrainingArguments))
     options, arguments = parser.parse_args_into_dataclasses()
-    checkpoint = check_output_dir(arguments)
-    if Path(arguments.output_dir).resolve() == Path(options.model_name_or_path).resolve():
-        raise ValueError(f"`output_dir` must not be `model_name_or_path`, got {arguments.output_dir!r}; name another.")
+    checkpoint = check_output_dir(arguments, (options.dataset, options.model_name_or_path))
     set_seed(arguments.seed)
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
     columns = {"text_column": options.text_column, "label_column": options.label_column}
@@ -65,6 +61,10 @@ def main() -> None:
     if "label" not in dataset["train"].column_names:
         raise ValueError(f"`label_column` must name a column of classes, got none in {options.dataset!r}; name one.")
     names = dataset["train"].features["label"].names
+    if len(names) < 2:
+        raise ValueError(
+            f"`label_column` must hold at least 2 classes, got {names} in {options.dataset!r}; name another."
+        )
     model, tokenizer = load_for_inference(
         options.model_name_or_path,
         AutoModelForSequenceClassification,
@@ -80,7 +80,6 @@ def main() -> None:
     splits = {name: dataset[name] for name in ("train", "validation", "test") if name in dataset}
     with arguments.main_process_first():
         splits = {name: tokenize_dataset(split, tokenizer) for name, split in splits.items()}
-    clear_output_dir(arguments, checkpoint)
     trainer = WholeCheckpointTrainer(
         model=model.float(),
         args=arguments,

@@ -220,3 +220,11 @@ def test_memory_does_not_grow_with_the_file(checkpoint, tmp_path, output):
     assert finished.returncode == 0, finished.stderr
     growth = int(finished.stdout.split("growth")[1])
     assert growth < 20, f"{growth} MiB more for ten times the lines"  # the codes alone would take more
+
+
+def test_a_blank_line_of_a_one_column_csv_is_an_empty_sentence(script, tmp_path):
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    one.write_text("text\nfoo\n\nbar\n")
+    two.write_text("text,id\nfoo,1\n\nbar,2\n")
+    assert list(script.read_sentences(one, "text")) == ["foo", "", "bar"]
+    assert list(script.read_sentences(two, "text")) == ["foo", "bar"]

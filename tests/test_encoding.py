@@ -275,3 +275,11 @@ def test_real_questions(tokenizer):
     model = tiny(HSVAEModel, tokenizer)
     codes = encode(model, tokenizer, texts, batch_size=64)
     np.testing.assert_allclose(codes.toarray(), dense(model, tokenizer, texts), atol=1e-5)
+
+
+def test_codes_that_are_not_finite_are_refused(small_config, tokenizer):
+    model = HSVAEModel(small_config)
+    torch.nn.init.constant_(model.latent_head.slab.bias, float("nan"))
+    torch.nn.init.constant_(model.latent_head.gate.bias[:6], -5.0)
+    with pytest.raises(ValueError, match="`model` must give finite codes"):
+        encode(model, tokenizer, ["the cat"])

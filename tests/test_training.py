@@ -26,7 +26,6 @@ from hsvae_hf.training import (
     TextVAETrainingArguments,
     check_output_dir,
     check_resumable,
-    clear_output_dir,
     save_run,
     staged_folder,
 )
@@ -92,8 +91,8 @@ def test_an_evaluation_logs_its_own_terms_under_its_own_prefix(make_trainer):
 def test_a_loss_that_is_not_finite_is_seen(make_trainer):
     trainer = make_trainer(max_steps=1, save_strategy="no", eval_strategy="no")
     torch.nn.init.constant_(trainer.model.decoder.lm_head.bias, math.nan)
-    trainer.train()
-    assert math.isnan(losses(trainer)[1])
+    with pytest.raises(ValueError, match="`learning_rate` must be lower: the loss at step 1 is nan"):
+        trainer.train()
 
 
 def test_resumed_run_gives_the_losses_of_an_uninterrupted_one(make_trainer):
@@ -188,9 +187,54 @@ def test_no_run_is_overwritten_unasked(tmp_path):
         check_output_dir(TextVAETrainingArguments(**options, resume_from_checkpoint="true"))
     overwriting = TextVAETrainingArguments(**options, overwrite_output_dir=True)
     assert check_output_dir(overwriting) is None
+    with pytest.raises(ValueError, match="`output_dir` must not hold what the run reads"):
+        check_output_dir(overwriting, (None, "hub/id", str(tmp_path / "old")))
     assert (tmp_path / "old").exists()
-    clear_output_dir(overwriting, None)
-    assert not (tmp_path / "old").exists()
+
+
+def test_an_old_run_is_deleted_once_the_new_one_can_start(make_trainer, tmp_path):
+    old = tmp_path / "run/old"
+    old.parent.mkdir()
+    old.write_text("old run")
+    options = {"max_steps": 1, "overwrite_output_dir": True, "eval_strategy": "no"}
+    with pytest.raises(ValueError, match="`train_dataset` must fill a batch"):
+        make_trainer(per_device_train_batch_size=500, dataloader_drop_last=True, **options).train()
+    assert old.exists()
+    make_trainer(**options).train()
+    assert not old.exists()
+
+
+def test_a_checkpoint_of_another_run_does_not_mix_in(make_trainer, tmp_path):
+    make_trainer("one", max_steps=2, save_strategy="steps", save_steps=2).train()
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/old").write_text("old run")
+    options = {"resume_from_checkpoint": str(tmp_path / "one/checkpoint-2"), "report_to": "none"}
+    with pytest.raises(ValueError, match="`output_dir` must be empty or new"):
+        check_output_dir(TextVAETrainingArguments(output_dir=str(tmp_path / "two"), **options))
+    new = TextVAETrainingArguments(output_dir=str(tmp_path / "three"), **options)
+    assert check_output_dir(new) == options["resume_from_checkpoint"]
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth"])
+def test_resuming_what_is_finished_or_damaged_is_refused(make_trainer, name):
+    options = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no"}
+    trainer = make_trainer(max_steps=2, **options)
+    trainer.train()
+    checkpoint = Path(trainer.args.output_dir) / "checkpoint-2"
+    with pytest.raises(ValueError, match="got 2 of 2 steps done"):
+        make_trainer(max_steps=2, **options).train(resume_from_checkpoint=str(checkpoint))
+    (checkpoint / name).write_bytes((checkpoint / name).read_bytes()[:100])
+    with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a whole checkpoint"):
+        make_trainer(max_steps=4, **options).train(resume_from_checkpoint=str(checkpoint))
+    (checkpoint / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"got a damaged .*config\.json"):
+        check_resumable(str(checkpoint), {})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "num_train_epochs", "max_steps", "gradient_accumulation_steps"])
+def test_settings_that_train_nothing_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        TextVAETrainingArguments(output_dir=str(tmp_path), report_to="none", **{name: 0})
 
 
 def script(name, *arguments, prefix=(), **options):
@@ -305,7 +349,7 @@ def test_wrong_input_costs_no_earlier_run(corpus, saved_model, tmp_path, monkeyp
         (
             "train_classifier.py",
             ["--dataset", str(corpus), "--model_name_or_path", str(saved_model)],
-            "`output_dir` must not be `model_name_or_path`",
+            "`output_dir` must not hold what the run reads",
         ),
     ):
         monkeypatch.setattr(sys, "argv", [name, *command, *options])
