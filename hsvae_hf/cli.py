@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 # A script's folder is no place to import from: there, evaluate.py would hide the package of that name.
 _FOLDER = Path(sys.argv[0]).resolve().parent
@@ -19,7 +20,7 @@ def run(main: Callable[[], None]) -> None:
     torch.set_flush_denormal(True)  # denormals make CPU kernels many times slower
     try:
         main()
-    except (ValueError, OSError, ImportError, DatasetsError, StrictDataclassError) as error:
-        message = " ".join(str(error).split())
+    except (ValueError, OSError, ImportError, DatasetsError, StrictDataclassError, SafetensorError) as error:
+        message = " ".join(str(error).rpartition("ValueError: ")[2].split())  # a configuration's error wraps its cause
         print(f"error: {message or type(error).__name__}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -1,9 +1,9 @@
 """What every text VAE of this package shares: encoder, decoder, vocabulary, latent size."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 
 def require(valid: bool, argument: str, rule: str, value: Any, remedy: str) -> None:
@@ -23,11 +23,14 @@ class TextVAEConfig(PreTrainedConfig):
     Args:
         vocab_size: number of word types, special tokens included.
         embedding_size: width of the word embeddings, shared by encoder and decoder.
-        hidden_size: width of the encoder's features and of the decoder's GRU state.
+        hidden_size: width of the GRU state, of encoder and decoder.
         latent_size: number of latent dimensions.
-        encoder_type: the text encoder; `"gru"` reads the last hidden state after the end-of-sentence token.
+        encoder_type: `"gru"` reads the last hidden state after the end-of-sentence token; `"transformer"` averages the
+            last layer of a text encoder of transformers over the tokens (see `from_encoder_pretrained`).
+        encoder_config: configuration of the transformer, or its fields as a dict with `model_type`; None for a GRU.
+        freeze_text_encoder: keep the transformer as it is, dropout off, in training too.
         decoder_type: the decoder; `"gru"` gets `[embedding(x_{t-1}); z]` at every step.
-        tie_word_embeddings: share the word embeddings between encoder and decoder.
+        tie_word_embeddings: share the word embeddings between encoder and decoder (GRU encoders only).
         z_kl_weight: psi, the weight of KL_z in the objective (>= 0).
         gamma_kl_weight: lambda, the weight of the gate's KL in the objective (>= 0).
         penalty_weight: weight of the latent head's penalty, if it has one (>= 0).
@@ -46,13 +49,16 @@ class TextVAEConfig(PreTrainedConfig):
     """
 
     model_type = "text-vae"
+    sub_configs = {"encoder_config": AutoConfig}
     keys_to_ignore_at_inference = ["reconstruction_loss", "z_kl", "gamma_kl", "penalty", "num_tokens"]
 
     vocab_size: int = 20_000
     embedding_size: int = 256
     hidden_size: int = 512
     latent_size: int = 768
-    encoder_type: Literal["gru"] = "gru"
+    encoder_type: Literal["gru", "transformer"] = "gru"
+    encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    freeze_text_encoder: bool = False
     decoder_type: Literal["gru"] = "gru"
     tie_word_embeddings: bool = True
     z_kl_weight: float | int = 0.01
@@ -71,6 +77,38 @@ class TextVAEConfig(PreTrainedConfig):
     eos_token_id: int = 1
     unk_token_id: int = 2
     decoder_start_token_id: int = 1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Turn a dict of the encoder's fields, as read from config.json, into its configuration."""
+        if isinstance(self.encoder_config, dict):
+            kind = str(self.encoder_config.get("model_type"))
+            remedy = "give the configuration of a text encoder of transformers"
+            require(kind in CONFIG_MAPPING, "encoder_config", "a dict with a known `model_type`", kind, remedy)
+            self.encoder_config = CONFIG_MAPPING[kind](**self.encoder_config)
+        super().__post_init__(**kwargs)
+
+    @property
+    def feature_size(self) -> int:
+        """Width of the encoder's features."""
+        return cast(int, getattr(self.encoder_config, "hidden_size", self.hidden_size))
+
+    @property
+    def word_embedding_size(self) -> int:
+        """Width of the encoder's word embeddings."""
+        if self.encoder_config is None:
+            return self.embedding_size
+        return cast(int, getattr(self.encoder_config, "embedding_size", self.feature_size))
+
+    def validate_encoder(self) -> None:
+        """A transformer has a configuration and word embeddings of its own; a GRU has neither."""
+        transformer = self.encoder_type == "transformer"
+        found = type(self.encoder_config).__name__
+        rule, remedy = "given if and only if `encoder_type` is 'transformer'", "use `from_encoder_pretrained`"
+        require(transformer == (self.encoder_config is not None), "encoder_config", rule, found, remedy)
+        rule, remedy = "False with a transformer", "its word embeddings are not those of the decoder"
+        require(not (transformer and self.tie_word_embeddings), "tie_word_embeddings", rule, True, remedy)
+        rule, remedy = "False with a GRU", "it has nothing pretrained to keep"
+        require(transformer or not self.freeze_text_encoder, "freeze_text_encoder", rule, True, remedy)
 
     def validate_sizes(self) -> None:
         """Sizes are positive, counts are not negative."""

@@ -96,7 +96,8 @@ def _read(dataset: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
         raise ValueError(f"`dataset` must be a file or folder that exists, got {dataset!r}; check the path.")
     try:
         if path.is_file():
-            return load_dataset(BUILDERS[path.suffix], data_files=str(path), streaming=streaming)
+            options = {"keep_default_na": False} if path.suffix == ".csv" else {}  # "NA" is a word
+            return load_dataset(BUILDERS[path.suffix], data_files=str(path), streaming=streaming, **options)
         return load_dataset(str(path) if path.is_dir() else HUB_IDS.get(dataset, dataset), streaming=streaming)
     except (DatasetsError, OSError, ValueError) as error:
         raise ValueError(
@@ -167,8 +168,9 @@ def _encode_labels(splits: DatasetDict, dataset: str) -> DatasetDict:
     if not isinstance(kind, ClassLabel):
         if not str(getattr(kind, "dtype", "")).startswith(("string", "large_string", "bool", "int", "uint")):
             raise ValueError(f"`label` of {dataset!r} must be classes, got {kind}; name another `label_column`.")
-        values = sorted({value for split in splits.values() for value in split.unique("label")}, key=str)
-        if None in values:
+        found = {value for split in splits.values() for value in split.unique("label")}
+        values = sorted(found - {None})
+        if None in found:
             raise ValueError(f"`label` of {dataset!r} must be in every row, got empty cells; drop such rows.")
         kind = ClassLabel(names=[str(value) for value in values])
         features = Features({"text": Value("string"), "label": kind})

@@ -1,22 +1,29 @@
-"""Beta, binary Concrete, spike-and-slab and their divergences: pure functions, everything in log space.
+"""Distributions over codes and their divergences: pure functions, everything in log space.
 
-Shapes: every argument broadcasts to `(batch, latent_size)`, and so does every result; nothing is summed here.
-`log_gamma` is the log of the spike probability gamma, `log_slab` the log of `1 - gamma`.
+Shapes: where nothing else is said, every argument broadcasts to `(batch, latent_size)`, and so does every result;
+nothing is summed. `log_gamma` is the log of the spike probability gamma, `log_slab` the log of `1 - gamma`.
 """
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributions import Dirichlet
 from torch.nn import functional as F
 
 _TINY = torch.finfo(torch.float32).tiny  # smallest normal number: its log is finite, about -87
 
 
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """`hard` in the forward pass, the gradient of `soft` in the backward pass."""
+    return hard + (soft - soft.detach())
+
+
 def clamp_with_gradient(value: Tensor, low: float, high: float) -> Tensor:
     """Clamp `value` to `[low, high]` in the forward pass and leave its gradient as it is in the backward pass."""
-    return value + (value.clamp(low, high) - value).detach()
+    return straight_through(value.detach().clamp(low, high), value)
 
 
 def sample_beta(alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,8 +47,7 @@ def sample_binary_concrete(logits: Tensor, temperature: float) -> Tensor:
     """
     uniform = torch.rand_like(logits).clamp(1e-7, 1 - 1e-7)
     soft = torch.sigmoid((logits + torch.logit(uniform)) / temperature)
-    hard = (soft > 0.5).to(soft.dtype)
-    return hard + (soft - soft.detach())
+    return straight_through((soft > 0.5).to(soft.dtype), soft)
 
 
 def normal_log_prob(value: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
@@ -106,3 +112,149 @@ def logit_of_mean(alpha: Tensor, beta: Tensor) -> Tensor:
 def softplus(value: Tensor) -> Tensor:
     """`log(1 + exp(value))`, kept above the smallest normal number so that its log is finite."""
     return F.softplus(value).clamp_min(_TINY)
+
+
+def log1mexp(log_probability: Tensor) -> Tensor:
+    """`log(1 - p)` of `log p < 0`, without cancellation near either end."""
+    large = log_probability > -math.log(2)  # p > 1/2
+    near, far = torch.where(large, log_probability, -1.0), torch.where(large, -1.0, log_probability)
+    return torch.where(large, torch.log(-torch.expm1(near)), torch.log1p(-far.exp()))
+
+
+def bernoulli_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """`KL(Bernoulli(p) || Bernoulli(q))` of log probabilities, both below 0."""
+    return log_p.exp() * (log_p - log_q) + (-torch.expm1(log_p)) * (log1mexp(log_p) - log1mexp(log_q))
+
+
+def normal_kl_to(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) -> Tensor:
+    """`KL(N(mean, std^2) || N(prior_mean, prior_std^2))`."""
+    return normal_kl((mean - prior_mean) / prior_std, std / prior_std)
+
+
+def sparsemax(scores: Tensor) -> Tensor:
+    """Euclidean projection of each row on the probability simplex (Martins & Astudillo 2016, algorithm 1).
+
+    Args:
+        scores: `(..., size)`.
+
+    Returns:
+        `(..., size)`: not negative, sums to 1, exact zeros.
+    """
+    ordered = scores.sort(dim=-1, descending=True).values
+    sums = ordered.cumsum(-1) - 1
+    rank = torch.arange(1, scores.shape[-1] + 1, device=scores.device, dtype=scores.dtype)
+    support = (rank * ordered > sums).sum(-1, keepdim=True)  # at least 1
+    threshold = sums.gather(-1, support - 1) / support.to(scores.dtype)
+    return (scores - threshold).clamp_min(0)
+
+
+def gumbel_like(value: Tensor) -> Tensor:
+    """Standard Gumbel noise in the shape of `value`."""
+    return -torch.empty_like(value).exponential_().clamp_min(_TINY).log()
+
+
+def select_dimensions(
+    count_scores: Tensor, selection_scores: Tensor, count_temperature: float, temperature: float, hard: bool = True
+) -> Tensor:
+    """The mask of SDLGM: how many dimensions, then which, by two Gumbel-Softmax steps on scores with noise added.
+
+    With l the relaxed one-hot count, `c_k = sum_{j >= k} l_j` and `p^k = softmax(r^k / temperature)`,
+    `r^{k+1} = r^k + log(1 - p^k)`, the mask is `sum_k c_k p^k`.
+
+    Args:
+        count_scores: logits of the counts 1 to L_0, perturbed by Gumbel noise, `(batch, L_0)`.
+        selection_scores: logits of the dimensions, perturbed likewise, `(batch, latent_size)`.
+        count_temperature: of the count's relaxation.
+        temperature: of the selection's.
+        hard: straight-through: exactly `argmax(count_scores) + 1` ones and zeros elsewhere in the forward pass.
+
+    Returns:
+        `(batch, latent_size)`.
+    """
+    cap = count_scores.shape[-1]
+    soft_count = (count_scores / count_temperature).softmax(-1)
+    keep = soft_count.flip(-1).cumsum(-1).flip(-1)  # (batch, L_0): c_k
+    if hard:
+        steps = torch.arange(cap, device=count_scores.device)
+        keep = straight_through((steps <= count_scores.argmax(-1, keepdim=True)).to(keep.dtype), keep)
+        chosen = selection_scores.topk(cap, dim=-1).indices  # the k-th is what argmax gives among those not chosen
+    mask, scores = torch.zeros_like(selection_scores), selection_scores
+    for step in range(cap):
+        log_share = (scores / temperature).log_softmax(-1)
+        share = log_share.exp()
+        if hard:
+            one = torch.zeros_like(share).scatter(-1, chosen[:, step : step + 1], 1.0)
+            mask = mask + keep[:, step : step + 1] * straight_through(one, share)
+        else:
+            mask = mask + keep[:, step : step + 1] * share
+        scores = scores + torch.log1p(-share.clamp_max(1 - 1e-6))
+    return mask
+
+
+_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # Mathieu et al. 2019
+
+
+def _kernel(difference: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of `k(d) = sum_s 2s / (2s + d^2)` over all elements, and `k'(d)` of each."""
+    square, total, slope = difference**2, difference.new_zeros(()), torch.zeros_like(difference)
+    share = torch.empty_like(square)
+    for scale in _SCALES:
+        torch.add(square, 2 * scale, out=share).reciprocal_()
+        total = total + 2 * scale * share.sum()
+        slope.addcmul_(share, share, value=-4 * scale)
+    return total, slope.mul_(difference)
+
+
+class _MMD(torch.autograd.Function):
+    """The gradient is made in the forward pass: nothing larger than z is kept, and the batch is passed over once."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:
+        rows = len(z)
+        twice, value, gradient = torch.cat([z, z]), z.new_zeros(()), torch.zeros_like(z)
+        for offset in range(1, rows // 2 + 1):  # every pair once, or twice where the offset is half the batch
+            weight = (1 if 2 * offset == rows else 2) / (rows * (rows - 1))
+            kernel, slope = _kernel(z - twice[offset : offset + rows])
+            value = value + weight * kernel
+            gradient.add_(slope - slope.roll(offset, 0), alpha=weight)
+        for node, share in zip(nodes.tolist(), weights.tolist(), strict=True):
+            kernel, slope = _kernel(z - node)
+            value = value - 2 * share / rows * kernel
+            gradient.sub_(slope, alpha=2 * share / rows)
+        between = sum(2 * scale / (2 * scale + (nodes - nodes.unsqueeze(1)) ** 2) for scale in _SCALES)
+        ctx.save_for_backward(gradient)
+        return value + z.shape[1] * (weights @ between @ weights).to(z.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None, None
+
+
+def inverse_multiquadric_mmd(z: Tensor, nodes: Tensor, weights: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy of a batch to a prior, dimension by dimension (Mathieu et al. 2019).
+
+    `sum_d [ 1/(B(B-1)) sum_{i != j} k(z_id, z_jd) - 2/B sum_i E_p k(z_id, p) + E_{p,p'} k(p, p') ]`, with
+    `k(u, v) = sum_s 2s / (2s + (u - v)^2)`, s in .1, .2, .5, 1, 2, 5. The released code draws as many p as there are z;
+    here their expectation is taken by quadrature: the same mean, without that noise, at half the cost.
+
+    Args:
+        z: one draw per sentence, `(batch, latent_size)`, batch at least 2.
+        nodes: of a quadrature of the prior of one dimension, `(points,)`, fp64.
+        weights: of the same, `(points,)`, sum 1, fp64.
+
+    Returns:
+        Scalar; unbiased, so it may be below 0.
+    """
+    return cast(Tensor, _MMD.apply(z, nodes, weights))
+
+
+def normal_quadrature(std: float, step: float = 0.2, reach: float = 6.0) -> tuple[Tensor, Tensor]:
+    """Nodes and weights, fp64, of a trapezoid rule for `N(0, std^2)`: `step` and `reach` in standard deviations.
+
+    The error for a kernel with poles at distance a is about `exp(-2 pi a / (step std))`: 1e-6 at a = .45, std = 1.
+    """
+    points = torch.arange(-round(reach / step), round(reach / step) + 1, dtype=torch.float64) * step
+    weights = torch.exp(-0.5 * points**2)
+    return points * std, weights / weights.sum()

@@ -61,9 +61,11 @@ def load_for_inference(
             source, config=config, trust_remote_code=False, output_loading_info=True
         )
         missing = [key for key in report["missing_keys"] if not (new_classifier and key.startswith("classifier."))]
+        if not all(parameter.isfinite().all() for parameter in model.parameters()):
+            raise ValueError("its weights hold NaN or infinity: the training that made them diverged")
         if missing:
             raise ValueError(f"it has no weights for {len(missing)} parameters such as {min(missing)!r}")
-        tokenizer = _load_tokenizer(source)
+        tokenizer = load_tokenizer(source)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(
             "`model_name_or_path` must be the folder or the Hub id of a model saved by hsvae_hf, with its tokenizer, "
@@ -79,13 +81,20 @@ def load_for_inference(
     return model, tokenizer
 
 
-def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or a Hub id.
+
+    Raises:
+        ValueError: if there is none, or its files are damaged.
+    """
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError):
-        raise
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare exceptions for files that it cannot read
-        raise ValueError(f"its tokenizer files are damaged ({error})") from error
+        damaged = not isinstance(error, OSError | ValueError)
+        reason = f"its tokenizer files are damaged ({error})" if damaged else _reason(error)
+        raise ValueError(
+            f"`tokenizer` must be that of a folder or a Hub id, got {name_or_path!r}: {reason}."
+        ) from error
 
 
 def _reason(error: Exception) -> str:

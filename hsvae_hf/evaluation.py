@@ -64,7 +64,7 @@ def representations(
         mean = "slab_mean" if "slab_mean" in report else "posterior_mean"
         part = {"code": posterior.sparse_embedding, mean: report[mean]}
         if "spike_probability" in report:
-            part["gate"] = report["spike_probability"] < model.config.active_threshold
+            part["gate"] = report["spike_probability"] < getattr(model.config, "active_threshold", 0.5)
         part["samples"] = torch.stack([base.sample(posterior)["z"] for _ in range(num_samples)], dim=1)
         parts.append({name: value.float().cpu().numpy() for name, value in part.items()})
         order.append(rows)
@@ -91,6 +91,11 @@ def probe_accuracy(
     probe.fit(flat[0], np.repeat(labels, samples))
     probabilities = probe.predict_proba(flat[1]).reshape(len(truth), samples, -1).mean(1)
     return float((probe.classes_[probabilities.argmax(1)] == truth).mean())
+
+
+def average_hoyer(codes: np.ndarray) -> float:
+    """Average Hoyer of `codes` `(rows, latent_size)`, normalised; see the metric of that name."""
+    return float(evaluate.load(metric_path("average_hoyer")).compute(predictions=codes)["average_hoyer"])
 
 
 def tfidf_accuracy(train: Dataset, test: Dataset) -> float:
@@ -202,13 +207,17 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"{name:<{width}}  {value:.4g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
 
 
-def check_output(path: str | Path, overwrite: bool) -> Path:
+def check_output(path: str | Path, overwrite: bool, suffix: str) -> Path:
     """The path of a result file that may be written.
 
     Raises:
-        ValueError: if the file exists and `overwrite` is not set.
+        ValueError: if it has another suffix, or exists and `overwrite` is not set.
     """
     target = Path(path)
+    if target.suffix != suffix:
+        raise ValueError(f"`output` must end in {suffix}, got {str(target)!r}; rename it.")
+    if target.name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        raise ValueError(f"`output` must not be a file of a model, got {str(target)!r}; rename it.")
     if target.exists() and not overwrite:
         raise ValueError(f"`output` must be a new file, got {str(target)!r}; add --overwrite to replace it.")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """HSVAE (Prokhorov et al. 2021): a Beta-distributed gate per latent dimension decides spike (off) or slab (on)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Beta
 
 from .configuration_hsvae import HSVAEConfig
@@ -17,6 +17,8 @@ from .distributions import (
     spike_slab_log_ratio,
 )
 from .modeling_text_vae import (
+    Encode,
+    Float32Linear,
     LatentHead,
     TextVAEForPreTraining,
     TextVAEForSequenceClassification,
@@ -47,21 +49,21 @@ class HSVAEHead(LatentHead):
     def __init__(self, config: HSVAEConfig) -> None:
         super().__init__()
         self.config = config
-        slab_inputs = config.hidden_size + (config.latent_size if config.condition_slab_on_gate else 0)
-        self.gate = nn.Linear(config.hidden_size, 2 * config.latent_size)
-        self.slab = nn.Linear(slab_inputs, 2 * config.latent_size)
+        slab_inputs = config.feature_size + (config.latent_size if config.condition_slab_on_gate else 0)
+        self.gate = Float32Linear(config.feature_size, 2 * config.latent_size)
+        self.slab = Float32Linear(slab_inputs, 2 * config.latent_size)
 
     def forward(self, features: Tensor) -> HSVAEModelOutput:
         """Posterior parameters; a slab that reads gamma is taken at `E[gamma|x]`.
 
         Args:
-            features: `(batch, hidden_size)`.
+            features: `(batch, feature_size)`.
 
         Returns:
             The code `E[gamma|x] < active_threshold ? (1 - E[gamma|x]) mu : 0` and the parameters behind it.
         """
         low, high = self.config.gate_concentration_min, self.config.gate_concentration_max
-        alpha, beta = clamp_with_gradient(softplus(_linear(self.gate, features)), low, high).chunk(2, dim=-1)
+        alpha, beta = clamp_with_gradient(softplus(self.gate(features)), low, high).chunk(2, dim=-1)
         gate_mean = alpha / (alpha + beta)
         slab_mean, slab_std = self._slab(features, gate_mean)
         active = gate_mean < self.config.active_threshold
@@ -92,7 +94,7 @@ class HSVAEHead(LatentHead):
         z = spike * self.config.spike_std * torch.randn_like(mean) + (1 - spike) * (mean + std * torch.randn_like(mean))
         return sample | {"z": z, "slab_mean": mean, "slab_std": std}
 
-    def costs(self, posterior: HSVAEModelOutput, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+    def costs(self, posterior: HSVAEModelOutput, sample: dict[str, Tensor], encode: Encode) -> dict[str, Tensor]:
         """KL_z by the configured estimator and KL_gamma in closed form, `(batch, latent_size)` each."""
         estimator, spike_std = self.config.kl_estimator, self.config.spike_std
         mean, std = sample["slab_mean"], sample["slab_std"]
@@ -117,7 +119,7 @@ class HSVAEHead(LatentHead):
             "spike_probability": gate_mean,
         }
 
-    def sample_prior(self, num_samples: int) -> Tensor:
+    def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
         """Draw gamma from its prior, the indicator from gamma, z from spike or slab."""
         shape, device = (num_samples, self.config.latent_size), self.gate.weight.device
         gamma = Beta(float(self.config.prior_alpha), float(self.config.prior_beta)).sample(shape).to(device)
@@ -126,12 +128,8 @@ class HSVAEHead(LatentHead):
 
     def _slab(self, features: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
         inputs = torch.cat([features, gamma], dim=-1) if self.config.condition_slab_on_gate else features
-        mean, raw = _linear(self.slab, inputs).chunk(2, dim=-1)
+        mean, raw = self.slab(inputs).chunk(2, dim=-1)
         return mean, softplus(raw) + self.config.slab_std_min
-
-
-def _linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
-    return layer(inputs.to(layer.weight.dtype)).float()  # after `model.half()` the head's weights are not fp32
 
 
 class HSVAEModel(TextVAEModel):

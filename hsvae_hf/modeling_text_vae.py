@@ -4,85 +4,28 @@ Nothing here knows a particular latent. A `LatentHead` answers four questions: w
 features (`forward`); draw z (`sample`); what does the draw cost (`costs`); what is worth reporting (`diagnostics`).
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import Cache, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    Cache,
+    GenerationMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_text_vae import TextVAEConfig
+from .modeling_encoders import GRUEncoder, TransformerEncoder, check_ids, real_tokens_first
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
-
-
-def _check_ids(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> None:
-    """Raise a clear error for a row without tokens or an id outside the vocabulary (one device sync)."""
-    if ids.shape[0] == 0 or ids.shape[1] == 0:
-        raise ValueError(f"`{name}` must hold at least one token, got shape {tuple(ids.shape)}; drop empty batches.")
-    real = ids.masked_fill(~mask, 0)
-    shortest, smallest, largest = torch.stack([mask.sum(dim=1).min(), real.min(), real.max()]).tolist()
-    if shortest == 0:
-        raise ValueError(
-            f"`{name}` must have a token in every row, got a row of padding alone; the tokenizer ends every sentence, "
-            "even an empty one, with its end-of-sentence token."
-        )
-    if smallest < 0 or largest >= vocab_size:
-        raise ValueError(
-            f"`{name}` must hold ids from 0 to {vocab_size - 1}, got {smallest if smallest < 0 else largest}; "
-            "use the tokenizer that was saved with this model."
-        )
-
-
-def _real_tokens_first(mask: Tensor) -> Tensor:
-    """Indices `(batch, steps)` that move every row's real tokens to its front, wherever the padding is."""
-    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-
-
-class GRUEncoder(nn.Module):
-    """Word embeddings and a GRU; the features are its state after the last real token (end of sentence)."""
-
-    def __init__(self, config: TextVAEConfig) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.gru = nn.GRU(config.embedding_size, config.hidden_size, batch_first=True)
-
-    def forward(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None
-    ) -> Tensor:
-        """Encode a padded batch; padding, on whichever side it is, does not change the result.
-
-        Args:
-            input_ids: `(batch, steps)`.
-            attention_mask: `(batch, steps)`, 1 for real tokens; all are real without it.
-            inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
-
-        Returns:
-            Features, `(batch, hidden_size)`.
-
-        Raises:
-            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given; for a row without tokens; for
-                ids outside the vocabulary.
-        """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`, got both or neither.")
-        if inputs_embeds is not None:
-            ids = torch.zeros(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device)
-        else:
-            ids = cast(Tensor, input_ids)
-        mask = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        _check_ids(ids, mask, self.embed_tokens.num_embeddings, "input_ids")
-        order = _real_tokens_first(mask)
-        if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(ids.masked_fill(~mask, 0).gather(1, order))
-        else:
-            inputs_embeds = inputs_embeds.gather(1, order.unsqueeze(-1).expand_as(inputs_embeds))
-        # Not a PackedSequence: its backward pass fills a gradient of the whole batch at every step, quadratic in steps.
-        states, _ = self.gru(inputs_embeds)  # (batch, steps, hidden_size)
-        return states[torch.arange(len(ids), device=ids.device), mask.sum(dim=1) - 1]
 
 
 def vocabulary_loss(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, chunk_size: int = 1024) -> Tensor:
@@ -156,7 +99,7 @@ class GRUDecoder(nn.Module):
         Returns:
             `-log p(x|z)` in nats, summed over all tokens of the batch, and the number of tokens, both scalars.
         """
-        order = _real_tokens_first(~ignore)
+        order = real_tokens_first(~ignore)
         labels, real = labels.masked_fill(ignore, 0).gather(1, order), ~ignore.gather(1, order)
         start = labels.new_full((len(labels), 1), self.config.decoder_start_token_id)
         words = torch.cat([start, labels[:, :-1]], dim=1)
@@ -187,23 +130,30 @@ class GRUDecoder(nn.Module):
         return torch.cat([embeds, z.to(embeds.dtype).unsqueeze(1).expand(-1, words.shape[1], -1)], dim=-1)
 
 
+class Float32Linear(nn.Linear):
+    """A linear layer that gives fp32, whatever the dtype of its weights (after `model.half()`, say)."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`(..., in_features)` to `(..., out_features)`."""
+        output = super().forward(inputs.to(self.weight.dtype))
+        return output if output.dtype == torch.float64 else output.float()
+
+
+Encode = Callable[[Tensor], Tensor]  # embeddings of sentences `(batch, steps, embedding_size)` to their features
+
+
 class LatentHead(nn.Module):
     """The seam: a posterior over z given the encoder's features. Runs in fp32, outside autocast.
 
-    A subclass implements the five methods; costs are named `z_kl` and `gamma_kl`, of shape `(batch, latent_size)`,
-    and `penalty`, scalar, and are weighted by `z_kl_weight`, `gamma_kl_weight` and `penalty_weight` of the config.
+    A subclass implements `forward`, `diagnostics`, and what a latent that is random has besides: `sample`, `costs`,
+    `sample_prior`; without them it is a deterministic code that costs nothing.
     """
 
-    def forward(self, features: Tensor) -> TextVAEModelOutput:
-        """Deterministic posterior of `features` `(batch, hidden_size)`; its first field is the sparse code."""
-        raise NotImplementedError
+    def forward(self, features: Tensor) -> Any:
+        """Deterministic posterior of `features` `(batch, feature_size)`, a `TextVAEModelOutput`.
 
-    def sample(self, posterior: Any) -> dict[str, Tensor]:
-        """Draw from the posterior, `forward`'s output; the entry `z`, `(batch, latent_size)`, goes to the decoder."""
-        raise NotImplementedError
-
-    def costs(self, posterior: Any, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the draw costs: named, unweighted terms of the objective besides the reconstruction."""
+        Its first field is the sparse code; all fields have the batch in front.
+        """
         raise NotImplementedError
 
     def diagnostics(self, posterior: Any) -> dict[str, Tensor]:
@@ -211,11 +161,40 @@ class LatentHead(nn.Module):
 
         `posterior_mean`, and where they exist `slab_mean` and `spike_probability`.
         """
-        raise NotImplementedError
+        return {"posterior_mean": posterior.latent}
 
-    def sample_prior(self, num_samples: int) -> Tensor:
-        """Draw z from the prior, `(num_samples, latent_size)`."""
-        raise NotImplementedError
+    def sample(self, posterior: Any) -> dict[str, Tensor]:
+        """Draw from the posterior, `forward`'s output; the entry `z`, `(batch, latent_size)`, goes to the decoder."""
+        return {"z": posterior.latent}
+
+    def costs(self, posterior: Any, sample: dict[str, Tensor], encode: Encode) -> dict[str, Tensor]:
+        """What the draw costs: named, unweighted terms of the objective besides the reconstruction.
+
+        Args:
+            posterior: of `forward`.
+            sample: of `sample`.
+            encode: the text encoder, for priors that depend on learned sentences.
+
+        Returns:
+            Any of `z_kl`, `(batch, latent_size)`: KL of the values; `gamma_kl`, `(batch, terms)`: KL of what decides
+            which dimensions are on; `penalty`, scalar. Their weights in the objective are `z_kl_weight`,
+            `gamma_kl_weight` and `penalty_weight` of the config.
+        """
+        return {}
+
+    def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
+        """Draw z from the prior, `(num_samples, latent_size)`.
+
+        Raises:
+            ValueError: if this model has no prior.
+        """
+        raise ValueError(f"`sample_prior` needs a model with a prior, {type(self).__name__} has none; decode latents.")
+
+    def init_parameters(self) -> None:
+        """Initialise parameters of its own, besides its layers', with `transformers.initialization`."""
+
+    def anneal(self, progress: float) -> None:
+        """Told before every training step how far training is, from 0 to 1; for what changes during training."""
 
 
 def keep_largest(code: Tensor, max_active_dims: int | None) -> Tensor:
@@ -224,6 +203,28 @@ def keep_largest(code: Tensor, max_active_dims: int | None) -> Tensor:
         return code
     kept = code.abs().topk(max_active_dims, dim=-1).indices
     return torch.zeros_like(code).scatter(-1, kept, code.gather(-1, kept))
+
+
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The fields of a configuration that name the special tokens of `tokenizer`.
+
+    Raises:
+        ValueError: if one is missing.
+    """
+    found = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": _first(tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id),
+        "eos_token_id": _first(tokenizer.eos_token_id, tokenizer.sep_token_id),
+        "unk_token_id": _first(tokenizer.unk_token_id, tokenizer.mask_token_id),
+    }
+    for name, value in found.items():
+        if value is None:
+            raise ValueError(f"`{name}` must be known, got a tokenizer without it; add that token to the tokenizer.")
+    return found | {"decoder_start_token_id": found["bos_token_id"]}
+
+
+def _first(*ids: int | None) -> int | None:
+    return next((value for value in ids if value is not None), None)
 
 
 class TextVAEPreTrainedModel(PreTrainedModel):
@@ -235,13 +236,57 @@ class TextVAEPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     accepts_loss_kwargs = False
     _keep_in_fp32_modules_strict = {"latent_head"}
-    _no_split_modules = ["GRUEncoder", "GRUDecoder"]
+    _no_split_modules = ["GRUEncoder", "TransformerEncoder", "GRUDecoder"]
+
+    def __init__(self, config: Any) -> None:
+        config.validate()  # loading with overrides changes fields after the configuration has checked itself
+        super().__init__(config)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.GRU | nn.Linear):
             for name, parameter in module.named_parameters(recurse=False):
                 (init.zeros_ if "bias" in name else init.lecun_normal_)(parameter)
+        if isinstance(module, LatentHead):
+            module.init_parameters()
+
+    def _resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """The library resizes the encoder's embeddings and the projection; the rest follows here."""
+        embeddings = super()._resize_token_embeddings(*args, **kwargs)
+        words, decoder = embeddings.num_embeddings, getattr(self, "decoder", None)
+        if self.config.encoder_config is not None:
+            self.config.encoder_config.vocab_size = words
+        if decoder is not None and not self.config.tie_word_embeddings:
+            decoder.embed_tokens = self._get_resized_embeddings(decoder.embed_tokens, words)
+        return embeddings
+
+    @classmethod
+    def from_encoder_pretrained(cls, encoder_name_or_path: str, **config: Any) -> Any:
+        """A new model around a pretrained text encoder (paper, B-VAE and B-HSVAE), the rest of it untrained.
+
+        Use the encoder's own tokenizer with it. A saved model holds everything, the encoder included.
+
+        Args:
+            encoder_name_or_path: a Hub id or a folder that `AutoModel` and `AutoTokenizer` load.
+            config: fields of the model's configuration, such as `latent_size` or `freeze_text_encoder`.
+
+        Raises:
+            ValueError: if there is no such encoder, or its tokenizer lacks a special token that the decoder needs.
+        """
+        try:
+            encoder = AutoModel.from_pretrained(encoder_name_or_path, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(encoder_name_or_path)
+        except OSError as error:
+            raise ValueError(
+                "`encoder_name_or_path` must be the folder or the Hub id of a text encoder with its tokenizer, got "
+                f"{str(encoder_name_or_path)!r}; check the path, or the id and the network."
+            ) from error
+        words = encoder.get_input_embeddings().num_embeddings
+        fields: dict[str, Any] = {"encoder_type": "transformer", "encoder_config": encoder.config, "vocab_size": words}
+        fields |= {"tie_word_embeddings": False, **special_token_ids(tokenizer), **config}
+        model = cls(cls.config_class(**fields))
+        cast(TransformerEncoder, model.base_model.encoder).adopt(encoder)
+        return model
 
 
 class TextVAEModel(TextVAEPreTrainedModel):
@@ -251,17 +296,17 @@ class TextVAEModel(TextVAEPreTrainedModel):
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__(config)
-        self.encoder = GRUEncoder(config)
+        self.encoder = (GRUEncoder if config.encoder_type == "gru" else TransformerEncoder)(config)
         self.latent_head = self.latent_head_class(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The word embeddings."""
-        return self.encoder.embed_tokens
+        return self.encoder.get_word_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the word embeddings."""
-        self.encoder.embed_tokens = cast(nn.Embedding, value)
+        self.encoder.set_word_embeddings(cast(nn.Embedding, value))
 
     @can_return_tuple
     def forward(
@@ -271,17 +316,20 @@ class TextVAEModel(TextVAEPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> TextVAEModelOutput:
-        """Encode sentences; deterministic, in training mode too.
+        """Encode sentences; nothing is drawn, in training mode too.
 
         Args:
             input_ids: `(batch, steps)`, each sentence ended by the end-of-sentence token.
-            attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side.
+            attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side; without it, `pad_token_id` is
+                padding.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
             kwargs: ignored, as pipelines and generation pass more than this model needs.
 
         Returns:
             The latent head's output; first field `sparse_embedding`, `(batch, latent_size)`.
         """
+        if attention_mask is None and input_ids is not None:
+            attention_mask = input_ids != self.config.pad_token_id
         features = self.encoder(input_ids, attention_mask, inputs_embeds)
         with torch.autocast(features.device.type, enabled=False):
             output = self.latent_head(features.float())
@@ -293,16 +341,26 @@ class TextVAEModel(TextVAEPreTrainedModel):
         with torch.autocast(posterior.features.device.type, enabled=False):
             return self.latent_head.sample(posterior)
 
+    def costs(self, posterior: TextVAEModelOutput, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Named, unweighted costs of a draw, in fp32; see `LatentHead.costs`."""
+        with torch.autocast(posterior.features.device.type, enabled=False):
+            return self.latent_head.costs(posterior, sample, self._encode)
+
+    def _encode(self, inputs_embeds: Tensor) -> Tensor:
+        return self.encoder(inputs_embeds=inputs_embeds.to(self.dtype)).float()
+
 
 class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
     """Encoder, latent head and decoder: the sampled ELBO, and text out of latents."""
 
-    _tied_weights_keys = {"decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight"}
+    _tied_weights_keys = {"decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight"}  # GRU encoders
     _is_stateful = True
     model_class: type[TextVAEModel]
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__(config)
+        if config.encoder_type != "gru":
+            self._tied_weights_keys = {}
         self.model = self.model_class(config)
         self.decoder = GRUDecoder(config)
         self.kl_scale = 1.0  # set by KL annealing; training only, so that evaluation losses stay comparable
@@ -346,7 +404,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             encoder_outputs: posterior to decode from instead of `input_ids`.
             past_key_values: the GRU state of the words so far.
             use_cache: whether to return the GRU state.
-            return_loss: present so that Trainer evaluates without labels; the loss is always returned.
+            return_loss: present so that a Trainer with `label_names=[]` evaluates without labels; the loss is always
+                returned.
             kwargs: ignored, as generation passes more than this model needs.
 
         Returns:
@@ -367,14 +426,15 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             ignore = ~attention_mask.bool() if attention_mask is not None else labels == self.config.pad_token_id
         else:
             raise ValueError("`labels` must be given where `input_ids` are not: they are the sentences to reconstruct.")
+        if self.config.decoder_start_token_id != self.config.eos_token_id:  # [CLS] and the like: given, not predicted
+            ignore = ignore | (labels == self.config.decoder_start_token_id)
         if labels is not input_ids or encoder_outputs is not None:  # else the encoder has checked them
-            _check_ids(labels, ~ignore, self.config.vocab_size, "labels")
+            check_ids(labels, ~ignore, self.config.vocab_size, "labels")
         sample = self.model.sample(posterior)
         nats, num_tokens = self.decoder(sample["z"], labels, ignore)
         reconstruction_loss = nats / len(labels)
-        with torch.autocast(nats.device.type, enabled=False):
-            costs = self.model.latent_head.costs(posterior, sample)
-            loss = reconstruction_loss.float() + self._weighted(costs)
+        costs = self.model.costs(posterior, sample)
+        loss = reconstruction_loss.float() + self._weighted(costs)
         terms = {name: cost.mean(0).sum() if cost.dim() else cost for name, cost in costs.items()}
         return TextVAEForPreTrainingOutput(
             loss=loss, reconstruction_loss=reconstruction_loss, num_tokens=num_tokens, **terms
@@ -447,7 +507,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
 
     def sample_prior(self, num_samples: int, **kwargs: Any) -> Any:
         """Decode `num_samples` draws from the prior; `kwargs` as in `generate`. Returns ids `(num_samples, steps)`."""
-        return self.generate(latents=self.model.latent_head.sample_prior(num_samples).to(self.device), **kwargs)
+        latents = self.model.latent_head.sample_prior(num_samples, self.model._encode)
+        return self.generate(latents=latents.to(self.device), **kwargs)
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int, **kwargs: Any) -> Any:
@@ -496,8 +557,15 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             nn.LeakyReLU(),
             nn.Linear(width, self.num_labels),
         )
-        self.model.requires_grad_(not config.freeze_encoder)
         self.post_init()
+        if config.freeze_encoder:
+            self.model.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "TextVAEForSequenceClassification":
+        """Training mode, except for a frozen encoder, which keeps its dropout off."""
+        super().train(mode)
+        self.model.train(mode and not self.config.freeze_encoder)
+        return self
 
     @can_return_tuple
     def forward(

@@ -45,6 +45,51 @@ class HSVAEModelOutput(TextVAEModelOutput):
 
 
 @dataclass
+class GaussianModelOutput(TextVAEModelOutput):
+    """A Gaussian posterior.
+
+    Args:
+        mean: `E[z|x]`, `(batch, latent_size)`.
+        std: its standard deviation, `(batch, latent_size)`, positive.
+    """
+
+    mean: Tensor = _ABSENT
+    std: Tensor = _ABSENT
+
+
+@dataclass
+class VSCModelOutput(TextVAEModelOutput):
+    """Posterior of variational sparse coding.
+
+    Args:
+        log_active: log probability of a dimension being on, `(batch, latent_size)`, negative.
+        slab_mean: mean of the slab, `(batch, latent_size)`.
+        slab_std: standard deviation of the slab, `(batch, latent_size)`, positive.
+    """
+
+    log_active: Tensor = _ABSENT
+    slab_mean: Tensor = _ABSENT
+    slab_std: Tensor = _ABSENT
+
+
+@dataclass
+class SDLGMModelOutput(TextVAEModelOutput):
+    """Posterior of the sparse deep latent Gaussian model.
+
+    Args:
+        count_logits: of the number of non-zeros, 1 to the cap, `(batch, sparsity_cap)`.
+        selection_logits: of the dimensions, `(batch, latent_size)`.
+        slab_mean: mean of a selected dimension, `(batch, latent_size)`.
+        slab_std: standard deviation of the same, `(batch, latent_size)`, positive.
+    """
+
+    count_logits: Tensor = _ABSENT
+    selection_logits: Tensor = _ABSENT
+    slab_mean: Tensor = _ABSENT
+    slab_std: Tensor = _ABSENT
+
+
+@dataclass
 class TextVAEForPreTrainingOutput(ModelOutput):
     """Loss and its terms, or the logits of a generation step.
 

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -192,9 +194,8 @@ class TextVAETrainer(WholeCheckpointTrainer):
         super().__init__(*args, **kwargs)
         self.label_names: list[str] = []  # the input is the target: without this, evaluation looks for labels
         self._terms: dict[str, dict[str, Tensor]] = {"": {}, "eval_": {}}
-        if isinstance(self.args, TextVAETrainingArguments) and self.args.kl_annealing != "none":
-            kind, steps, cycles = self.args.kl_annealing, self.args.kl_warmup_steps, self.args.kl_cycles
-            self.add_callback(KLAnnealingCallback(kind, steps, cycles))
+        names = ("kl_annealing", "kl_warmup_steps", "kl_cycles")
+        self.add_callback(AnnealingCallback(*(getattr(self.args, name) for name in names if hasattr(self.args, name))))
 
     def compute_loss(
         self,
@@ -264,24 +265,31 @@ class UnfinishedCallback(TrainerCallback):
             )
 
 
-class KLAnnealingCallback(TrainerCallback):
-    """Scales the KL terms of training by the step alone, so that a resumed run goes on where it was.
+class AnnealingCallback(TrainerCallback):
+    """What changes during training, by the step alone, so that a resumed run goes on where it was.
+
+    Scales the KL terms, and tells the latent head how far training is.
 
     Args:
-        kind: `linear` ramps from 0 to 1 in `warmup_steps`; `cyclical` (Fu et al. 2019) ramps over the first half of
-            each of `cycles` equal parts of training and stays at 1 for the other half.
+        kind: of the KL's scale: `none` is 1 throughout; `linear` ramps from 0 to 1 in `warmup_steps`; `cyclical` (Fu et
+            al. 2019) ramps over the first half of each of `cycles` equal parts of training and stays at 1 for the
+            other half.
         warmup_steps: of the linear ramp, at least 1.
         cycles: number of cycles, at least 1.
     """
 
-    def __init__(self, kind: Literal["linear", "cyclical"], warmup_steps: int = 1000, cycles: int = 4) -> None:
+    def __init__(
+        self, kind: Literal["none", "linear", "cyclical"] = "none", warmup_steps: int = 1000, cycles: int = 4
+    ) -> None:
         for name, value in (("kl_warmup_steps", warmup_steps), ("kl_cycles", cycles)):
             if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}; or set `kl_annealing` to none.")
+                raise ValueError(f"`{name}` must be at least 1, got {value}; leave it out.")
         self.kind, self.warmup_steps, self.cycles = kind, warmup_steps, cycles
 
     def scale(self, step: int, max_steps: int) -> float:
         """Factor of the KL terms at `step`, in [0, 1]."""
+        if self.kind == "none":
+            return 1.0
         if self.kind == "linear":
             return min(1.0, step / self.warmup_steps)
         cycle = max(1, math.ceil(max_steps / self.cycles))
@@ -290,8 +298,10 @@ class KLAnnealingCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
-        """Set the scale for this step."""
-        getattr(model, "module", model).kl_scale = self.scale(state.global_step, state.max_steps)
+        """Set both for this step."""
+        model = getattr(model, "module", model)
+        model.kl_scale = self.scale(state.global_step, state.max_steps)
+        model.model.latent_head.anneal(state.global_step / max(1, state.max_steps))
 
 
 def check_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = ()) -> str | None:
@@ -370,6 +380,11 @@ def check_resumable(checkpoint: str, options: dict[str, Any]) -> None:
             f"`resume_from_checkpoint` must be a whole checkpoint, got damaged weights in {str(weights)!r} ({error}); "
             "delete that checkpoint and resume from the one before it."
         ) from error
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of sentences whose most probable class is theirs, for the Trainer's `compute_metrics`."""
+    return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
 
 
 @contextmanager

@@ -24,7 +24,9 @@ class EvaluateArguments:
     model_name_or_path: str = field(metadata={"help": "Trained model: a folder or a Hub id."})
     dataset: str = field(metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."})
     output: str = field(metadata={"help": "JSON file of the report."})
-    split: str = field(default="test", metadata={"help": "Split to report on; validation where there is no such one."})
+    split: str = field(
+        default="test", metadata={"help": "Split to report on; validation for test where there is none."}
+    )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if not found by name."})
     max_train_samples: int | None = field(default=20_000, metadata={"help": "Rows that the probes learn from."})
@@ -39,27 +41,35 @@ class EvaluateArguments:
 def main() -> None:
     """Load, measure, write, print."""
     (options,) = HfArgumentParser(EvaluateArguments).parse_args_into_dataclasses()
-    output = check_output(options.output, options.overwrite)
+    for option in ("num_samples", "batch_size"):
+        if getattr(options, option) < 1:
+            raise ValueError(
+                f"`{option}` must be at least 1, got {getattr(options, option)}; choose a positive number."
+            )
+    output = check_output(options.output, options.overwrite, ".json")
+    picture = None if options.heatmap is None else check_output(options.heatmap, options.overwrite, ".png")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
     columns = {"text_column": options.text_column, "label_column": options.label_column}
     splits = load_text_dataset(options.dataset, seed=options.seed, **limits, **columns)
-    name = options.split if options.split in splits else "validation"
+    name = "validation" if options.split == "test" and "test" not in splits else options.split
     if name not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
     train, test = splits["train"] if name != "train" else None, splits[name]
+    if picture is not None and "label" not in test.column_names:
+        raise ValueError(f"`heatmap` needs labels, got none in {options.dataset!r}; leave it out.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     report = evaluate_model(
         model.to(device), tokenizer, train, test, options.num_samples, options.batch_size, options.seed
     )
-    if options.heatmap is not None:
+    if picture is not None:
         found = representations(model, tokenizer, test, 1, options.batch_size)
-        if "gate" not in found or "label" not in test.column_names:
-            raise ValueError("`heatmap` needs a model with gates and data with labels; leave it out.")
+        if "gate" not in found:
+            raise ValueError(f"`heatmap` needs a model with gates, got a {model.config.model_type}; leave it out.")
         classes = test.features["label"].names
         off = 1 - found["gate"].toarray()
         activity = class_gate_activity(off, np.array(test["label"][:]), len(classes))
-        plot_gate_heatmap(activity, classes, options.heatmap)
+        plot_gate_heatmap(activity, classes, picture)
     report["settings"] = vars(options) | {
         "split": name,
         "model_type": model.config.model_type,

@@ -67,6 +67,7 @@ def main() -> None:
         report_to="none",
     )
     model = hsvae_hf.HSVAEForPreTraining(config)
+    model.generation_config.max_length = tokenizer.model_max_length + 1  # the start token counts
     print(f"Training on {len(tokens['train'])} sentences, {model.num_parameters():,} parameters")
     trainer = TextVAETrainer(
         model=model,
@@ -96,8 +97,10 @@ def main() -> None:
     show_neighbours(model.model, tokenizer, list(dataset["train"]["text"]), queries)
     inputs = tokenizer(queries[:1], return_tensors="pt")
     with torch.inference_mode():
-        words = model.generate(**inputs, max_new_tokens=24, num_beams=4)
-    print(f'\nReconstruction of "{queries[0]}":\n  {tokenizer.decode(words[0], skip_special_tokens=True)}')
+        words = model.generate(**inputs, num_beams=4)
+    print(
+        f'\nReconstruction of "{queries[0]}" (beam search):\n  {tokenizer.decode(words[0], skip_special_tokens=True)}'
+    )
     print(f"\nModel and tokenizer: {options.output_dir}\nGate heat map:       {picture}")
 
 

@@ -8,20 +8,13 @@ from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import (
-    CONFIG_MAPPING,
-    AutoModelForPreTraining,
-    AutoTokenizer,
-    HfArgumentParser,
-    PreTrainedConfig,
-    set_seed,
-)
+from transformers import HfArgumentParser, PreTrainedConfig, set_seed
 
-import hsvae_hf  # noqa: F401  (registers the Auto classes)
+import hsvae_hf
 from hsvae_hf.cli import run
-from hsvae_hf.configuration_text_vae import TextVAEConfig
 from hsvae_hf.data import HUB_IDS, MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.encoding import load_tokenizer
+from hsvae_hf.modeling_text_vae import special_token_ids
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.training import (
     TextVAETrainer,
@@ -32,6 +25,8 @@ from hsvae_hf.training import (
 )
 
 NOT_FLAGS = {"classifier_hidden_size", "freeze_encoder", "num_samples", "is_encoder_decoder"}
+NOT_FLAGS |= {"encoder_type", "encoder_config"}  # follow from --encoder_name_or_path
+ENCODER_LEARNING_RATE = 8e-5  # the paper's, with BERT
 
 
 @dataclass
@@ -39,11 +34,17 @@ class DataArguments:
     """What to train on, and which model."""
 
     dataset: str = field(metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."})
-    model_type: str = field(default="hsvae", metadata={"help": "The model family."})
+    model_type: str = field(default="hsvae", metadata={"help": f"One of {', '.join(hsvae_hf.MODELS)}."})
+    encoder_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "A pretrained text encoder to build on, with its tokenizer; learning rate 8e-5 by default."},
+    )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     max_length: int | None = field(
         default=None,
-        metadata={"help": "Tokens per sentence; the paper's 200, 60, 30 for yelp, dbpedia, yahoo, else 60."},
+        metadata={
+            "help": "Tokens per sentence; the paper's 200, 60, 30 for data sets named yelp, dbpedia, yahoo, else 60."
+        },
     )
     tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Use this one; else train one."})
     streaming: bool = field(default=False, metadata={"help": "Read while training; needs --max_steps."})
@@ -68,22 +69,31 @@ def config_arguments(config_class: type[PreTrainedConfig]) -> type:
     return make_dataclass("ConfigArguments", flags)
 
 
-def chosen_config_class() -> type[TextVAEConfig]:
-    """The configuration that `--model_type` on the command line names; its fields become flags."""
+def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArguments]:
+    """The command line; `--model_type` decides which configuration's fields are flags."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--model_type", default=DataArguments.model_type)
-    name = first.parse_known_args()[0].model_type
-    if name not in CONFIG_MAPPING or not issubclass(CONFIG_MAPPING[name], TextVAEConfig):
-        raise ValueError(f"`model_type` must be a text VAE of hsvae_hf, such as hsvae, got {name!r}; choose another.")
-    return CONFIG_MAPPING[name]
+    first.add_argument("--encoder_name_or_path")
+    known = first.parse_known_args()[0]
+    name = known.model_type
+    if name not in hsvae_hf.MODELS:
+        raise ValueError(
+            f"`model_type` must be a text VAE of {', '.join(hsvae_hf.MODELS)}, got {name!r}; name another."
+        )
+    parser = HfArgumentParser((DataArguments, config_arguments(hsvae_hf.MODELS[name][0]), TextVAETrainingArguments))
+    if known.encoder_name_or_path is not None:
+        parser.set_defaults(learning_rate=ENCODER_LEARNING_RATE, tie_word_embeddings=False)
+    data, flags, arguments = parser.parse_args_into_dataclasses()
+    return data, vars(flags), arguments
 
 
 def main() -> None:
     """Parse, train, evaluate, save."""
-    config_class = chosen_config_class()
-    parser = HfArgumentParser((DataArguments, config_arguments(config_class), TextVAETrainingArguments))
-    data, flags, arguments = parser.parse_args_into_dataclasses()
-    checkpoint = check_output_dir(arguments, (data.dataset, data.tokenizer_name_or_path))
+    data, flags, arguments = parse_arguments()
+    encoder = data.encoder_name_or_path
+    if encoder is not None and data.tokenizer_name_or_path is not None:
+        raise ValueError("`tokenizer_name_or_path` must be left out with an encoder: its own tokenizer goes with it.")
+    checkpoint = check_output_dir(arguments, (data.dataset, data.tokenizer_name_or_path, encoder))
     set_seed(arguments.seed)
     short = {hub_id: name for name, hub_id in HUB_IDS.items()}.get(data.dataset, Path(data.dataset).name)
     max_length = MAX_LENGTHS.get(short, 60) if data.max_length is None else data.max_length
@@ -100,27 +110,30 @@ def main() -> None:
             max_samples=data.max_samples,
             seed=arguments.seed,
         )
-        source = data.tokenizer_name_or_path or checkpoint
+        source = data.tokenizer_name_or_path or checkpoint or encoder
         if source is not None:
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = load_tokenizer(source)
         else:
             texts = (row["text"] for row in dataset["train"])
-            tokenizer = train_tokenizer(texts, vocab_size=flags.vocab_size, max_length=max_length)
+            tokenizer = train_tokenizer(texts, vocab_size=flags["vocab_size"], max_length=max_length)
         splits = {name: dataset[name] for name in ("train", "validation") if name in dataset}
         splits = {name: tokenize_dataset(split, tokenizer, max_length) for name, split in splits.items()}
 
-    flags.vocab_size = len(tokenizer)
-    config = config_class(**vars(flags))
-    for name in ("pad_token_id", "eos_token_id", "bos_token_id", "unk_token_id"):
-        setattr(config, name, getattr(tokenizer, name))
-    config.decoder_start_token_id = tokenizer.eos_token_id
-    config.validate()
+    flags.pop("vocab_size")
+    config_class, _, model_class, _ = hsvae_hf.MODELS[data.model_type]
+    if encoder is not None:
+        model = model_class.from_encoder_pretrained(encoder, **flags)
+    else:
+        model = model_class(config_class(vocab_size=len(tokenizer), **flags, **special_token_ids(tokenizer)))
+    model.generation_config.max_length = max_length + 1  # the start token counts
     if checkpoint is not None:
-        check_resumable(checkpoint, {"model_type": data.model_type, **vars(flags)})
+        check_resumable(
+            checkpoint, {name: getattr(model.config, name) for name in ("model_type", "vocab_size", *flags)}
+        )
     if "validation" not in splits:
         arguments.eval_strategy = "no"
     trainer = TextVAETrainer(
-        model=AutoModelForPreTraining.from_config(config, dtype=torch.float32),
+        model=model,
         args=arguments,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),

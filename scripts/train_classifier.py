@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-from transformers import AutoModelForSequenceClassification, EvalPrediction, HfArgumentParser, set_seed
+from transformers import AutoModelForSequenceClassification, HfArgumentParser, set_seed
 
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
@@ -11,6 +10,7 @@ from hsvae_hf.encoding import load_for_inference
 from hsvae_hf.training import (
     RunArguments,
     WholeCheckpointTrainer,
+    accuracy,
     check_output_dir,
     check_resumable,
     save_run,
@@ -39,11 +39,6 @@ class ClassifierTrainingArguments(RunArguments):
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of Adam."})
     prediction_loss_only: bool = field(default=False, metadata={"help": "Leave the accuracy out."})
-
-
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of sentences whose most probable class is theirs."""
-    return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
 
 
 def main() -> None:

@@ -1,7 +1,10 @@
 """The model families that the shared contract runs over: one line each."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
+
+import transformers
 
 import hsvae_hf
 
@@ -17,19 +20,47 @@ class Family:
     classification: type
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def gru(self) -> bool:
+        return "encoder_config" not in self.options
+
+    @property
+    def latent_size(self) -> int:
+        return self.options.get("latent_size", SIZES["latent_size"])
+
     def config(self, **changes: Any) -> Any:
-        return self.config_class(**{**SIZES, **self.options, **changes})
+        return self.config_class(**copy.deepcopy({**SIZES, **self.options, **changes}))
 
 
-_HSVAE = (
-    hsvae_hf.HSVAEConfig,
-    hsvae_hf.HSVAEModel,
-    hsvae_hf.HSVAEForPreTraining,
-    hsvae_hf.HSVAEForSequenceClassification,
-)
+def bert(vocab_size: int = 40) -> dict[str, Any]:
+    """A transformer encoder, tiny; dropout off, so that training mode is comparable."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes |= {"vocab_size": vocab_size, "max_position_embeddings": 4000}
+    encoder = transformers.BertConfig(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return {"encoder_type": "transformer", "encoder_config": encoder, "tie_word_embeddings": False}
+
+
+def family(name: str, model_type: str, **options: Any) -> Family:
+    return Family(name, *hsvae_hf.MODELS[model_type], options)
+
+
 FAMILIES = [
-    Family("hsvae", *_HSVAE),
-    Family("hsvae-mc", *_HSVAE, {"kl_estimator": "mc"}),
-    Family("hsvae-collapsed", *_HSVAE, {"kl_estimator": "collapsed"}),
-    Family("hsvae-conditioned", *_HSVAE, {"kl_estimator": "closed_form", "condition_slab_on_gate": True}),
+    family("hsvae", "hsvae"),
+    family("hsvae-mc", "hsvae", kl_estimator="mc"),
+    family("hsvae-collapsed", "hsvae", kl_estimator="collapsed"),
+    family("hsvae-conditioned", "hsvae", kl_estimator="closed_form", condition_slab_on_gate=True),
+    family("hsvae-bert", "hsvae", **bert()),
+    family("vae", "gaussian-vae"),
+    family("vae-l1", "gaussian-vae", penalty_norm=1, code_snr_min=0.1),
+    family("vae-l2", "gaussian-vae", penalty_norm=2),
+    family("mat-vae", "mat-vae"),
+    family("vsc", "vsc"),
+    family("vsc-sentences", "vsc", pseudo_inputs="sentences"),
+    family("vsc-sentences-bert", "vsc", pseudo_inputs="sentences", **bert()),
+    family("sdlgm", "sdlgm", sparsity_cap=3),
+    family("sparsemax-ae", "sparsemax-ae"),
+    family("text-encoder", "text-encoder", latent_size=12),
+    family("text-encoder-bert", "text-encoder", latent_size=16, **bert()),
 ]
+DENSE = {"vae", "vae-l2", "mat-vae", "text-encoder", "text-encoder-bert"}  # no zeros in the code
+DETERMINISTIC = {"sparsemax-ae", "text-encoder", "text-encoder-bert"}  # nothing is drawn, no prior

@@ -82,5 +82,5 @@ def test_probe_on_samples_averages_the_probabilities():
 def test_a_report_is_not_overwritten_unasked(tmp_path):
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(ValueError, match="`output` must be a new file"):
-        check_output(tmp_path / "report.json", overwrite=False)
-    assert check_output(tmp_path / "report.json", overwrite=True).name == "report.json"
+        check_output(tmp_path / "report.json", overwrite=False, suffix=".json")
+    assert check_output(tmp_path / "report.json", overwrite=True, suffix=".json").name == "report.json"

@@ -74,9 +74,9 @@ def test_collapsed_and_closed_form_are_one_objective_in_expectation():
     torch.manual_seed(0)
     latent_head = head(kl_estimator="closed_form")
     posterior = latent_head(torch.randn(8, 12))
-    closed = latent_head.costs(posterior, latent_head.sample(posterior))
+    closed = latent_head.costs(posterior, latent_head.sample(posterior), None)
     latent_head.config.kl_estimator = "collapsed"
-    collapsed = latent_head.costs(posterior, latent_head.sample(posterior))
+    collapsed = latent_head.costs(posterior, latent_head.sample(posterior), None)
     for name in ("z_kl", "gamma_kl"):
         torch.testing.assert_close(closed[name], collapsed[name])
 
@@ -88,13 +88,13 @@ def test_mc_and_rao_blackwell_estimate_the_same_kl_and_closed_form_bounds_it():
     means = {}
     for estimator in ("mc", "rao_blackwell", "closed_form"):
         latent_head.config.kl_estimator = estimator
-        means[estimator] = latent_head.costs(posterior, latent_head.sample(posterior))["z_kl"].mean(0)
+        means[estimator] = latent_head.costs(posterior, latent_head.sample(posterior), None)["z_kl"].mean(0)
     torch.testing.assert_close(means["mc"], means["rao_blackwell"], atol=0.02, rtol=0.02)
     assert (means["closed_form"] > means["rao_blackwell"] - 0.01).all()
 
 
 def test_prior_samples_follow_the_prior():
-    z = head(prior_alpha=3.0, prior_beta=1.0).sample_prior(100_000)
+    z = head(prior_alpha=3.0, prior_beta=1.0).sample_prior(100_000, None)
     assert abs(z.var() - (0.75 * 0.05**2 + 0.25)) < 0.01
     assert abs((z.abs() < 0.15).float().mean() - (0.75 * 0.9973 + 0.25 * 0.1192)) < 0.01
 
@@ -111,7 +111,7 @@ def test_no_nan_at_the_corners(estimator, conditioned, prior, scale):
     features = (scale * torch.randn(64, 12)).requires_grad_()
     posterior = latent_head(features)
     sample = latent_head.sample(posterior)
-    total = sample["z"].sum() + sum(cost.sum() for cost in latent_head.costs(posterior, sample).values())
+    total = sample["z"].sum() + sum(cost.sum() for cost in latent_head.costs(posterior, sample, None).values())
     assert total.isfinite()
     total.backward()
     for gradient in (features.grad, *(parameter.grad for parameter in latent_head.parameters())):

@@ -21,7 +21,7 @@ import hsvae_hf
 from hsvae_hf.cli import run as run_script
 from hsvae_hf.data import TextCollator, tokenize_dataset
 from hsvae_hf.training import (
-    KLAnnealingCallback,
+    AnnealingCallback,
     TextVAETrainer,
     TextVAETrainingArguments,
     check_output_dir,
@@ -156,7 +156,7 @@ def test_a_run_resumes_with_its_own_model_alone(saved_model):
     ],
 )
 def test_annealing_schedules(kind, step, scale):
-    assert KLAnnealingCallback(kind, warmup_steps=50, cycles=4).scale(step, 80) == scale
+    assert AnnealingCallback(kind, warmup_steps=50, cycles=4).scale(step, 80) == scale
 
 
 def test_annealing_reaches_the_model(make_trainer):

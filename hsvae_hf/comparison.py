@@ -1,0 +1,317 @@
+"""Comparison of models on one data set under one budget, in the form of the paper's Figure 2."""
+
+import gc
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import DatasetDict
+from matplotlib.figure import Figure
+from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification, set_seed
+
+import hsvae_hf
+from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.encoding import load_for_inference, load_tokenizer
+from hsvae_hf.evaluation import average_hoyer, corpus_statistics, probe_accuracy, representations, tfidf_accuracy
+from hsvae_hf.modeling_text_vae import special_token_ids
+from hsvae_hf.tokenization import train_tokenizer
+from hsvae_hf.training import (
+    RunArguments,
+    TextVAETrainer,
+    TextVAETrainingArguments,
+    WholeCheckpointTrainer,
+    accuracy,
+    staged_folder,
+)
+
+# name in the table: model type, fields of its configuration; the weights of its costs, where they are to be searched
+SYSTEMS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "HSVAE": ("hsvae", {}, ()),
+    "VAE": ("gaussian-vae", {}, ("z_kl_weight",)),
+    "VAE_L1": ("gaussian-vae", {"penalty_norm": 1}, ("z_kl_weight", "penalty_weight")),
+    "VAE_L2": ("gaussian-vae", {"penalty_norm": 2}, ("z_kl_weight", "penalty_weight")),
+    "MAT-VAE": ("mat-vae", {}, ("z_kl_weight", "penalty_weight")),
+    "VSC": ("vsc", {}, ("z_kl_weight", "gamma_kl_weight", "penalty_weight")),
+    "SDLGM": ("sdlgm", {}, ("z_kl_weight", "gamma_kl_weight")),
+    "Sparsemax": ("sparsemax-ae", {}, ()),
+    "Simple": ("text-encoder", {}, ()),
+    "B-HSVAE": ("hsvae", {}, ()),
+    "BERT": ("text-encoder", {}, ()),
+}
+PRETRAINED = ("B-HSVAE", "BERT")
+CLASSIFIERS = ("Simple", "BERT")  # no decoder is trained
+NOT_SETTINGS = ("output_dir", "models", "seeds", "search_runs")  # may change between calls on one folder
+REFERENCE = "HSVAE"  # whose reconstruction the others are matched to
+
+
+@dataclass
+class CompareArguments:
+    """What to compare, on what, how long."""
+
+    dataset: str = field(metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."})
+    output_dir: str = field(metadata={"help": "Folder of the table, the figure and every run; finished runs are kept."})
+    models: list[str] = field(
+        default_factory=lambda: list(SYSTEMS),
+        metadata={"help": f"Of {', '.join(SYSTEMS)}, or folders of trained models. All systems by default."},
+    )
+    seeds: int = field(default=3, metadata={"help": "Runs per model."})
+    max_steps: int = field(default=1000, metadata={"help": "Training steps of every model."})
+    classifier_epochs: int = field(default=5, metadata={"help": "Passes of the K = 5 classifier over the rows."})
+    search_runs: int = field(default=3, metadata={"help": "Runs to match a model's reconstruction; 0 leaves weights."})
+    batch_size: int = field(default=64, metadata={"help": "Sentences per step."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Of every model but those on a pretrained encoder."})
+    encoder_learning_rate: float = field(default=1e-3, metadata={"help": "Of models on a pretrained encoder."})
+    encoder_name_or_path: str = field(default="bert-base-uncased", metadata={"help": "Encoder of B-HSVAE and BERT."})
+    freeze_text_encoder: bool = field(default=True, metadata={"help": "Keep that encoder as it is."})
+    vocab_size: int = field(default=5000, metadata={"help": "Word types."})
+    embedding_size: int = field(default=64, metadata={"help": "Width of the word embeddings."})
+    hidden_size: int = field(default=128, metadata={"help": "Width of the GRUs."})
+    latent_size: int = field(default=32, metadata={"help": "Latent dimensions."})
+    word_dropout: float = field(default=0.5, metadata={"help": "Of every decoder."})
+    max_length: int = field(default=30, metadata={"help": "Tokens per sentence."})
+    max_train_samples: int | None = field(default=8000, metadata={"help": "Rows to train on."})
+    max_samples: int | None = field(default=3000, metadata={"help": "Rows of the other splits."})
+
+
+class Comparison:
+    """One data set, its tokenizers, and the runs on it; results are files, so an interrupted comparison goes on."""
+
+    def __init__(self, options: CompareArguments) -> None:
+        self.options, self.folder = options, Path(options.output_dir)
+        self._check_settings()
+        limits: dict[str, Any] = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
+        self.data: DatasetDict = load_text_dataset(options.dataset, **limits)
+        if "label" not in self.data["train"].column_names:
+            raise ValueError(f"`dataset` must have labels, got {options.dataset!r} without; choose another.")
+        self.names = self.data["train"].features["label"].names
+        self.test = self.data["test" if "test" in self.data else "validation"]
+        self.words = train_tokenizer(self.data["train"]["text"][:], options.vocab_size, options.max_length)
+
+    def _check_settings(self) -> None:
+        """Results of other settings must not mix in."""
+        settings = {name: value for name, value in vars(self.options).items() if name not in NOT_SETTINGS}
+        path = self.folder / "runs" / "settings.json"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(settings, indent=2) + "\n")
+        for name, value in json.loads(path.read_text()).items():
+            if settings.get(name) != value:
+                raise ValueError(
+                    f"`{name}` must stay {value!r}, as in {str(self.folder)!r}, got {settings.get(name)!r}; "
+                    "name another output_dir."
+                )
+
+    def fields(self, system: str, weight: float | None) -> dict[str, Any]:
+        """The configuration of a system, its searched weights set."""
+        _, fixed, searched = SYSTEMS[system]
+        options = self.options
+        fields = {name: getattr(options, name) for name in ("embedding_size", "hidden_size", "word_dropout")}
+        if system not in CLASSIFIERS:
+            fields["latent_size"] = options.latent_size
+        if system == "SDLGM":
+            fields["sparsity_cap"] = max(1, options.latent_size // 2)
+        return fields | fixed | ({} if weight is None else dict.fromkeys(searched, weight))
+
+    def new_model(self, system: str, weight: float | None) -> tuple[Any, Any]:
+        """An untrained model and its tokenizer."""
+        config_class, _, pretraining, classification = hsvae_hf.MODELS[SYSTEMS[system][0]]
+        model_class = classification if system in CLASSIFIERS else pretraining
+        fields = self.fields(system, weight)
+        if system in CLASSIFIERS:
+            fields |= {"num_labels": len(self.names), "num_samples": 0}
+        if system not in PRETRAINED:
+            ids = special_token_ids(self.words)
+            return model_class(config_class(vocab_size=len(self.words), **fields, **ids)), self.words
+        source, frozen = self.options.encoder_name_or_path, self.options.freeze_text_encoder
+        tokenizer = load_tokenizer(source)
+        tokenizer.model_max_length = self.options.max_length
+        return model_class.from_encoder_pretrained(source, freeze_text_encoder=frozen, **fields), tokenizer
+
+    def settings(self, system: str, kind: type[RunArguments], **changes: Any) -> RunArguments:
+        """Training settings, alike for all."""
+        options = self.options
+        rate = options.encoder_learning_rate if system in PRETRAINED else options.learning_rate
+        fixed: dict[str, Any] = {"output_dir": str(self.folder / "runs"), "eval_strategy": "no", "save_strategy": "no"}
+        fixed |= {"report_to": "none", "logging_steps": 500, "learning_rate": rate, "disable_tqdm": True}
+        return kind(per_device_train_batch_size=options.batch_size, **(fixed | changes))
+
+    def classify(self, system: str, model: Any, tokenizer: Any, **budget: Any) -> float:
+        """Train a classifier and give its accuracy on the test rows."""
+        train, test = (tokenize_dataset(split, tokenizer) for split in (self.data["train"], self.test))
+        arguments = self.settings(system, RunArguments, prediction_loss_only=False, **budget)
+        collate = TextCollator(tokenizer, with_labels=True)
+        trainer = WholeCheckpointTrainer(
+            model, arguments, collate, train, processing_class=tokenizer, compute_metrics=accuracy
+        )
+        trainer.train()
+        return trainer.evaluate(test)["eval_accuracy"]
+
+    def measure(self, system: str, model: Any, tokenizer: Any) -> dict[str, Any]:
+        """Sparsity, gates, a linear probe on the code, and with a decoder the loss terms, on the test rows."""
+        model.eval()
+        if system not in CLASSIFIERS:
+            found = corpus_statistics(model, tokenizer, self.test)
+        else:
+            seen: Any = representations(model, tokenizer, self.test, num_samples=1)
+            found = {
+                "average_hoyer_posterior_means": average_hoyer(seen["code"].toarray()),
+                "active_dims": seen["code"].nnz / len(self.test),
+            }
+        splits = [representations(model, tokenizer, split, num_samples=1) for split in (self.data["train"], self.test)]
+        labels = [np.array(split["label"][:]) for split in (self.data["train"], self.test)]
+        found["accuracy_code"] = probe_accuracy(splits[0]["code"], labels[0], splits[1]["code"], labels[1])
+        return found
+
+    def result(self, system: str, weight: float | None, seed: int) -> dict[str, Any]:
+        """Train and measure once; read back if that is done."""
+        trained = system not in SYSTEMS
+        name = f"{Path(system).name if trained else system}{'' if weight is None else f'-{weight:.4g}'}-{seed}"
+        path = self.folder / "runs" / f"{name}.json"
+        if path.is_file():
+            return json.loads(path.read_text())
+        print(f"{name} ...", flush=True)
+        set_seed(seed)
+        if trained:
+            model, tokenizer = load_for_inference(system, AutoModelForPreTraining)
+        else:
+            model, tokenizer = self.new_model(system, weight)
+        found: dict[str, Any] = {"weight": weight}
+        if system in CLASSIFIERS:
+            model.config.num_samples = 0
+            found["accuracy"] = self.classify(system, model, tokenizer, max_steps=self.options.max_steps)
+        elif not trained:
+            arguments = self.settings(system, TextVAETrainingArguments, max_steps=self.options.max_steps, seed=seed)
+            rows = tokenize_dataset(self.data["train"].select_columns(["text"]), tokenizer)
+            TextVAETrainer(model, arguments, TextCollator(tokenizer), rows, processing_class=tokenizer).train()
+        found |= self.measure(system, model, tokenizer)
+        if "accuracy" not in found:
+            classifier = AutoModelForSequenceClassification.from_config(self.classifier_config(model.config))
+            classifier.model.load_state_dict(model.model.state_dict())
+            epochs = {"num_train_epochs": self.options.classifier_epochs, "learning_rate": 2e-3, "seed": seed}
+            found["accuracy"] = self.classify(system, classifier, tokenizer, **epochs)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(found, indent=2) + "\n")
+        os.replace(temporary, path)
+        del model
+        gc.collect()
+        return found
+
+    def classifier_config(self, config: Any) -> Any:
+        """The same model with a K = 5 classifier."""
+        fields = config.to_dict() | {"id2label": None, "label2id": None}
+        return type(config)(**fields, num_labels=len(self.names))
+
+    def matched_weight(self, system: str, target: float) -> float | None:
+        """The weight at which the test reconstruction comes nearest to `target`, by bisection of its logarithm."""
+        if not SYSTEMS[system][2] or self.options.search_runs == 0:
+            return None
+        low, high, best = 1e-3, 1.0, (float("inf"), 0.0)
+        for _ in range(self.options.search_runs):
+            weight = float(f"{np.sqrt(low * high):.3g}")
+            loss = self.result(system, weight, 1)["reconstruction_loss"]
+            best = min(best, (abs(loss - target), weight))
+            low, high = (low, weight) if loss > target else (weight, high)
+        return best[1]
+
+    def table(self) -> list[dict[str, Any]]:
+        """Every model's means and standard deviations over its seeds."""
+        target, rows = None, []
+        if self.options.search_runs and any(SYSTEMS[name][2] for name in self.options.models if name in SYSTEMS):
+            target = self.result(REFERENCE, None, 1)["reconstruction_loss"]
+        for system in self.options.models:
+            weight = self.matched_weight(system, target) if system in SYSTEMS and target is not None else None
+            runs = [self.result(system, weight, seed) for seed in range(1, self.options.seeds + 1)]
+            names = sorted({name for found in runs for name, value in found.items() if isinstance(value, float | int)})
+            values = {name: [found[name] for found in runs] for name in names if name != "weight"}
+            row = {
+                name: {"mean": float(np.mean(v)), "std": float(np.std(v, ddof=1)) if len(v) > 1 else None}
+                for name, v in values.items()
+            }
+            rows.append({"model": system, "weight": weight, "seeds": len(runs), **row})
+        return rows
+
+
+COLUMNS = {
+    "reconstruction_loss": "reconstruction",
+    "accuracy": "accuracy",
+    "accuracy_code": "accuracy, probe on the code",
+    "average_hoyer_samples": "AH, samples",
+    "average_hoyer_posterior_means": "AH, means",
+    "active_dims": "active dims",
+    "gate_std": "gate std",
+    "switching_fraction": "switching",
+}
+
+
+def cell(value: dict[str, Any] | None, digits: int) -> str:
+    """Mean and deviation, or a dash for what this model does not have."""
+    if value is None:
+        return "-"
+    spread = "" if value["std"] is None else f" ± {value['std']:.{digits}f}"
+    return f"{value['mean']:.{digits}f}{spread}"
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table."""
+    lines = ["| model | weight | " + " | ".join(COLUMNS.values()) + " |", "| --- " * (len(COLUMNS) + 2) + "|"]
+    for row in rows:
+        cells = [cell(row.get(name), 1 if name in ("reconstruction_loss", "active_dims") else 3) for name in COLUMNS]
+        weight = "-" if row["weight"] is None else f"{row['weight']:.3g}"
+        lines.append(f"| {Path(row['model']).name} | {weight} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Accuracy and Average Hoyer per model, with deviations over seeds."""
+    names = [Path(row["model"]).name for row in rows]
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    _bars(top, rows, {"accuracy": ("K = 5 classifier", "0.35"), "accuracy_code": ("probe on the code", "0.75")})
+    samples, means = ("samples", "0.35"), ("means", "0.75")
+    _bars(bottom, rows, {"average_hoyer_samples": samples, "average_hoyer_posterior_means": means})
+    top.set(title=title, ylabel="accuracy")
+    bottom.set_ylabel("Average Hoyer")
+    bottom.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    figure.savefig(path, dpi=150)
+
+
+def _bars(axis: Any, rows: list[dict[str, Any]], series: dict[str, tuple[str, str]]) -> None:
+    for place, (name, (label, grey)) in enumerate(series.items()):
+        shown = [(index, row[name]) for index, row in enumerate(rows) if name in row]
+        positions = [index + 0.4 * (place - 0.5) for index, _ in shown]
+        spread = [value["std"] or 0.0 for _, value in shown]
+        axis.bar(
+            positions, [value["mean"] for _, value in shown], 0.38, yerr=spread, color=grey, label=label, capsize=2
+        )
+    axis.legend(frameon=False, ncols=2)
+
+
+def compare(options: CompareArguments) -> dict[str, Any]:
+    """Run what is missing, then write `comparison.json`, `.md` and `.png` to the output folder.
+
+    Returns:
+        What `comparison.json` holds: `settings`, `models` (a row each) and `tfidf`, its accuracy on the same rows.
+
+    Raises:
+        ValueError: for an unknown model, a number below 1, or data without labels.
+    """
+    for name in options.models:
+        if name not in SYSTEMS and not Path(name).is_dir():
+            raise ValueError(f"`models` must be of {', '.join(SYSTEMS)} or folders, got {name!r}; name one of them.")
+    for name in ("seeds", "max_steps", "classifier_epochs", "batch_size"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}; choose a positive number.")
+    comparison = Comparison(options)
+    rows = comparison.table()
+    result: dict[str, Any] = {"settings": vars(options), "models": rows}
+    result["tfidf"] = tfidf_accuracy(comparison.data["train"], comparison.test)
+    with staged_folder(options.output_dir) as folder:
+        (folder / "comparison.json").write_text(json.dumps(result, indent=2) + "\n")
+        (folder / "comparison.md").write_text(markdown(rows))
+        title = f"{Path(options.dataset).name}, latent size {options.latent_size}, mean of {options.seeds} seeds"
+        draw(rows, folder / "comparison.png", title)
+    return result

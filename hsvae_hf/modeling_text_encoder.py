@@ -1,0 +1,68 @@
+"""Dense features without a latent: the paper's simple classifier (end to end) and plain BERT (frozen)."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from torch import Tensor
+
+from .configuration_text_vae import TextVAEConfig, require
+from .modeling_text_vae import LatentHead, TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
+from .outputs import TextVAEModelOutput
+
+
+@strict
+class TextEncoderConfig(TextVAEConfig):
+    """Configuration of the plain text encoder; its `latent_size` is the width of the encoder's features.
+
+    Args:
+        latent_size: width of the features; 0 fills it in.
+        freeze_encoder: False trains the classifier end to end, the default here; True on a pretrained encoder is the
+            paper's plain BERT.
+    """
+
+    model_type = "text-encoder"
+
+    latent_size: int = 0
+    freeze_encoder: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill in the width of the features."""
+        super().__post_init__(**kwargs)
+        self.latent_size = self.latent_size or self.feature_size
+
+    def validate_identity(self) -> None:
+        """The code is the features."""
+        rule = f"the width of the encoder's features ({self.feature_size})"
+        require(self.latent_size == self.feature_size, "latent_size", rule, self.latent_size, "leave it out")
+
+
+class TextEncoderHead(LatentHead):
+    """`z = h`: the encoder's features as they are (Prokhorov et al. 2021, section 4.2)."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+
+    def forward(self, features: Tensor) -> TextVAEModelOutput:
+        """The features, `(batch, feature_size)`, dense."""
+        return TextVAEModelOutput(sparse_embedding=features, latent=features, features=features)
+
+
+class TextEncoderModel(TextVAEModel):
+    """The encoder alone."""
+
+    config_class = TextEncoderConfig
+    latent_head_class = TextEncoderHead
+
+
+class TextEncoderForPreTraining(TextVAEForPreTraining):
+    """A plain autoencoder: the decoder reads the features."""
+
+    config_class = TextEncoderConfig
+    model_class = TextEncoderModel
+
+
+class TextEncoderForSequenceClassification(TextVAEForSequenceClassification):
+    """The simple classifier."""
+
+    config_class = TextEncoderConfig
+    model_class = TextEncoderModel

@@ -1,0 +1,184 @@
+"""Variational sparse coding (Tonolini et al. 2019): spike-and-slab posterior, prior at learned pseudo-inputs."""
+
+import math
+from typing import Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from .configuration_text_vae import TextVAEConfig, require
+from .distributions import bernoulli_kl, clamp_with_gradient, normal_kl_to, softplus
+from .modeling_text_vae import (
+    Encode,
+    Float32Linear,
+    LatentHead,
+    TextVAEForPreTraining,
+    TextVAEForSequenceClassification,
+    TextVAEModel,
+)
+from .outputs import VSCModelOutput
+
+
+@strict
+class VSCConfig(TextVAEConfig):
+    """Configuration of variational sparse coding; the aggregate's KL is the penalty, J is in it.
+
+    Args:
+        prior_activity: alpha, the share of dimensions that the prior keeps on, in (0, 1).
+        pseudo_inputs: learned `"features"` of the encoder, or learned `"sentences"` of embeddings that it encodes.
+        num_pseudo_inputs: how many to choose from.
+        pseudo_length: embeddings per pseudo-input, where they are sentences.
+        selector_sharpness: factor on the selector's logits before its softmax (> 0).
+        gate_sharpness: c of the relaxed gate at the end of its annealing, and in evaluation (> 0).
+        gate_sharpness_start: c at the start of training (> 0).
+        anneal_fraction: share of training in which c goes from its start to its end and the slab from a standard
+            Gaussian to its own, in [0, 1].
+        slab_std_min: lower bound of the slab's standard deviation (> 0).
+        active_threshold: a dimension is on in the code where its probability of being off is below it, in (0, 1).
+    """
+
+    model_type = "vsc"
+
+    penalty_weight: float | int = 0.01
+    prior_activity: float | int = 0.01
+    pseudo_inputs: Literal["features", "sentences"] = "features"
+    num_pseudo_inputs: int = 16
+    pseudo_length: int = 8
+    selector_sharpness: float | int = 10.0
+    gate_sharpness: float | int = 200.0
+    gate_sharpness_start: float | int = 50.0
+    anneal_fraction: float | int = 0.5
+    slab_std_min: float | int = 1e-3
+    active_threshold: float | int = 0.5
+
+    def validate_vsc(self) -> None:
+        """Positive scales and counts, shares inside their ranges."""
+        for name in ("selector_sharpness", "gate_sharpness", "gate_sharpness_start", "slab_std_min"):
+            value = getattr(self, name)
+            require(0 < value < float("inf"), name, "positive and finite", value, "choose a value above 0")
+        for name in ("num_pseudo_inputs", "pseudo_length"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name), "choose a positive number")
+        for name in ("prior_activity", "active_threshold"):
+            require(0 < getattr(self, name) < 1, name, "inside (0, 1)", getattr(self, name), "leave it out")
+        value = self.anneal_fraction
+        require(0 <= value <= 1, "anneal_fraction", "in [0, 1]", value, "0 starts at the end values")
+
+
+class VSCHead(LatentHead):
+    """`q(z|x) = prod_i g_i N(mu_i, sigma_i^2) + (1 - g_i) delta_0`, `log g = -ReLU(-v(h))` (Tonolini et al. 2019).
+
+    g is the probability of being ON, the opposite of HSVAE's gamma. The gate is relaxed in the draw,
+    `z = sigmoid(c (eta - 1 + g)) (mu + sigma eps)`, eta uniform. The prior is `q(z|u*)`, u* a soft choice among learned
+    pseudo-inputs made by a selector from h; mixing is done on encoded pseudo-inputs. Beyond the paper: g stays below
+    `1 - 1e-6` and the ReLU passes its gradient, so that a gate that is fully on can close again; the warm-up
+    `(lambda mu, lambda log sigma^2)` is in the draw and in the KL alike.
+    """
+
+    def __init__(self, config: VSCConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.progress = 1.0  # of the annealing, where training tells; evaluation is always at 1
+        self.posterior = Float32Linear(config.feature_size, 3 * config.latent_size)
+        self.selector = Float32Linear(config.feature_size, config.num_pseudo_inputs)
+        sentences = config.pseudo_inputs == "sentences"
+        shape = (config.pseudo_length, config.word_embedding_size) if sentences else (config.feature_size,)
+        self.pseudo_inputs = nn.Parameter(torch.empty(config.num_pseudo_inputs, *shape))
+
+    def init_parameters(self) -> None:
+        """Pseudo-inputs that differ, about as large as what they stand for."""
+        init.normal_(self.pseudo_inputs, std=0.3 if self.config.pseudo_inputs == "features" else 0.05)
+
+    def anneal(self, progress: float) -> None:
+        """Set the gate's sharpness and the slab's warm-up."""
+        self.progress = min(1.0, progress / self.config.anneal_fraction) if self.config.anneal_fraction else 1.0
+
+    def forward(self, features: Tensor) -> VSCModelOutput:
+        """Posterior of `features` `(batch, feature_size)`; the code is `g > 1 - active_threshold ? g mu : 0`."""
+        log_active, mean, std = self._posterior(features)
+        active = log_active.exp()
+        on = 1 - active < self.config.active_threshold
+        return VSCModelOutput(
+            sparse_embedding=torch.where(on, active * mean, 0.0),
+            latent=torch.where(on, mean, 0.0),
+            features=features,
+            log_active=log_active,
+            slab_mean=mean,
+            slab_std=std,
+        )
+
+    def sample(self, posterior: VSCModelOutput) -> dict[str, Tensor]:
+        """A draw with the relaxed gate, `(batch, latent_size)`."""
+        start, end = self.config.gate_sharpness_start, self.config.gate_sharpness
+        sharpness = start + (end - start) * self._warmth()
+        uniform = torch.rand_like(posterior.slab_mean)
+        gate = torch.sigmoid(sharpness * (uniform - 1 + posterior.log_active.exp()))
+        mean, std = self._warm(posterior.slab_mean, posterior.slab_std)
+        return {"z": gate * (mean + std * torch.randn_like(mean))}
+
+    def costs(self, posterior: VSCModelOutput, sample: dict[str, Tensor], encode: Encode) -> dict[str, Tensor]:
+        """Both halves of `KL(q(z|x) || q(z|u*))` in closed form, and `J KL(Bern(mean g_u) || Bern(alpha))`."""
+        choice = (self.config.selector_sharpness * self.selector(posterior.features)).softmax(-1)
+        log_prior, prior_mean, prior_std = self._posterior(choice @ self._pseudo_features(encode).to(choice.dtype))
+        slab = normal_kl_to(
+            *self._warm(posterior.slab_mean, posterior.slab_std), *self._warm(prior_mean, prior_std)
+        )  # (batch, latent_size)
+        log_share = log_prior.exp().mean(-1).log()  # (batch,)
+        target = log_share.new_tensor(math.log(self.config.prior_activity))
+        return {
+            "z_kl": posterior.log_active.exp() * slab,
+            "gamma_kl": bernoulli_kl(posterior.log_active, log_prior),
+            "penalty": self.config.latent_size * bernoulli_kl(log_share, target).mean(),
+        }
+
+    def diagnostics(self, posterior: VSCModelOutput) -> dict[str, Tensor]:
+        """`E[z|x]`, slab mean and the probability of being off."""
+        return {
+            "posterior_mean": posterior.log_active.exp() * posterior.slab_mean,
+            "slab_mean": posterior.slab_mean,
+            "spike_probability": -torch.expm1(posterior.log_active),
+        }
+
+    def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
+        """Draws at pseudo-inputs chosen evenly, with exact zeros."""
+        features = self._pseudo_features(encode)
+        log_active, mean, std = self._posterior(features[torch.randint(len(features), (num_samples,))])
+        on = torch.rand_like(mean) < log_active.exp()
+        return torch.where(on, mean + std * torch.randn_like(mean), 0.0)
+
+    def _posterior(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        raw_gate, mean, raw_std = self.posterior(features).chunk(3, dim=-1)
+        return clamp_with_gradient(raw_gate, -15.0, -1e-6), mean, softplus(raw_std) + self.config.slab_std_min
+
+    def _pseudo_features(self, encode: Encode) -> Tensor:
+        inputs = self.pseudo_inputs.to(self.posterior.weight.dtype)
+        return inputs if inputs.dim() == 2 else encode(inputs)
+
+    def _warmth(self) -> float:
+        return self.progress if self.training else 1.0
+
+    def _warm(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        warmth = self._warmth()
+        return warmth * mean, std**warmth
+
+
+class VSCModel(TextVAEModel):
+    """Encoder and spike-and-slab posterior."""
+
+    config_class = VSCConfig
+    latent_head_class = VSCHead
+
+
+class VSCForPreTraining(TextVAEForPreTraining):
+    """Variational sparse coding with its decoder."""
+
+    config_class = VSCConfig
+    model_class = VSCModel
+
+
+class VSCForSequenceClassification(TextVAEForSequenceClassification):
+    """Classifier on samples of the sparse code."""
+
+    config_class = VSCConfig
+    model_class = VSCModel

@@ -1,0 +1,311 @@
+"""The baselines' mathematics against definitions, numeric integration, Monte Carlo and finite differences."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+import hsvae_hf
+from hsvae_hf.distributions import (
+    bernoulli_kl,
+    gumbel_like,
+    inverse_multiquadric_mmd,
+    log1mexp,
+    normal_kl_to,
+    normal_log_prob,
+    normal_quadrature,
+    sample_binary_concrete,
+    select_dimensions,
+    sparsemax,
+)
+from hsvae_hf.modeling_gaussian_vae import GaussianVAEHead
+from hsvae_hf.modeling_mat_vae import MATVAEHead
+from hsvae_hf.modeling_sdlgm import SDLGMHead
+from hsvae_hf.modeling_vsc import VSCHead
+
+SIZES = {"vocab_size": 40, "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
+GRID = torch.linspace(-14, 14, 560_001, dtype=torch.float64)
+
+
+def f64(*values):
+    return torch.tensor(values if len(values) > 1 else values[0], dtype=torch.float64)
+
+
+def no_encoder(inputs_embeds):
+    raise AssertionError("this prior needs no encoder")
+
+
+def head_and_posterior(head_class, config, rows=5, scale=1.0):
+    head = head_class(config).double()
+    for name, parameter in head.named_parameters():
+        torch.nn.init.normal_(parameter, std=scale if "bias" not in name else 0.1)
+    return head, head(torch.randn(rows, 12, dtype=torch.float64))
+
+
+def test_divergences_are_those_of_torch():
+    mean, std, prior_mean, prior_std = torch.randn(4, 50, dtype=torch.float64)
+    std, prior_std = std.exp(), prior_std.exp()
+    expected = kl_divergence(Normal(mean, std), Normal(prior_mean, prior_std))
+    torch.testing.assert_close(normal_kl_to(mean, std, prior_mean, prior_std), expected)
+    p, q = torch.rand(2, 50, dtype=torch.float64)
+    torch.testing.assert_close(bernoulli_kl(p.log(), q.log()), kl_divergence(Bernoulli(p), Bernoulli(q)))
+    small = f64(-1e-9, -1e-3, -0.5, -0.8, -40.0)
+    torch.testing.assert_close(log1mexp(small).exp(), -torch.expm1(small), rtol=1e-12, atol=0)
+
+
+def test_gaussian_penalties_and_kl():
+    for p in (0, 1, 2):
+        config = hsvae_hf.GaussianVAEConfig(**SIZES, penalty_norm=p)
+        head, posterior = head_and_posterior(GaussianVAEHead, config)
+        costs = head.costs(posterior, head.sample(posterior), no_encoder)
+        kl = kl_divergence(Normal(posterior.mean, posterior.std), Normal(0.0, 1.0))
+        torch.testing.assert_close(costs["z_kl"], kl)
+        if p:
+            expected = (posterior.mean.abs() ** p).sum() / 5 + (posterior.std**p).sum() / 5
+            torch.testing.assert_close(costs["penalty"], expected)
+        assert ("penalty" in costs) == bool(p)
+
+
+def test_gaussian_code_is_dense_unless_asked():
+    config = hsvae_hf.GaussianVAEConfig(**SIZES, code_snr_min=1.0)
+    head, posterior = head_and_posterior(GaussianVAEHead, config)
+    kept = posterior.mean.abs() >= posterior.std
+    assert torch.equal(posterior.sparse_embedding != 0, kept)
+    assert 0 < kept.sum() < kept.numel()
+    head.config.code_snr_min = 0.0
+    assert torch.equal(head(posterior.features).sparse_embedding, posterior.mean)
+
+
+def test_mat_vae_log_ratio_integrates_to_the_kl():
+    head, posterior = head_and_posterior(MATVAEHead, hsvae_hf.MATVAEConfig(**SIZES, prior_spike_probability=0.7))
+    mean, std = posterior.mean[0, 0].item(), posterior.std[0, 0].item()
+    q = Normal(mean, std).log_prob(GRID)
+    p = (0.3 * Normal(0.0, 1.0).log_prob(GRID).exp() + 0.7 * Normal(0.0, 0.05).log_prob(GRID).exp()).log()
+    exact = torch.trapezoid(q.exp() * (q - p), GRID)
+    many = type(posterior)(**{name: value[:1].expand(500, -1) for name, value in posterior.items()})
+    draws = [head.costs(many, head.sample(many), no_encoder)["z_kl"][:, 0] for _ in range(40)]
+    ratio = torch.cat(draws)
+    assert abs(ratio.mean() - exact) < 5 * ratio.std() / math.sqrt(len(ratio))
+
+
+def naive_mmd(z, points):
+    """The formula of the paper, for as many draws of the prior as there are rows."""
+    rows, total = len(z), 0.0
+    for dimension in range(z.shape[1]):
+        for scale in (0.1, 0.2, 0.5, 1, 2, 5):
+
+            def kernel(u, v, scale=scale):
+                return 2 * scale / (2 * scale + (u - v) ** 2)
+
+            a, b = z[:, dimension], points[:, dimension]
+            for i in range(rows):
+                for j in range(rows):
+                    if i != j:
+                        total += (kernel(a[i], a[j]) + kernel(b[i], b[j])) / (rows * (rows - 1))
+                    total -= 2 * kernel(a[i], b[j]) / rows**2
+    return total
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4, 7])
+def test_mmd_is_the_naive_double_loop(rows):
+    z, points = torch.randn(rows, 2, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+    weights = torch.rand(9, dtype=torch.float64)
+    weights /= weights.sum()
+    kernels = [lambda u, v, s=s: 2 * s / (2 * s + (u - v) ** 2) for s in (0.1, 0.2, 0.5, 1, 2, 5)]
+    expected = 0.0
+    for column, kernel in itertools.product(z.T, kernels):
+        for i, j in itertools.permutations(range(rows), 2):
+            expected += kernel(column[i], column[j]) / (rows * (rows - 1))
+        for i, k in itertools.product(range(rows), range(9)):
+            expected -= 2 * weights[k] * kernel(column[i], points[k]) / rows
+        for k, m in itertools.product(range(9), range(9)):
+            expected += weights[k] * weights[m] * kernel(points[k], points[m])
+    torch.testing.assert_close(inverse_multiquadric_mmd(z, points, weights), expected)
+
+
+def test_mmd_is_the_mean_of_the_released_formula_over_draws_of_the_prior():
+    z = torch.randn(6, 2, dtype=torch.float64)
+    draws = torch.stack([naive_mmd(z, torch.randn(6, 2, dtype=torch.float64)) for _ in range(150)])
+    exact = inverse_multiquadric_mmd(z, *normal_quadrature(1.0))
+    assert abs(draws.mean() - exact) < 5 * draws.std() / math.sqrt(len(draws))
+    assert draws.std() > 0
+
+
+def test_mmd_gradient_and_quadrature():
+    z = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda z: inverse_multiquadric_mmd(z, *normal_quadrature(1.0)), z)
+    coarse = inverse_multiquadric_mmd(z, *normal_quadrature(1.0))
+    fine = inverse_multiquadric_mmd(z, *normal_quadrature(1.0, step=0.02, reach=9.0))
+    torch.testing.assert_close(coarse, fine, atol=1e-5, rtol=0)
+    same = inverse_multiquadric_mmd(torch.randn(2000, 1, dtype=torch.float64), *normal_quadrature(1.0))
+    other = inverse_multiquadric_mmd(1 + torch.randn(2000, 1, dtype=torch.float64), *normal_quadrature(1.0))
+    assert abs(same) < 0.02 < 0.1 < other
+
+
+def test_sparsemax_is_the_projection_on_the_simplex():
+    scores = 2 * torch.randn(200, 7, dtype=torch.float64)
+    found = sparsemax(scores)
+    low, high = scores.min(-1).values - 1, scores.max(-1).values
+    for _ in range(200):  # the threshold at which the positive parts sum to 1, by bisection
+        middle = (low + high) / 2
+        above = (scores - middle.unsqueeze(-1)).clamp_min(0).sum(-1) > 1
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    torch.testing.assert_close(found, (scores - low.unsqueeze(-1)).clamp_min(0))
+    assert (found == 0).any()
+    assert gradcheck(sparsemax, torch.randn(4, 5, dtype=torch.float64, requires_grad=True))
+
+
+def test_vsc_kl_is_the_integral():
+    config = hsvae_hf.VSCConfig(**SIZES, num_pseudo_inputs=3)
+    head, posterior = head_and_posterior(VSCHead, config, scale=0.2)
+    costs = head.eval().costs(posterior, {}, no_encoder)
+    choice = (10 * head.selector(posterior.features)).softmax(-1) @ head.pseudo_inputs
+    prior = head(choice)
+    for row, column in itertools.product(range(5), range(6)):
+        (g, m, s), (g_u, m_u, s_u) = (
+            (p.log_active[row, column].exp(), p.slab_mean[row, column], p.slab_std[row, column])
+            for p in (posterior, prior)
+        )
+        log_q, log_p = normal_log_prob(GRID, m, s) + g.log(), normal_log_prob(GRID, m_u, s_u) + g_u.log()
+        slab = torch.trapezoid(log_q.exp() * (log_q - log_p), GRID)
+        exact = slab + (1 - g) * ((1 - g) / (1 - g_u)).log()
+        total = costs["z_kl"][row, column] + costs["gamma_kl"][row, column]
+        torch.testing.assert_close(total, exact, atol=1e-7, rtol=1e-6)
+    share = prior.log_active.exp().mean(-1)
+    expected = 6 * kl_divergence(Bernoulli(share), Bernoulli(f64(0.01))).mean()
+    torch.testing.assert_close(costs["penalty"], expected)
+
+
+def test_vsc_anneals_in_training_only():
+    config = hsvae_hf.VSCConfig(**SIZES, anneal_fraction=0.5)
+    head, posterior = head_and_posterior(VSCHead, config)
+
+    def draw(progress, training):
+        head.train(training).anneal(progress)
+        torch.manual_seed(1)
+        return head.sample(posterior)["z"]
+
+    assert torch.equal(draw(0.0, False), draw(1.0, False))
+    assert torch.equal(draw(0.5, True), draw(1.0, False))
+    assert not torch.equal(draw(0.25, True), draw(0.5, True))
+    flat = type(posterior)(**{**posterior, "log_active": torch.full_like(posterior.log_active, -1e-9)})
+    head.train().anneal(0.0)  # a standard Gaussian slab; with the gate wide open, the relaxed gate is near 1
+    z = torch.stack([head.sample(flat)["z"] for _ in range(4000)])
+    assert abs(z.mean()) < 0.01
+    assert abs(z.std() - 1) < 0.05
+
+
+def test_sdlgm_never_exceeds_its_cap_and_uses_all_counts():
+    config = hsvae_hf.SDLGMConfig(**(SIZES | {"latent_size": 30}), sparsity_cap=5)
+    head, posterior = head_and_posterior(SDLGMHead, config, rows=10_000, scale=0.3)
+    sample = head.sample(posterior)
+    counts = (sample["z"] != 0).sum(-1)
+    assert counts.max() == 5
+    assert counts.unique().tolist() == [1, 2, 3, 4, 5]
+    assert torch.equal(sample["mask"].unique(), f64(0.0, 1.0))
+    assert (posterior.sparse_embedding != 0).sum(-1).max() <= 5
+    expected = posterior.count_logits.argmax(-1) + 1
+    assert torch.equal((posterior.sparse_embedding != 0).sum(-1), expected)
+
+
+def test_sdlgm_draws_plackett_luce_and_its_count():
+    torch.manual_seed(3)
+    rows, logits = 200_000, torch.randn(4, dtype=torch.float64)
+    counts = torch.randn(2, dtype=torch.float64)
+    scores = logits.expand(rows, -1) + gumbel_like(logits.expand(rows, -1))
+    number = counts.expand(rows, -1) + gumbel_like(counts.expand(rows, -1))
+    mask = select_dimensions(number, scores, 0.5, 0.5)
+    two = mask.sum(-1) == 2
+    assert abs(two.double().mean() - counts.softmax(-1)[1]) < 0.01
+    p = logits.softmax(-1)
+    for i, j in itertools.combinations(range(4), 2):
+        pair = p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j])
+        seen = (mask[two][:, i] * mask[two][:, j]).mean()
+        assert abs(seen - pair) < 0.01
+
+
+def test_sdlgm_kl_is_that_of_all_sequences():
+    config = hsvae_hf.SDLGMConfig(**(SIZES | {"latent_size": 5}), sparsity_cap=3)
+    head, posterior = head_and_posterior(SDLGMHead, config, rows=1, scale=0.5)
+    p, count = posterior.selection_logits[0].softmax(-1), posterior.count_logits[0].softmax(-1)
+    exact = 0.0
+    for length in (1, 2, 3):
+        exact += count[length - 1] * (count[length - 1] * 3).log()
+        for sequence in itertools.permutations(range(5), length):
+            probability, left, uniform = 1.0, 1.0, 1.0
+            for step, index in enumerate(sequence):
+                probability, left, uniform = probability * p[index] / left, left - p[index], uniform / (5 - step)
+            exact += count[length - 1] * probability * (probability / uniform).log()
+    many = type(posterior)(**{name: value.expand(20_000, -1) for name, value in posterior.items()})
+    costs = head.costs(many, head.sample(many), no_encoder)
+    estimate = costs["gamma_kl"].sum(-1)
+    assert abs(estimate.mean() - exact) < 5 * estimate.std() / math.sqrt(20_000)
+    assert costs["gamma_kl"].shape == (20_000, 4)
+
+
+def test_relaxed_selection_has_the_gradient_of_finite_differences():
+    counts = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    scores = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda c, s: select_dimensions(c, s, 0.7, 0.9, hard=False), (counts, scores))
+    hard = select_dimensions(counts, scores, 0.7, 0.9)
+    gradients = torch.autograd.grad((hard * torch.randn(2, 5)).sum(), (counts, scores))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_straight_through_concrete_has_the_gradient_of_the_relaxed_draw():
+    logits = torch.randn(50, dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(0)
+    hard = sample_binary_concrete(logits, 0.5)
+    (gradient,) = torch.autograd.grad(hard.sum(), logits)
+    assert set(hard.tolist()) == {0.0, 1.0}
+    torch.manual_seed(0)
+    noise = torch.logit(torch.rand_like(logits).clamp(1e-7, 1 - 1e-7))
+
+    def relaxed(value):
+        return torch.sigmoid((value + noise) / 0.5)
+
+    step = 1e-6
+    torch.testing.assert_close(gradient, (relaxed(logits + step) - relaxed(logits - step)) / (2 * step))
+
+
+@pytest.mark.parametrize(
+    ("head_class", "config_class", "fields"),
+    [
+        (GaussianVAEHead, hsvae_hf.GaussianVAEConfig, ("mean", "std")),
+        (VSCHead, hsvae_hf.VSCConfig, ("log_active", "slab_mean", "slab_std")),
+    ],
+)
+def test_reparameterised_draws_have_the_gradient_of_finite_differences(head_class, config_class, fields):
+    options = {"gate_sharpness": 5.0} if head_class is VSCHead else {}
+    head, posterior = head_and_posterior(head_class, config_class(**SIZES, **options), rows=2, scale=0.2)
+    values = [posterior[name].detach().requires_grad_() for name in fields]
+
+    def draw(*values):
+        torch.manual_seed(0)
+        return head.sample(type(posterior)(**{**posterior, **dict(zip(fields, values, strict=True))}))["z"]
+
+    assert gradcheck(draw, values)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "field", "value"),
+    [
+        (hsvae_hf.GaussianVAEConfig, "std_min", 0.0),
+        (hsvae_hf.GaussianVAEConfig, "code_snr_min", -1.0),
+        (hsvae_hf.MATVAEConfig, "prior_spike_probability", 1.0),
+        (hsvae_hf.VSCConfig, "gate_sharpness", 0.0),
+        (hsvae_hf.VSCConfig, "num_pseudo_inputs", 0),
+        (hsvae_hf.VSCConfig, "anneal_fraction", 1.5),
+        (hsvae_hf.SDLGMConfig, "sparsity_cap", 7),
+        (hsvae_hf.SDLGMConfig, "count_temperature", 0.0),
+        (hsvae_hf.TextEncoderConfig, "latent_size", 5),
+        (hsvae_hf.HSVAEConfig, "encoder_type", "transformer"),
+        (hsvae_hf.HSVAEConfig, "freeze_text_encoder", True),
+    ],
+)
+def test_bad_fields_are_named(config_class, field, value):
+    with pytest.raises(Exception, match=f"`{field}` must be|`encoder_config` must be"):
+        config_class(**(SIZES | ({"sparsity_cap": 3} if config_class is hsvae_hf.SDLGMConfig else {}) | {field: value}))

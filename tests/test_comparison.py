@@ -1,0 +1,99 @@
+"""The comparison: matching, resuming, the table and the figure, on a corpus of a few sentences."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hsvae_hf import comparison
+from hsvae_hf.comparison import CompareArguments, Comparison, compare
+
+SMALL = {"max_steps": 3, "batch_size": 8, "vocab_size": 60, "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
+
+
+@pytest.fixture
+def corpus(sentences, labels, tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    rows = [{"text": text, "label": label} for text, label in zip(sentences, labels, strict=True)] * 4
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def options(corpus, tmp_path):
+    def make(**changes):
+        fields = {"dataset": corpus, "output_dir": str(tmp_path / "out"), "seeds": 2, "classifier_epochs": 1}
+        return CompareArguments(**(fields | SMALL | {"search_runs": 1} | changes))
+
+    return make
+
+
+def test_every_system_that_needs_no_download_has_a_row(options, tmp_path, monkeypatch):
+    names = [name for name in comparison.SYSTEMS if name not in comparison.PRETRAINED]
+    result = compare(options(models=names))
+    assert [row["model"] for row in result["models"]] == names
+    folder = tmp_path / "out"
+    assert json.loads((folder / "comparison.json").read_text())["models"] == result["models"]
+    table = (folder / "comparison.md").read_text().splitlines()
+    assert len(table) == 2 + len(names)
+    assert len({line.count("|") for line in table}) == 1
+    assert (folder / "comparison.png").stat().st_size > 10_000
+    for row in result["models"]:
+        runs = [path for path in (folder / "runs").glob(f"{row['model']}*.json")]
+        assert len(runs) >= 2
+        assert ("reconstruction_loss" in row) == (row["model"] != "Simple")
+        found = [json.loads(path.read_text()) for path in runs]
+        chosen = [one["accuracy"] for one in found if one["weight"] == row["weight"]]
+        assert row["accuracy"]["mean"] == pytest.approx(np.mean(chosen))
+        assert row["accuracy"]["std"] == pytest.approx(np.std(chosen, ddof=1))
+
+    def no_training(*arguments, **options):
+        raise AssertionError("a finished run was repeated")
+
+    monkeypatch.setattr(Comparison, "new_model", no_training)
+    assert compare(options(models=names))["models"] == result["models"]
+
+
+def test_weights_are_searched_towards_the_reference(options, monkeypatch):
+    made = Comparison(options(search_runs=6))
+    monkeypatch.setattr(
+        Comparison, "result", lambda self, system, weight, seed: {"reconstruction_loss": 50 + 10 * np.log10(weight)}
+    )
+    assert made.matched_weight("VAE", 40.0) == pytest.approx(0.1, rel=0.2)
+    assert made.matched_weight("VAE", 25.0) == pytest.approx(10**-2.5, rel=0.2)
+    assert made.matched_weight("HSVAE", 40.0) is None
+
+
+def test_runs_of_other_settings_do_not_mix_in(options):
+    Comparison(options())
+    Comparison(options(seeds=5, models=["VAE"]))
+    with pytest.raises(ValueError, match=re.escape("`latent_size` must stay 6")):
+        Comparison(options(latent_size=7))
+
+
+def test_trained_models_are_compared_as_they_are(options, saved_model, tmp_path):
+    result = compare(options(models=[str(saved_model), "Simple"], seeds=1, search_runs=0))
+    assert result["models"][0]["model"] == str(saved_model)
+    assert result["models"][0]["active_dims"]["mean"] >= 0
+    assert result["models"][0]["accuracy"]["std"] is None
+    assert saved_model.name in Path(tmp_path / "out/comparison.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": ["LSTM"]}, "`models` must be of"),
+        ({"seeds": 0}, "`seeds` must be at least 1"),
+    ],
+)
+def test_bad_options_are_named(options, changes, message):
+    with pytest.raises(ValueError, match=message):
+        compare(options(**changes))
+
+
+def test_data_without_labels_is_named(options, tmp_path):
+    (tmp_path / "plain.txt").write_text("one sentence\nanother one\nthird\n")
+    with pytest.raises(ValueError, match="`dataset` must have labels"):
+        compare(options(dataset=str(tmp_path / "plain.txt")))
