@@ -1,7 +1,8 @@
 """Speed and memory of a training step and of encoding, each beside a floor measured in the same run.
 
-The floor of a training step is its bare matrix products, forward and backward; the floor of encoding is the GRU's
-forward pass over the same padded batches. Sides are interleaved and medians reported: compare ratios, not seconds.
+The floor of a training step is its bare matrix products, forward and backward; the floor of encoding is the bare
+encoder's forward pass over the same padded batches; MAT-VAE's MMD is measured beside the step that it is part of.
+Sides are interleaved and medians reported: compare ratios, not seconds.
 """
 
 import json
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,6 +23,7 @@ from transformers import HfArgumentParser
 import hsvae_hf
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
+from hsvae_hf.encoding import load_tokenizer
 from hsvae_hf.tokenization import train_tokenizer
 
 
@@ -28,8 +31,13 @@ from hsvae_hf.tokenization import train_tokenizer
 class BenchmarkArguments:
     """Arguments of the benchmark."""
 
-    task: Literal["train", "encode", "memory"] = field(
-        metadata={"help": "train: one step; encode: sentences to CSR; memory: peak of a Yelp-length batch."}
+    task: Literal["train", "encode", "memory", "mmd"] = field(
+        metadata={
+            "help": "train: one step; encode: sentences to CSR; memory: peak of a Yelp-length batch; mmd: MAT-VAE's."
+        }
+    )
+    encoder_name_or_path: str | None = field(
+        default=None, metadata={"help": "encode: a pretrained text encoder instead of the GRU."}
     )
     dataset: str = field(default="docstrings", metadata={"help": "Short name, Hub id or local path of the text."})
     batch_size: int = field(default=256, metadata={"help": "Sentences per batch."})
@@ -116,21 +124,23 @@ def benchmark_train(arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig,
 
 
 def benchmark_encode(
-    arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig, sentences: list[str], tokenizer: object
+    arguments: BenchmarkArguments, model: hsvae_hf.HSVAEModel, sentences: list[str], tokenizer: object
 ) -> dict:
-    """`encode` of raw sentences to CSR against the GRU alone on the same length-sorted batches."""
-    model = hsvae_hf.HSVAEModel(config).eval()
+    """`encode` of raw sentences to CSR against the encoder alone on the same length-sorted batches."""
     rows = tokenizer(sentences, truncation=True)["input_ids"]
     batches = list(length_sorted(rows, arguments.batch_size))
 
     @torch.inference_mode()
-    def gru() -> None:
+    def encoder() -> None:
         for batch in batches:
-            model.encoder(batch, batch != 0)
+            if arguments.encoder_name_or_path is None:
+                model.encoder(batch, batch != 0)
+            else:
+                model.encoder.transformer(batch, attention_mask=(batch != 0).long())
 
     sides = {
         "encode": lambda: hsvae_hf.encode(model, tokenizer, sentences, batch_size=arguments.batch_size),
-        "floor": gru,
+        "floor": encoder,
     }
     seconds = median_seconds(sides, arguments.repeats)
     return {
@@ -163,6 +173,19 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def extra_megabytes(work: Callable[[], None]) -> float:
+    """How far `work` raises this process's memory above what it holds (Linux)."""
+
+    def resident(name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident("VmRSS")
+    work()
+    return resident("VmHWM") - before
+
+
 def benchmark_memory(arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig) -> dict:
     """Both formulations side by side, each in a process of its own, since a peak never goes down."""
     if arguments.memory_side != "both":
@@ -174,6 +197,32 @@ def benchmark_memory(arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         peaks[side] = json.loads(out.splitlines()[-1])["peak_mb"]
     return {"chunked_mb": peaks["chunked"], "plain_mb": peaks["plain"], "times_less": peaks["plain"] / peaks["chunked"]}
+
+
+def benchmark_mmd(arguments: BenchmarkArguments, rows: list[list[int]]) -> dict:
+    """The MMD, forward and backward, beside the training step it is part of, and its memory."""
+    sizes = ("vocab_size", "embedding_size", "hidden_size", "latent_size")
+    model = hsvae_hf.MATVAEForPreTraining(
+        hsvae_hf.MATVAEConfig(**{name: getattr(arguments, name) for name in sizes})
+    ).train()
+    head, z = model.model.latent_head, torch.randn(arguments.batch_size, arguments.latent_size, requires_grad=True)
+    posterior = head(torch.randn(arguments.batch_size, arguments.hidden_size))
+
+    def mmd() -> None:
+        head.costs(posterior, {"z": z}, model.model._encode)["penalty"].backward()
+
+    extra = extra_megabytes(mmd)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-4, weight_decay=0.0, fused=True)
+    batches = list(length_sorted(rows, arguments.batch_size))
+    batch = batches[len(batches) // 2]
+
+    def step() -> None:
+        model(batch, batch != 0).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    seconds = median_seconds({"step": step, "mmd": mmd}, arguments.repeats)
+    return {"share_of_step": seconds["mmd"] / seconds["step"], "extra_mb": extra, "batch": list(batch.shape)}
 
 
 def main() -> None:
@@ -195,8 +244,17 @@ def main() -> None:
         tokenizer = train_tokenizer(sentences, vocab_size=config.vocab_size, max_length=arguments.max_length)
         if arguments.task == "train":
             report = benchmark_train(arguments, config, tokenizer(sentences, truncation=True)["input_ids"])
+        elif arguments.task == "mmd":
+            report = benchmark_mmd(arguments, tokenizer(sentences, truncation=True)["input_ids"])
+        elif arguments.encoder_name_or_path is None:
+            report = benchmark_encode(arguments, hsvae_hf.HSVAEModel(config).eval(), sentences, tokenizer)
         else:
-            report = benchmark_encode(arguments, config, sentences, tokenizer)
+            model = hsvae_hf.HSVAEModel.from_encoder_pretrained(
+                arguments.encoder_name_or_path, latent_size=config.latent_size
+            )
+            tokenizer = load_tokenizer(arguments.encoder_name_or_path)
+            tokenizer.model_max_length = arguments.max_length
+            report = benchmark_encode(arguments, model.eval(), sentences, tokenizer)
         report["peak_mb"] = peak_megabytes()
     report |= {"task": arguments.task, "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(json.dumps(report) if arguments.json else "\n".join(f"{name}: {value}" for name, value in report.items()))

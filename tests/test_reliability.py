@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import load_dataset
 
-from hsvae_hf import HSVAEConfig, HSVAEForPreTraining
+from hsvae_hf import MODELS
 from hsvae_hf.data import LengthGroupedSampler, TextCollator
 from hsvae_hf.tokenization import train_tokenizer
 
@@ -12,17 +12,25 @@ from hsvae_hf.tokenization import train_tokenizer
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("steps", "autocast", "estimator"),
-    [(10_000, False, "rao_blackwell"), (10_000, False, "mc"), (2_000, True, "rao_blackwell"), (2_000, True, "mc")],
+    ("model_type", "options", "steps", "autocast"),
+    [
+        *(
+            ("hsvae", {"kl_estimator": estimator}, steps, autocast)
+            for steps, autocast in ((10_000, False), (2_000, True))
+            for estimator in ("rao_blackwell", "mc")
+        ),
+        *((name, {}, 1_000, autocast) for name in MODELS if name != "hsvae" for autocast in (False, True)),
+    ],
 )
-def test_released_settings_never_give_nan(data_dir, steps, autocast, estimator):
+def test_released_settings_never_give_nan(data_dir, model_type, options, steps, autocast):
     texts = load_dataset(str(data_dir / "yahoo"), split="train")["text"][:]
     tokenizer = train_tokenizer(texts, vocab_size=2_000, max_length=30)
     rows = [{"input_ids": ids} for ids in tokenizer(texts, truncation=True)["input_ids"]]
-    config = HSVAEConfig(
-        vocab_size=2_000, embedding_size=32, hidden_size=32, latent_size=32, kl_estimator=estimator
+    config_class, _, model_class, _ = MODELS[model_type]
+    config = config_class(
+        vocab_size=2_000, embedding_size=32, hidden_size=32, latent_size=32, **options
     )  # psi = lambda = 0.01, alpha 4, beta 1 are the defaults
-    model = HSVAEForPreTraining(config).train()
+    model = model_class(config).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=8e-4)
     collate, step = TextCollator(tokenizer), 0
     while step < steps:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from families import FAMILIES, bert
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
 import hsvae_hf
@@ -36,13 +37,13 @@ SMALL = ["--embedding_size", "8", "--hidden_size", "12", "--latent_size", "6", "
 
 @pytest.fixture
 def make_trainer(small_config, tokenizer, sentences, tmp_path):
-    def make(folder="run", **options):
+    def make(folder="run", model=None, **options):
         torch.manual_seed(0)
         rows = tokenize_dataset(Dataset.from_dict({"text": sentences}), tokenizer)
         defaults = {"per_device_train_batch_size": 4, "logging_steps": 1, "report_to": "none", "seed": 7}
         arguments = TextVAETrainingArguments(output_dir=str(tmp_path / folder), **(defaults | options))
         return TextVAETrainer(
-            model=hsvae_hf.HSVAEForPreTraining(small_config),
+            model=hsvae_hf.HSVAEForPreTraining(small_config) if model is None else model(),
             args=arguments,
             train_dataset=rows,
             eval_dataset=rows.select(range(6)),
@@ -107,6 +108,22 @@ def test_resumed_run_gives_the_losses_of_an_uninterrupted_one(make_trainer):
     expected = {step: loss for step, loss in losses(whole).items() if step > 5}
     assert len(expected) == 7
     assert {step: loss for step, loss in losses(resumed).items() if step > 5} == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_model_trains_and_resumes_exactly(make_trainer, tokenizer, family):
+    changes = {"vocab_size": len(tokenizer)} | (bert(len(tokenizer)) if not family.gru else {})
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+    options |= {"model": lambda: family.pretraining(family.config(**changes)), "eval_strategy": "no"}
+    whole = make_trainer("whole", **options)
+    whole.train()
+    resumed = make_trainer("resumed", **options)
+    resumed.train(resume_from_checkpoint=str(Path(whole.args.output_dir) / "checkpoint-2"))
+    expected = losses(whole)
+    assert sorted(expected) == [1, 2, 3, 4]
+    assert losses(resumed) == expected
+    for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_checkpoints_are_kept_to_the_limit_and_the_best_is_found(make_trainer):
