@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ class CompareArguments:
     search_runs: int = field(default=3, metadata={"help": "Runs to match a model's reconstruction; 0 leaves weights."})
     batch_size: int = field(default=64, metadata={"help": "Sentences per step."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Of every model but those on a pretrained encoder."})
-    encoder_learning_rate: float = field(default=1e-3, metadata={"help": "Of models on a pretrained encoder."})
+    encoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "Of models on a pretrained encoder: 1e-3 if it is frozen, else 8e-5."}
+    )
     encoder_name_or_path: str = field(default="bert-base-uncased", metadata={"help": "Encoder of B-HSVAE and BERT."})
     freeze_text_encoder: bool = field(default=True, metadata={"help": "Keep that encoder as it is."})
     vocab_size: int = field(default=5000, metadata={"help": "Word types."})
@@ -81,7 +84,6 @@ class Comparison:
 
     def __init__(self, options: CompareArguments) -> None:
         self.options, self.folder = options, Path(options.output_dir)
-        self._check_settings()
         limits: dict[str, Any] = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
         self.data: DatasetDict = load_text_dataset(options.dataset, **limits)
         if "label" not in self.data["train"].column_names:
@@ -89,6 +91,7 @@ class Comparison:
         self.names = self.data["train"].features["label"].names
         self.test = self.data["test" if "test" in self.data else "validation"]
         self.words = train_tokenizer(self.data["train"]["text"][:], options.vocab_size, options.max_length)
+        self._check_settings()
 
     def _check_settings(self) -> None:
         """Results of other settings must not mix in."""
@@ -133,7 +136,9 @@ class Comparison:
     def settings(self, system: str, kind: type[RunArguments], **changes: Any) -> RunArguments:
         """Training settings, alike for all."""
         options = self.options
-        rate = options.encoder_learning_rate if system in PRETRAINED else options.learning_rate
+        rate = options.learning_rate
+        if system in PRETRAINED:
+            rate = options.encoder_learning_rate or (1e-3 if options.freeze_text_encoder else 8e-5)
         fixed: dict[str, Any] = {"output_dir": str(self.folder / "runs"), "eval_strategy": "no", "save_strategy": "no"}
         fixed |= {"report_to": "none", "logging_steps": 500, "learning_rate": rate, "disable_tqdm": True}
         return kind(per_device_train_batch_size=options.batch_size, **(fixed | changes))
@@ -168,7 +173,7 @@ class Comparison:
     def result(self, system: str, weight: float | None, seed: int) -> dict[str, Any]:
         """Train and measure once; read back if that is done."""
         trained = system not in SYSTEMS
-        name = f"{Path(system).name if trained else system}{'' if weight is None else f'-{weight:.4g}'}-{seed}"
+        name = f"{_fingerprint(system) if trained else system}{'' if weight is None else f'-{weight:.4g}'}-{seed}"
         path = self.folder / "runs" / f"{name}.json"
         if path.is_file():
             return json.loads(path.read_text())
@@ -178,10 +183,10 @@ class Comparison:
             model, tokenizer = load_for_inference(system, AutoModelForPreTraining)
         else:
             model, tokenizer = self.new_model(system, weight)
-        found: dict[str, Any] = {"weight": weight}
+        found: dict[str, Any] = {"weight": weight, "latent_size": model.config.latent_size}
         if system in CLASSIFIERS:
             model.config.num_samples = 0
-            found["accuracy"] = self.classify(system, model, tokenizer, max_steps=self.options.max_steps)
+            found["accuracy"] = self.classify(system, model, tokenizer, max_steps=self.options.max_steps, seed=seed)
         elif not trained:
             arguments = self.settings(system, TextVAETrainingArguments, max_steps=self.options.max_steps, seed=seed)
             rows = tokenize_dataset(self.data["train"].select_columns(["text"]), tokenizer)
@@ -202,7 +207,7 @@ class Comparison:
 
     def classifier_config(self, config: Any) -> Any:
         """The same model with a K = 5 classifier."""
-        fields = config.to_dict() | {"id2label": None, "label2id": None}
+        fields = config.to_dict() | {"id2label": None, "label2id": None, "freeze_encoder": True, "num_samples": 5}
         return type(config)(**fields, num_labels=len(self.names))
 
     def matched_weight(self, system: str, target: float) -> float | None:
@@ -235,6 +240,13 @@ class Comparison:
         return rows
 
 
+def _fingerprint(folder: str) -> str:
+    """Name of a trained model that tells it from others of that name, and from itself before another training."""
+    path = Path(folder).resolve()
+    changed = max(file.stat().st_mtime_ns for file in path.glob("*.safetensors"))
+    return f"{path.name}-{zlib.crc32(f'{path} {changed}'.encode()):08x}"
+
+
 COLUMNS = {
     "reconstruction_loss": "reconstruction",
     "accuracy": "accuracy",
@@ -255,14 +267,23 @@ def cell(value: dict[str, Any] | None, digits: int) -> str:
     return f"{value['mean']:.{digits}f}{spread}"
 
 
+NOTES = (
+    "Mean and standard deviation over the seeds. Reconstruction in nats per sentence; that of a model on a pretrained "
+    "encoder counts its own word pieces, so it does not compare with the others, nor does Average Hoyer across "
+    "different numbers of dimensions. `weight`: of the costs, where it was searched to match HSVAE's reconstruction."
+)
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table."""
-    lines = ["| model | weight | " + " | ".join(COLUMNS.values()) + " |", "| --- " * (len(COLUMNS) + 2) + "|"]
+    """The table, and how to read it."""
+    lines = ["| model | dims | weight | " + " | ".join(COLUMNS.values()) + " |"]
+    lines.append("| --- " * (len(COLUMNS) + 3) + "|")
     for row in rows:
         cells = [cell(row.get(name), 1 if name in ("reconstruction_loss", "active_dims") else 3) for name in COLUMNS]
         weight = "-" if row["weight"] is None else f"{row['weight']:.3g}"
-        lines.append(f"| {Path(row['model']).name} | {weight} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        dims = f"{row['latent_size']['mean']:.0f}"
+        lines.append(f"| {Path(row['model']).name} | {dims} | {weight} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", NOTES, ""])
 
 
 def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
@@ -294,7 +315,8 @@ def compare(options: CompareArguments) -> dict[str, Any]:
     """Run what is missing, then write `comparison.json`, `.md` and `.png` to the output folder.
 
     Returns:
-        What `comparison.json` holds: `settings`, `models` (a row each) and `tfidf`, its accuracy on the same rows.
+        What `comparison.json` holds: `settings`, `models` (a row each) and `tfidf`, its accuracy on the same rows,
+        their whole text.
 
     Raises:
         ValueError: for an unknown model, a number below 1, or data without labels.

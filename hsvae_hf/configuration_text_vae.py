@@ -49,7 +49,9 @@ class TextVAEConfig(PreTrainedConfig):
     """
 
     model_type = "text-vae"
+    _auto_class = "AutoConfig"  # its code is saved with it
     sub_configs = {"encoder_config": AutoConfig}
+    attribute_map = {"projection_dim": "latent_size"}  # where sentence-transformers looks for a code's width
     keys_to_ignore_at_inference = ["reconstruction_loss", "z_kl", "gamma_kl", "penalty", "num_tokens"]
 
     vocab_size: int = 20_000
@@ -105,6 +107,9 @@ class TextVAEConfig(PreTrainedConfig):
         found = type(self.encoder_config).__name__
         rule, remedy = "given if and only if `encoder_type` is 'transformer'", "use `from_encoder_pretrained`"
         require(transformer == (self.encoder_config is not None), "encoder_config", rule, found, remedy)
+        both = getattr(self.encoder_config, "is_encoder_decoder", False)
+        rule, remedy = "that of a text encoder, without a decoder", "choose one such as BERT"
+        require(not both, "encoder_config", rule, found, remedy)
         rule, remedy = "False with a transformer", "its word embeddings are not those of the decoder"
         require(not (transformer and self.tie_word_embeddings), "tie_word_embeddings", rule, True, remedy)
         rule, remedy = "False with a GRU", "it has nothing pretrained to keep"

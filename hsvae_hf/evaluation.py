@@ -25,11 +25,13 @@ ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] v
 
 
 def _batches(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, description: str
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, description: str, evenly: bool = False
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    """Padded batches of similar length, each with its row numbers."""
+    """Padded batches of similar length, or evenly drawn, each with its row numbers."""
     tokens = tokenize_dataset(dataset.select_columns(["text"]), tokenizer)
     order = np.argsort(tokens["length"][:], kind="stable")
+    if evenly:
+        order = np.random.default_rng(0).permutation(order)
     collate = TextCollator(tokenizer)
     for start in tqdm(range(0, len(order), batch_size), desc=description):
         rows = order[start : start + batch_size]
@@ -59,7 +61,7 @@ def representations(
     """
     base, parts, order = model.model, [], []
     for rows, batch in _batches(dataset, tokenizer, batch_size, "Representations"):
-        posterior = base(**batch.to(model.device) if hasattr(batch, "to") else batch)
+        posterior = base(**{name: value.to(model.device) for name, value in batch.items()})
         report = base.latent_head.diagnostics(posterior)
         mean = "slab_mean" if "slab_mean" in report else "posterior_mean"
         part = {"code": posterior.sparse_embedding, mean: report[mean]}
@@ -125,7 +127,7 @@ def corpus_statistics(
     sums: dict[str, float] = {}
     moments = np.zeros((2, model.config.latent_size))
     has_gate = False
-    for rows, batch in _batches(dataset, tokenizer, batch_size, "Evaluate"):
+    for rows, batch in _batches(dataset, tokenizer, batch_size, "Evaluate", base.latent_head.needs_even_batches):
         inputs = {name: value.to(model.device) for name, value in batch.items()}
         posterior = base(**inputs)
         terms = model(**inputs, encoder_outputs=posterior)

@@ -135,7 +135,8 @@ class TransformerEncoder(TextEncoder):
         """The mean over each row's real tokens, `(batch, feature_size)`."""
         self._check_positions(ids.shape[1])
         inputs: dict[str, Any] = {"input_ids": ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        learned = inputs_embeds is not None and inputs_embeds.requires_grad  # VSC's pseudo-sentences
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (learned or not self.frozen)):
             states = self.transformer(attention_mask=mask.long(), **inputs).last_hidden_state
         weights = mask.unsqueeze(-1).to(states.dtype)
         return (states * weights).sum(1) / weights.sum(1)

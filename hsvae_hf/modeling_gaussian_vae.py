@@ -8,14 +8,8 @@ from torch import Tensor
 
 from .configuration_text_vae import TextVAEConfig, require
 from .distributions import normal_kl, softplus
-from .modeling_text_vae import (
-    Encode,
-    Float32Linear,
-    LatentHead,
-    TextVAEForPreTraining,
-    TextVAEForSequenceClassification,
-    TextVAEModel,
-)
+from .modeling_latent import Encode, Float32Linear, LatentHead
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
 from .outputs import GaussianModelOutput
 
 

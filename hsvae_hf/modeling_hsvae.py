@@ -16,14 +16,8 @@ from .distributions import (
     spike_slab_kl_rao_blackwell,
     spike_slab_log_ratio,
 )
-from .modeling_text_vae import (
-    Encode,
-    Float32Linear,
-    LatentHead,
-    TextVAEForPreTraining,
-    TextVAEForSequenceClassification,
-    TextVAEModel,
-)
+from .modeling_latent import Encode, Float32Linear, LatentHead
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
 from .outputs import HSVAEModelOutput
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from .configuration_text_vae import require
 from .distributions import inverse_multiquadric_mmd, normal_log_prob, normal_quadrature, spike_slab_log_prob
 from .modeling_gaussian_vae import GaussianPosterior, GaussianPosteriorConfig
-from .modeling_text_vae import Encode, TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
+from .modeling_latent import Encode
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
 from .outputs import GaussianModelOutput
 
 
@@ -38,6 +39,8 @@ class MATVAEHead(GaussianPosterior):
 
     The MMD's expectation over the prior is taken exactly instead of by draws; see `inverse_multiquadric_mmd`.
     """
+
+    needs_even_batches = True  # the MMD ties the aggregate to the prior
 
     def costs(self, posterior: GaussianModelOutput, sample: dict[str, Tensor], encode: Encode) -> dict[str, Tensor]:
         """`log q(z|x) - log p(z)` at the drawn z, `(batch, latent_size)`, and the MMD of the batch to the prior."""

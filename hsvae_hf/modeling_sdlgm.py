@@ -8,14 +8,8 @@ from torch import Tensor
 
 from .configuration_text_vae import TextVAEConfig, require
 from .distributions import gumbel_like, normal_kl, select_dimensions, softplus
-from .modeling_text_vae import (
-    Encode,
-    Float32Linear,
-    LatentHead,
-    TextVAEForPreTraining,
-    TextVAEForSequenceClassification,
-    TextVAEModel,
-)
+from .modeling_latent import Encode, Float32Linear, LatentHead
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
 from .outputs import SDLGMModelOutput
 
 
@@ -53,6 +47,8 @@ class SDLGMHead(LatentHead):
     Prior: L uniform on 1..L_0; S, L distinct dimensions drawn evenly without replacement; `w ~ N(0, I)`;
     `z = mask(S) w`. Posterior: `q(L|x) = softmax f_L(h)`; `q(S|L, x)` Plackett-Luce with logits `f_S(h)`;
     `w ~ N(mu(h), sigma(h)^2)`. Draws by two straight-through Gumbel-Softmax steps (`select_dimensions`).
+    The KL of the selection is exact in expectation over the drawn order; its gradient leaves out how the order's
+    probability changes (the score-function part).
     """
 
     def __init__(self, config: SDLGMConfig) -> None:

@@ -5,13 +5,8 @@ from torch import Tensor
 
 from .configuration_text_vae import TextVAEConfig
 from .distributions import sparsemax
-from .modeling_text_vae import (
-    Float32Linear,
-    LatentHead,
-    TextVAEForPreTraining,
-    TextVAEForSequenceClassification,
-    TextVAEModel,
-)
+from .modeling_latent import Float32Linear, LatentHead
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
 from .outputs import TextVAEModelOutput
 
 

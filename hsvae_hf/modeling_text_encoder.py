@@ -6,7 +6,8 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
 from .configuration_text_vae import TextVAEConfig, require
-from .modeling_text_vae import LatentHead, TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
+from .modeling_latent import LatentHead
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
 from .outputs import TextVAEModelOutput
 
 

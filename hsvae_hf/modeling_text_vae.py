@@ -1,20 +1,17 @@
 """The body every text VAE shares: encoder -> latent head -> decoder, and a classification head.
 
-Nothing here knows a particular latent. A `LatentHead` answers four questions: what is the deterministic code of these
-features (`forward`); draw z (`sample`); what does the draw cost (`costs`); what is worth reporting (`diagnostics`).
+Nothing here knows a particular latent; `modeling_latent.py` says what a latent head answers.
 """
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoModel,
     AutoTokenizer,
-    Cache,
     GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,177 +21,17 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_text_vae import TextVAEConfig
-from .modeling_encoders import GRUEncoder, TransformerEncoder, check_ids, real_tokens_first
+from .modeling_decoder import GRUCache, GRUDecoder
+from .modeling_encoders import GRUEncoder, TransformerEncoder, check_ids
+from .modeling_latent import LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
+from .saving import auto_map, write_sentence_transformers_files
 
-
-def vocabulary_loss(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, chunk_size: int = 1024) -> Tensor:
-    """Sum of `-log softmax(states @ weight.T + bias)[target]` without the `(tokens, vocabulary)` matrix of all tokens.
-
-    Uses `torch.nn.functional.linear_cross_entropy` in its chunked form where torch has it (2.13), else checkpointed
-    chunks.
-
-    Args:
-        states: decoder states, `(tokens, hidden_size)`.
-        weight: `(vocab_size, hidden_size)`.
-        bias: `(vocab_size,)`.
-        targets: ids, `(tokens,)`.
-        chunk_size: tokens per chunk; the default is within 5% of the fastest from 3,000 tokens up.
-
-    Returns:
-        Nats, scalar, fp32 unless the inputs are fp64.
-    """
-    device = states.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        states, weight, bias = states.to(dtype), weight.to(dtype), bias.to(dtype)
-    if hasattr(nn, "LinearCrossEntropyOptions") and states.dtype in (torch.float32, torch.float64):
-        options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_size, chunking_method=None)
-        return F.linear_cross_entropy(states, weight, targets, linear_bias=bias, reduction="sum", options=options)
-    return sum(
-        checkpoint(_plain_vocabulary_loss, chunk, weight, bias, ids, use_reentrant=False)
-        for chunk, ids in zip(states.split(chunk_size), targets.split(chunk_size), strict=True)
-    )
-
-
-def _plain_vocabulary_loss(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-    logits = F.linear(states, weight, bias)
-    return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="sum")
-
-
-class GRUCache(Cache):
-    """The decoder's GRU state between generation steps."""
-
-    def __init__(self, state: Tensor, seen: int = 0) -> None:
-        super().__init__(layers=[])
-        self.state, self.seen = state, seen  # (1, batch, hidden_size)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of tokens the state has read."""
-        return self.seen
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow the beams that survive."""
-        self.state = self.state.index_select(1, beam_idx.to(self.state.device))
-
-
-class GRUDecoder(nn.Module):
-    """`p(x|z)`: a GRU that gets `[embedding(x_{t-1}); z]` at every step, from a zero state."""
-
-    def __init__(self, config: TextVAEConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.gru = nn.GRU(config.embedding_size + config.latent_size, config.hidden_size, batch_first=True)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-
-    def forward(self, z: Tensor, labels: Tensor, ignore: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction loss with teacher forcing; computed at the real tokens alone.
-
-        Args:
-            z: latent codes, `(batch, latent_size)`.
-            labels: target ids, `(batch, steps)`, padding on either side.
-            ignore: `(batch, steps)`, True where `labels` is padding.
-
-        Returns:
-            `-log p(x|z)` in nats, summed over all tokens of the batch, and the number of tokens, both scalars.
-        """
-        order = real_tokens_first(~ignore)
-        labels, real = labels.masked_fill(ignore, 0).gather(1, order), ~ignore.gather(1, order)
-        start = labels.new_full((len(labels), 1), self.config.decoder_start_token_id)
-        words = torch.cat([start, labels[:, :-1]], dim=1)
-        if self.training and self.config.word_dropout > 0:
-            drop = torch.rand(words.shape, device=words.device) < self.config.word_dropout
-            drop[:, 0] = False  # the start token stays
-            words = words.masked_fill(drop, self.config.unk_token_id)
-        states, _ = self.gru(self._inputs(z, words))
-        loss = vocabulary_loss(states[real], self.lm_head.weight, self.lm_head.bias, labels[real])
-        return loss, real.sum()
-
-    def step(self, z: Tensor, input_ids: Tensor, cache: GRUCache | None) -> tuple[Tensor, GRUCache]:
-        """Read `input_ids` on top of `cache`.
-
-        Args:
-            z: latent codes, `(batch, latent_size)`.
-            input_ids: the words so far that the cache has not read, `(batch, steps)`.
-            cache: the state so far; None starts from zeros.
-
-        Returns:
-            Next-token logits, `(batch, steps, vocab_size)`, and the state after the last step.
-        """
-        states, last = self.gru(self._inputs(z, input_ids), None if cache is None else cache.state)
-        return self.lm_head(states), GRUCache(last, (0 if cache is None else cache.seen) + input_ids.shape[1])
-
-    def _inputs(self, z: Tensor, words: Tensor) -> Tensor:
-        embeds = self.embed_tokens(words)  # (batch, steps, embedding_size)
-        return torch.cat([embeds, z.to(embeds.dtype).unsqueeze(1).expand(-1, words.shape[1], -1)], dim=-1)
-
-
-class Float32Linear(nn.Linear):
-    """A linear layer that gives fp32, whatever the dtype of its weights (after `model.half()`, say)."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """`(..., in_features)` to `(..., out_features)`."""
-        output = super().forward(inputs.to(self.weight.dtype))
-        return output if output.dtype == torch.float64 else output.float()
-
-
-Encode = Callable[[Tensor], Tensor]  # embeddings of sentences `(batch, steps, embedding_size)` to their features
-
-
-class LatentHead(nn.Module):
-    """The seam: a posterior over z given the encoder's features. Runs in fp32, outside autocast.
-
-    A subclass implements `forward`, `diagnostics`, and what a latent that is random has besides: `sample`, `costs`,
-    `sample_prior`; without them it is a deterministic code that costs nothing.
-    """
-
-    def forward(self, features: Tensor) -> Any:
-        """Deterministic posterior of `features` `(batch, feature_size)`, a `TextVAEModelOutput`.
-
-        Its first field is the sparse code; all fields have the batch in front.
-        """
-        raise NotImplementedError
-
-    def diagnostics(self, posterior: Any) -> dict[str, Tensor]:
-        """Representations worth reporting, `(batch, latent_size)` each.
-
-        `posterior_mean`, and where they exist `slab_mean` and `spike_probability`.
-        """
-        return {"posterior_mean": posterior.latent}
-
-    def sample(self, posterior: Any) -> dict[str, Tensor]:
-        """Draw from the posterior, `forward`'s output; the entry `z`, `(batch, latent_size)`, goes to the decoder."""
-        return {"z": posterior.latent}
-
-    def costs(self, posterior: Any, sample: dict[str, Tensor], encode: Encode) -> dict[str, Tensor]:
-        """What the draw costs: named, unweighted terms of the objective besides the reconstruction.
-
-        Args:
-            posterior: of `forward`.
-            sample: of `sample`.
-            encode: the text encoder, for priors that depend on learned sentences.
-
-        Returns:
-            Any of `z_kl`, `(batch, latent_size)`: KL of the values; `gamma_kl`, `(batch, terms)`: KL of what decides
-            which dimensions are on; `penalty`, scalar. Their weights in the objective are `z_kl_weight`,
-            `gamma_kl_weight` and `penalty_weight` of the config.
-        """
-        return {}
-
-    def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
-        """Draw z from the prior, `(num_samples, latent_size)`.
-
-        Raises:
-            ValueError: if this model has no prior.
-        """
-        raise ValueError(f"`sample_prior` needs a model with a prior, {type(self).__name__} has none; decode latents.")
-
-    def init_parameters(self) -> None:
-        """Initialise parameters of its own, besides its layers', with `transformers.initialization`."""
-
-    def anneal(self, progress: float) -> None:
-        """Told before every training step how far training is, from 0 to 1; for what changes during training."""
+_CONVERT = (
+    "Weights are read from model.safetensors alone. To convert a .bin checkpoint that you trust, run in its folder: "
+    "import torch, safetensors.torch as s; weights = torch.load('pytorch_model.bin', weights_only=True); "
+    "s.save_file({name: w.clone() for name, w in weights.items()}, 'model.safetensors', {'format': 'pt'})"
+)
 
 
 def keep_largest(code: Tensor, max_active_dims: int | None) -> Tensor:
@@ -211,20 +48,14 @@ def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     Raises:
         ValueError: if one is missing.
     """
-    found = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": _first(tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id),
-        "eos_token_id": _first(tokenizer.eos_token_id, tokenizer.sep_token_id),
-        "unk_token_id": _first(tokenizer.unk_token_id, tokenizer.mask_token_id),
-    }
+    ends = tokenizer("")["input_ids"] or [tokenizer.eos_token_id]  # what begins and ends a sentence, in that order
+    unknown = tokenizer.mask_token_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    found = {"pad_token_id": tokenizer.pad_token_id, "unk_token_id": unknown}
+    found |= {"bos_token_id": ends[0], "eos_token_id": ends[-1]}
     for name, value in found.items():
         if value is None:
             raise ValueError(f"`{name}` must be known, got a tokenizer without it; add that token to the tokenizer.")
     return found | {"decoder_start_token_id": found["bos_token_id"]}
-
-
-def _first(*ids: int | None) -> int | None:
-    return next((value for value in ids if value is not None), None)
 
 
 class TextVAEPreTrainedModel(PreTrainedModel):
@@ -232,6 +63,7 @@ class TextVAEPreTrainedModel(PreTrainedModel):
 
     config_class = TextVAEConfig
     latent_head_class: type[LatentHead]
+    _auto_class = "AutoModel"  # the code of the model is saved with it
     base_model_prefix = "model"
     main_input_name = "input_ids"
     accepts_loss_kwargs = False
@@ -249,6 +81,43 @@ class TextVAEPreTrainedModel(PreTrainedModel):
                 (init.zeros_ if "bias" in name else init.lecun_normal_)(parameter)
         if isinstance(module, LatentHead):
             module.init_parameters()
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, is_main_process: bool = True, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """As in transformers; the folder also holds the code of the model and what sentence-transformers reads.
+
+        It then loads with `trust_remote_code=True` where this package is not installed, by every Auto class and by
+        sentence-transformers' `SparseEncoder`.
+        """
+        self.config.auto_map = auto_map(self.config, type(self).__module__)
+        hub = {name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private") if name in kwargs}
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            write_sentence_transformers_files(save_directory)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from safetensors alone; what the configuration freezes is frozen.
+
+        Raises:
+            OSError: if there are no such weights; a `.bin` checkpoint is a pickle, which can run code when it is read.
+        """
+        try:
+            found = super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
+        except OSError as error:
+            if "safetensors" in str(error):
+                raise OSError(f"{error} {_CONVERT}") from error
+            raise
+        (found[0] if isinstance(found, tuple) else found).freeze()
+        return found
+
+    def freeze(self) -> None:
+        """Stop gradients of what `freeze_text_encoder` and, in a classifier, `freeze_encoder` name."""
+        if self.config.freeze_text_encoder:
+            self.base_model.encoder.requires_grad_(False)
 
     def _resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """The library resizes the encoder's embeddings and the projection; the rest follows here."""
@@ -353,6 +222,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
 class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
     """Encoder, latent head and decoder: the sampled ELBO, and text out of latents."""
 
+    _auto_class = "AutoModelForPreTraining"
     _tied_weights_keys = {"decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight"}  # GRU encoders
     _is_stateful = True
     model_class: type[TextVAEModel]
@@ -542,6 +412,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
 class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
     """Classifier with K-sample Monte-Carlo marginalisation: `p(y|x) = mean_k p(y|z_k)`, `z_k ~ q(z|x)`."""
 
+    _auto_class = "AutoModelForSequenceClassification"
     model_class: type[TextVAEModel]
     _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
 
@@ -558,7 +429,12 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             nn.Linear(width, self.num_labels),
         )
         self.post_init()
-        if config.freeze_encoder:
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Stop gradients of what `freeze_text_encoder` and `freeze_encoder` name."""
+        super().freeze()
+        if self.config.freeze_encoder:
             self.model.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "TextVAEForSequenceClassification":

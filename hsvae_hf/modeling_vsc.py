@@ -10,14 +10,8 @@ from transformers import initialization as init
 
 from .configuration_text_vae import TextVAEConfig, require
 from .distributions import bernoulli_kl, clamp_with_gradient, normal_kl_to, softplus
-from .modeling_text_vae import (
-    Encode,
-    Float32Linear,
-    LatentHead,
-    TextVAEForPreTraining,
-    TextVAEForSequenceClassification,
-    TextVAEModel,
-)
+from .modeling_latent import Encode, Float32Linear, LatentHead
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
 from .outputs import VSCModelOutput
 
 
@@ -71,9 +65,9 @@ class VSCHead(LatentHead):
 
     g is the probability of being ON, the opposite of HSVAE's gamma. The gate is relaxed in the draw,
     `z = sigmoid(c (eta - 1 + g)) (mu + sigma eps)`, eta uniform. The prior is `q(z|u*)`, u* a soft choice among learned
-    pseudo-inputs made by a selector from h; mixing is done on encoded pseudo-inputs. Beyond the paper: g stays below
-    `1 - 1e-6` and the ReLU passes its gradient, so that a gate that is fully on can close again; the warm-up
-    `(lambda mu, lambda log sigma^2)` is in the draw and in the KL alike.
+    pseudo-inputs made by a selector from h; mixing is done on encoded pseudo-inputs. Beyond the paper: g stays
+    below 0.999, since the KL's gradient grows as `1 / (1 - g)`, and the ReLU passes its gradient, so that a gate that
+    is fully on can close again; the warm-up `(lambda mu, lambda log sigma^2)` is in the draw and in the KL alike.
     """
 
     def __init__(self, config: VSCConfig) -> None:
@@ -149,7 +143,7 @@ class VSCHead(LatentHead):
 
     def _posterior(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         raw_gate, mean, raw_std = self.posterior(features).chunk(3, dim=-1)
-        return clamp_with_gradient(raw_gate, -15.0, -1e-6), mean, softplus(raw_std) + self.config.slab_std_min
+        return clamp_with_gradient(raw_gate, -15.0, -1e-3), mean, softplus(raw_std) + self.config.slab_std_min
 
     def _pseudo_features(self, encode: Encode) -> Tensor:
         inputs = self.pseudo_inputs.to(self.posterior.weight.dtype)

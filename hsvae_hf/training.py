@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
@@ -38,6 +39,7 @@ from transformers.trainer_utils import (
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hsvae_hf.data import LengthGroupedSampler
+from hsvae_hf.hub import model_card
 
 UNFINISHED = ".unfinished"  # a checkpoint lives here until it is whole
 
@@ -144,6 +146,12 @@ class WholeCheckpointTrainer(Trainer):
                 )
         super().log(logs, start_time)
 
+    def create_model_card(self, *args: Any, model_name: str | None = None, **kwargs: Any) -> None:
+        """The card of `hsvae_hf.hub.model_card`, written to `output_dir`; called by `push_to_hub`."""
+        if self.is_world_process_zero():
+            folder = Path(str(self.args.output_dir))
+            model_card(folder, self.hub_model_id or model_name or folder.name).save(folder / "README.md")
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _named(checkpoint, "optimizer or scheduler"):
             super()._load_optimizer_and_scheduler(checkpoint)
@@ -210,9 +218,10 @@ class TextVAETrainer(WholeCheckpointTrainer):
         sums = self._terms["" if model.training else "eval_"]
         terms = {name: outputs.get(name) for name in ("reconstruction_loss", "z_kl", "gamma_kl", "penalty")}
         weight = 1.0 if model.training else float(rows)  # as the Trainer weighs the loss that stands beside them
-        batch = {name: value.detach().float() * weight for name, value in terms.items() if value is not None}
-        batch |= {"weight": loss.new_full((), weight), "num_tokens": outputs["num_tokens"].float()}
-        batch["nats"] = outputs["reconstruction_loss"].detach().float() * rows
+        # nn.DataParallel gathers scalars into vectors
+        batch = {name: value.detach().float().mean() * weight for name, value in terms.items() if value is not None}
+        batch |= {"weight": loss.new_full((), weight), "num_tokens": outputs["num_tokens"].float().sum()}
+        batch["nats"] = outputs["reconstruction_loss"].detach().float().mean() * rows
         for name, value in batch.items():
             sums[name] = sums[name] + value if name in sums else value
         return (loss, outputs) if return_outputs else loss
@@ -242,11 +251,13 @@ class TextVAETrainer(WholeCheckpointTrainer):
         columns = getattr(dataset, "column_names", None) or []
         if self.args.train_sampling_strategy != "group_by_length" or "length" not in columns:
             return super()._get_train_sampler(train_dataset)
+        head = self.accelerator.unwrap_model(self.model).model.latent_head
         batch = self.args.train_batch_size * self.args.world_size
         return LengthGroupedSampler(
             dataset["length"][:],
             batch,
             self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            window=1 if head.needs_even_batches else 8,  # one batch sorted by itself is not grouped
             epoch=lambda: int(self.state.epoch or 0),
         )
 
@@ -399,10 +410,27 @@ def staged_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def save_run(
-    folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metrics: dict[str, Any]
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    metrics: dict[str, Any],
+    settings: dict[str, Any] | None = None,
 ) -> None:
-    """Save model, tokenizer and `all_results.json` to `folder`: whole files or none."""
+    """Save model, tokenizer, `all_results.json` and `train_settings.json` to `folder`: whole files or none."""
     with staged_folder(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        (temporary / "all_results.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        for name, content in (("all_results", metrics), ("train_settings", settings)):
+            if content is not None:
+                (temporary / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def run_settings(arguments: RunArguments, **options: Any) -> dict[str, Any]:
+    """What a model card says about training: `options`, and the settings that decide the result."""
+    names: tuple[str, ...] = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size")
+    names += ("gradient_accumulation_steps", "max_grad_norm", "seed", "bf16", "kl_annealing")
+    names += ("num_train_epochs" if arguments.max_steps < 0 else "max_steps",)
+    values = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+    values = {name: getattr(value, "value", value) for name, value in values.items()}
+    versions = {"processes": arguments.world_size, "transformers": transformers.__version__, "torch": torch.__version__}
+    return {name: value for name, value in options.items() if value is not None} | values | versions

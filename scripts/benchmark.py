@@ -155,10 +155,10 @@ def memory_of_a_batch(config: hsvae_hf.HSVAEConfig, batch_size: int, max_length:
 
     `plain` is the formulation with the whole `(tokens, vocab_size)` logits.
     """
-    from hsvae_hf import modeling_text_vae
+    from hsvae_hf import modeling_decoder
 
     if plain:
-        modeling_text_vae.vocabulary_loss = lambda states, weight, bias, targets: F.cross_entropy(
+        modeling_decoder.vocabulary_loss = lambda states, weight, bias, targets: F.cross_entropy(
             F.linear(states, weight, bias), targets, reduction="sum"
         )
     model = hsvae_hf.HSVAEForPreTraining(config).train()

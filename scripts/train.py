@@ -21,6 +21,7 @@ from hsvae_hf.training import (
     TextVAETrainingArguments,
     check_output_dir,
     check_resumable,
+    run_settings,
     save_run,
 )
 
@@ -113,6 +114,7 @@ def main() -> None:
         source = data.tokenizer_name_or_path or checkpoint or encoder
         if source is not None:
             tokenizer = load_tokenizer(source)
+            tokenizer.model_max_length = max_length if checkpoint is None else tokenizer.model_max_length
         else:
             texts = (row["text"] for row in dataset["train"])
             tokenizer = train_tokenizer(texts, vocab_size=flags["vocab_size"], max_length=max_length)
@@ -144,7 +146,8 @@ def main() -> None:
     if "validation" in splits:
         metrics |= trainer.evaluate()
     if trainer.is_world_process_zero():
-        save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics)
+        settings = run_settings(arguments, **vars(data))
+        save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics, settings)
         print("\n".join(f"{name}: {value}" for name, value in metrics.items()))
 
 

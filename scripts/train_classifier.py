@@ -13,6 +13,7 @@ from hsvae_hf.training import (
     accuracy,
     check_output_dir,
     check_resumable,
+    run_settings,
     save_run,
 )
 
@@ -89,7 +90,8 @@ def main() -> None:
         if name != "train":
             metrics |= trainer.evaluate(split, metric_key_prefix=name)
     if trainer.is_world_process_zero():
-        save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics)
+        settings = run_settings(arguments, **vars(options))
+        save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics, settings)
         print("\n".join(f"{name}: {value}" for name, value in metrics.items()))
 
 

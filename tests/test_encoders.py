@@ -169,3 +169,31 @@ def test_a_real_pretrained_encoder():
     assert similarity[0, 1] > 0.7 > 0.3 > similarity[0, 2]
     assert model(**inputs).loss.isfinite()
     assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_an_encoder_with_a_decoder_is_named():
+    with pytest.raises(Exception, match="`encoder_config` must be that of a text encoder, without a decoder"):
+        hsvae_hf.HSVAEConfig(
+            encoder_type="transformer", encoder_config=transformers.T5Config(), tie_word_embeddings=False
+        )
+
+
+def test_what_is_frozen_stays_frozen_after_loading(encoder, tmp_path):
+    model = hsvae_hf.HSVAEForPreTraining.from_encoder_pretrained(
+        str(encoder), latent_size=6, hidden_size=12, freeze_text_encoder=True
+    )
+    model.save_pretrained(tmp_path / "saved")
+    loaded = AutoModelForPreTraining.from_pretrained(tmp_path / "saved")
+    frozen = {name for name, parameter in loaded.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in loaded.named_parameters() if ".encoder." in name}
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", num_labels=3)
+    assert {p.requires_grad for p in classifier.model.parameters()} == {False}
+    assert all(p.requires_grad for p in classifier.classifier.parameters())
+
+
+def test_pseudo_sentences_learn_through_a_frozen_encoder(encoder):
+    model = hsvae_hf.VSCForPreTraining.from_encoder_pretrained(
+        str(encoder), latent_size=6, hidden_size=12, freeze_text_encoder=True, pseudo_inputs="sentences"
+    )
+    model(**batch(AutoTokenizer.from_pretrained(encoder))).loss.backward()
+    assert model.model.latent_head.pseudo_inputs.grad.abs().sum() > 0

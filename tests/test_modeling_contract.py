@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from hsvae_hf import modeling_text_vae
-from hsvae_hf.modeling_text_vae import vocabulary_loss
+from hsvae_hf import modeling_decoder
+from hsvae_hf.modeling_decoder import vocabulary_loss
 
 SENTENCES = [[5, 6, 7, 8, 1], [9, 1], [10, 11, 12, 1], [1]]
 
@@ -392,7 +392,7 @@ def test_pipelines(family, tokenizer, tmp_path):
 @pytest.mark.parametrize("chunk_size", [7, 10, 64])
 def test_chunked_vocabulary_loss_equals_the_plain_formula(monkeypatch, fallback, chunk_size):
     if fallback:
-        monkeypatch.delattr(modeling_text_vae.nn, "LinearCrossEntropyOptions", raising=False)
+        monkeypatch.delattr(modeling_decoder.nn, "LinearCrossEntropyOptions", raising=False)
     leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((20, 5), (30, 5), (30,))]
     targets = torch.randint(0, 30, (20,))
     results = []

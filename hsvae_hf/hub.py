@@ -1,0 +1,240 @@
+"""Model cards out of a run's own files, and pushing a run to the Hub: one commit, or nothing."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
+
+from hsvae_hf.configuration_text_vae import TextVAEConfig
+from hsvae_hf.data import HUB_IDS
+from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.metrics import metric_path
+
+TEMPLATE = Path(__file__).parent / "model_card_template.md"
+REPORT, RESULTS, SETTINGS, HEATMAP = "report.json", "all_results.json", "train_settings.json", "gates.png"
+LICENSES = {"fancyzhx/dbpedia_14": "cc-by-sa-3.0", "Yelp/yelp_review_full": "other"}  # of the training text
+SUMMARIES = {
+    "hsvae": "Sparse sentence codes learned without labels: a hierarchical sparse VAE (HSVAE) switches every latent "
+    "dimension on or off, sentence by sentence.",
+    "gaussian-vae": "Dense sentence codes learned without labels by a VAE with a Gaussian posterior.",
+    "mat-vae": "Sentence codes learned without labels by MAT-VAE, a VAE pulled to a sparse prior by an MMD.",
+    "vsc": "Sparse sentence codes learned without labels by variational sparse coding.",
+    "sdlgm": "Sparse sentence codes learned without labels, at most a fixed number of dimensions each (SDLGM, a "
+    "reconstruction from its abstract).",
+    "sparsemax-ae": "Sparse sentence codes learned without labels by a sparsemax autoencoder.",
+    "text-encoder": "Dense sentence features.",
+}
+CITATION = """@inproceedings{prokhorov-etal-2021-learning,
+  title     = {Learning Sparse Sentence Encoding without Supervision:
+               An Exploration of Sparsity in Variational Autoencoders},
+  author    = {Prokhorov, Victor and Li, Yingzhen and Shareghi, Ehsan and Collier, Nigel},
+  booktitle = {Proceedings of the 6th Workshop on Representation Learning for NLP (RepL4NLP-2021)},
+  pages     = {34--46},
+  year      = {2021}
+}"""
+SHOWN = {
+    "reconstruction_loss": "reconstruction, nats per sentence",
+    "z_kl": "KL of z, nats per sentence, unweighted",
+    "gamma_kl": "KL of the gate, nats per sentence, unweighted",
+    "perplexity": "perplexity per token",
+    "average_hoyer_samples": "Average Hoyer of samples",
+    "average_hoyer_slab_means": "Average Hoyer of slab means",
+    "average_hoyer_posterior_means": "Average Hoyer of posterior means",
+    "active_dims": "active dimensions per sentence",
+    "gate_std": "standard deviation of a gate over sentences",
+    "switching_fraction": "share of dimensions that switch",
+    "active_units": "active units",
+    "test_accuracy": "accuracy of the classifier, test",
+    "validation_accuracy": "accuracy of the classifier, validation",
+}
+PROBES = {"code": "the code", "gate": "the binarised gate alone", "samples": "draws", "tfidf": "TF-IDF, same rows"}
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) -> ModelCard:
+    """The card of a trained model, from its folder's own files; what was not measured is left out.
+
+    Args:
+        folder: of a run: `config.json`, and where they exist `all_results.json`, `train_settings.json`, `report.json`
+            (of `scripts/evaluate.py --output`) and `gates.png` (of its `--heatmap`).
+        repo_id: where the model goes, for the usage block.
+        dataset_id: the training data on the Hub, where the settings do not tell.
+    """
+    folder = Path(folder)
+    config = AutoConfig.from_pretrained(folder)
+    report, results, settings = _read(folder, REPORT), _read(folder, RESULTS), _read(folder, SETTINGS)
+    name = settings.get("dataset", "")
+    dataset = dataset_id or HUB_IDS.get(name)
+    classes = "ForSequenceClassification" in (config.architectures or [""])[0]
+    rows = {SHOWN[key]: value for key, value in {**report, **results}.items() if key in SHOWN}
+    accuracy = {PROBES[key]: value for key, value in report.get("accuracy", {}).items() if key in PROBES}
+    rows |= {f"accuracy of logistic regression on {key}": value for key, value in accuracy.items()}
+    own = {key: value for key, value in rows.items() if PROBES["tfidf"] not in key}
+    title = repo_id.rpartition("/")[2]
+    card_data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-classification" if classes else "feature-extraction",
+        tags=["sparse", "sparse-encoder", "sentence-transformers", "sentence-embeddings", "vae", config.model_type],
+        datasets=[dataset] if dataset else None,
+        license=LICENSES.get(str(dataset)),
+        model_name=title if rows else None,
+        eval_results=_eval_results(own, dataset or "unknown", classes) or None,
+    )
+    gates = "active_threshold" in config.to_dict()
+    limits = (
+        "Trained without labels on the text named above: its vocabulary and subjects are those of that text"
+        if settings or dataset
+        else "Its vocabulary and subjects are those of its training text"
+    )
+    limits += ", and words outside its vocabulary are unknown to it." if config.encoder_type == "gru" else "."
+    if gates:
+        limits += " Dimensions have no names; which sentences switch one on is a matter of looking."
+    return ModelCard.from_template(
+        card_data,
+        template_path=str(TEMPLATE),
+        title=title,
+        repo_id=repo_id,
+        summary=SUMMARIES[config.model_type],
+        example="A small village in the north of the country.",
+        heatmap=(folder / HEATMAP).is_file(),
+        config=config,
+        classes=[config.id2label[index] for index in sorted(config.id2label)] if classes else [],
+        model_rows=_model_rows(config),
+        settings=settings,
+        report=[(key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in rows.items()],
+        evaluated=_evaluated(report, results),
+        limits=limits,
+        citation=CITATION,
+    )
+
+
+def _eval_results(rows: dict[str, Any], dataset: str, classes: bool) -> list[EvalResult]:
+    kind = "text-classification" if classes else "feature-extraction"
+    fixed: dict[str, Any] = {"task_type": kind, "dataset_type": dataset, "dataset_name": dataset}
+    return [
+        EvalResult(
+            metric_type="accuracy" if "accuracy" in name else name.lower().replace(" ", "_").replace(",", ""),
+            metric_name=name,
+            metric_value=round(float(value), 4),
+            **fixed,
+        )
+        for name, value in rows.items()
+    ]
+
+
+def _model_rows(config: Any) -> list[tuple[str, Any]]:
+    encoder = config.encoder_config.model_type if config.encoder_type == "transformer" else f"GRU, {config.hidden_size}"
+    rows = [("type", config.model_type), ("encoder", encoder), ("latent dimensions", config.latent_size)]
+    rows += [("vocabulary", config.vocab_size)]
+    own = {item.name for item in fields(config)} - {item.name for item in fields(TextVAEConfig)}
+    shared = {"z_kl_weight", "gamma_kl_weight", "penalty_weight", "word_dropout", "free_bits"}
+    return rows + [(name, getattr(config, name)) for name in sorted(own | shared)]
+
+
+def _evaluated(report: dict[str, Any], results: dict[str, Any]) -> str:
+    found = report.get("settings", {})
+    if found:
+        by = f"by `scripts/evaluate.py` of hsvae_hf {found['hsvae_hf']}"
+        return f"On {report['rows']} rows, split `{found['split']}`, {by}."
+    return "By the training script." if results else ""
+
+
+def push_to_hub(
+    folder: str | Path,
+    repo_id: str,
+    private: bool | None = None,
+    token: str | None = None,
+    dataset_id: str | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Push a trained model: weights, configuration, code, tokenizer, card and report, in one commit.
+
+    Everything is made ready and checked in a temporary folder first; neither the run nor the repository is touched by
+    a push that fails.
+
+    Args:
+        folder: of the run.
+        repo_id: `user/name`.
+        private: of a new repository; None takes the account's default.
+        token: a write token; None takes the one that is logged in.
+        dataset_id: as in `model_card`.
+        overwrite: whether a repository with a model of another type may be replaced.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        ValueError: if the folder holds no whole model, the card is not valid, the repository holds another type of
+            model, or the Hub refuses.
+    """
+    folder, api = Path(folder), HfApi(token=token)
+    config = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
+    architecture = (getattr(config, "architectures", None) or ["Model"])[0]
+    auto: Any = AutoModelForPreTraining if architecture.endswith("ForPreTraining") else AutoModel
+    auto = AutoModelForSequenceClassification if architecture.endswith("ForSequenceClassification") else auto
+    model, tokenizer = load_for_inference(folder, auto)
+    with tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary)
+        model.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        for name in (REPORT, RESULTS, SETTINGS, HEATMAP):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, staged / name)
+        card = model_card(staged, repo_id, dataset_id)
+        card.save(staged / "README.md")
+        try:
+            card.validate()
+            _check_repository(api, repo_id, model.config.model_type, overwrite)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(
+                api.upload_folder(repo_id=repo_id, folder_path=staged, commit_message=f"Push {folder.resolve().name}")
+            )
+        except HfHubHTTPError as error:
+            raise ValueError(
+                f"`repo_id` must be a repository that your token may write, got {repo_id!r}: the Hub says "
+                f"{' '.join(str(error).split())}; log in with `hf auth login`, or pass a write token."
+            ) from error
+
+
+def _check_repository(api: HfApi, repo_id: str, model_type: str, overwrite: bool) -> None:
+    """Refuse to replace a model of another type unasked."""
+    try:
+        path = api.hf_hub_download(repo_id, "config.json")
+    except (RepositoryNotFoundError, EntryNotFoundError):
+        return
+    found = json.loads(Path(path).read_text(encoding="utf-8")).get("model_type")
+    if found != model_type and not overwrite:
+        raise ValueError(
+            f"`repo_id` must not hold a model of another type, got {repo_id!r} with {found!r}, not {model_type!r}; "
+            "choose another name, or set `overwrite`."
+        )
+
+
+def push_metric(name: str, repo_id: str, token: str | None = None) -> str:
+    """Push a metric of this package as a Space that `evaluate.load(repo_id)` reads.
+
+    Args:
+        name: `average_hoyer` or `active_dims`.
+        repo_id: `user/name`.
+        token: as in `push_to_hub`.
+
+    Returns:
+        The URL of the commit.
+    """
+    folder, api = Path(metric_path(name)), HfApi(token=token)
+    api.create_repo(repo_id, repo_type="space", space_sdk="static", exist_ok=True)
+    target = f"{repo_id.rpartition('/')[2]}.py"  # evaluate looks for a file named like the repository
+    with tempfile.TemporaryDirectory() as temporary:
+        shutil.copyfile(folder / f"{name}.py", Path(temporary) / target)
+        shutil.copyfile(folder / "README.md", Path(temporary) / "README.md")
+        return str(api.upload_folder(repo_id=repo_id, repo_type="space", folder_path=temporary))
