@@ -25,11 +25,20 @@ class TextVAEConfig(PreTrainedConfig):
         embedding_size: width of the word embeddings, shared by encoder and decoder.
         hidden_size: width of the GRU state, of encoder and decoder.
         latent_size: number of latent dimensions.
-        encoder_type: `"gru"` reads the last hidden state after the end-of-sentence token; `"transformer"` averages the
-            last layer of a text encoder of transformers over the tokens (see `from_encoder_pretrained`).
+        encoder_type: `"gru"` reads the last hidden state after the end-of-sentence token; `"transformer"` pools the
+            last layer of a text encoder of transformers (see `from_encoder_pretrained`); `"vector"` is no encoder at
+            all: the model takes sentence vectors made elsewhere.
         encoder_config: configuration of the transformer, or its fields as a dict with `model_type`; None for a GRU.
         freeze_text_encoder: keep the transformer as it is, dropout off, in training too.
-        decoder_type: the decoder; `"gru"` gets `[embedding(x_{t-1}); z]` at every step.
+        pooling: of a transformer's token states: their `"mean"`, the first (`"cls"`) or the `"last"`.
+        normalize_vectors: whether a transformer's pooled vector is scaled to length 1.
+        prompts: texts that go before a sentence, by name, where the transformer was trained with such; None for none.
+        default_prompt_name: the prompt of a sentence that comes with no name; None for none.
+        vector_size: width of the vectors, for `encoder_type="vector"` alone.
+        decoder_type: `"gru"` reconstructs the words; it gets `[embedding(x_{t-1}); z]` at every step. `"vector"`
+            reconstructs the frozen encoder's vector, standardised over the training text: `N(W z + b, decoder_std^2)`.
+        decoder_std: scale of the vector decoder, in standard deviations of the vectors (> 0).
+        learn_decoder_std: whether that scale is trained.
         tie_word_embeddings: share the word embeddings between encoder and decoder (GRU encoders only).
         z_kl_weight: psi, the weight of KL_z in the objective (>= 0).
         gamma_kl_weight: lambda, the weight of the gate's KL in the objective (>= 0).
@@ -52,16 +61,23 @@ class TextVAEConfig(PreTrainedConfig):
     _auto_class = "AutoConfig"  # its code is saved with it
     sub_configs = {"encoder_config": AutoConfig}
     attribute_map = {"projection_dim": "latent_size"}  # where sentence-transformers looks for a code's width
-    keys_to_ignore_at_inference = ["reconstruction_loss", "z_kl", "gamma_kl", "penalty", "num_tokens"]
+    keys_to_ignore_at_inference = ["reconstruction_loss", "z_kl", "gamma_kl", "penalty", "num_tokens", "squared_error"]
 
     vocab_size: int = 20_000
     embedding_size: int = 256
     hidden_size: int = 512
     latent_size: int = 768
-    encoder_type: Literal["gru", "transformer"] = "gru"
+    encoder_type: Literal["gru", "transformer", "vector"] = "gru"
     encoder_config: dict[str, Any] | PreTrainedConfig | None = None
     freeze_text_encoder: bool = False
-    decoder_type: Literal["gru"] = "gru"
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    normalize_vectors: bool = False
+    prompts: dict[str, str] | None = None
+    default_prompt_name: str | None = None
+    vector_size: int | None = None
+    decoder_type: Literal["gru", "vector"] = "gru"
+    decoder_std: float | int = 0.5
+    learn_decoder_std: bool = False
     tie_word_embeddings: bool = True
     z_kl_weight: float | int = 0.01
     gamma_kl_weight: float | int = 0.01
@@ -92,6 +108,8 @@ class TextVAEConfig(PreTrainedConfig):
     @property
     def feature_size(self) -> int:
         """Width of the encoder's features."""
+        if self.encoder_type == "vector":
+            return cast(int, self.vector_size)
         return cast(int, getattr(self.encoder_config, "hidden_size", self.hidden_size))
 
     @property
@@ -102,7 +120,7 @@ class TextVAEConfig(PreTrainedConfig):
         return cast(int, getattr(self.encoder_config, "embedding_size", self.feature_size))
 
     def validate_encoder(self) -> None:
-        """A transformer has a configuration and word embeddings of its own; a GRU has neither."""
+        """A transformer has a configuration and word embeddings of its own; a GRU and vectors have neither."""
         transformer = self.encoder_type == "transformer"
         found = type(self.encoder_config).__name__
         rule, remedy = "given if and only if `encoder_type` is 'transformer'", "use `from_encoder_pretrained`"
@@ -110,10 +128,31 @@ class TextVAEConfig(PreTrainedConfig):
         both = getattr(self.encoder_config, "is_encoder_decoder", False)
         rule, remedy = "that of a text encoder, without a decoder", "choose one such as BERT"
         require(not both, "encoder_config", rule, found, remedy)
-        rule, remedy = "False with a transformer", "its word embeddings are not those of the decoder"
-        require(not (transformer and self.tie_word_embeddings), "tie_word_embeddings", rule, True, remedy)
-        rule, remedy = "False with a GRU", "it has nothing pretrained to keep"
+        rule, remedy = "False without a GRU encoder", "its word embeddings are not those of the decoder"
+        tied = self.encoder_type != "gru" and self.tie_word_embeddings
+        require(not tied, "tie_word_embeddings", rule, True, remedy)
+        rule, remedy = "False without a transformer", "there is nothing pretrained to keep"
         require(transformer or not self.freeze_text_encoder, "freeze_text_encoder", rule, True, remedy)
+        names = (None, *(self.prompts or {}))
+        rule, remedy = f"one of {', '.join(map(str, names))}", "name one of `prompts`"
+        require(self.default_prompt_name in names, "default_prompt_name", rule, self.default_prompt_name, remedy)
+
+    def validate_vectors(self) -> None:
+        """A vector decoder reconstructs what does not move: vectors as they come, or of a frozen transformer."""
+        vectors = self.encoder_type == "vector"
+        rule, remedy = "given if and only if `encoder_type` is 'vector'", "give the width of the vectors"
+        require(vectors == (self.vector_size is not None), "vector_size", rule, self.vector_size, remedy)
+        require((self.vector_size or 1) >= 1, "vector_size", "at least 1", self.vector_size, remedy)
+        rule, remedy = "'vector' where `encoder_type` is", "there are no words to reconstruct"
+        require(not vectors or self.decoder_type == "vector", "decoder_type", rule, self.decoder_type, remedy)
+        rule, remedy = "'vector' or 'transformer' with a vector decoder", "use a pretrained encoder"
+        words = self.decoder_type == "vector" and self.encoder_type == "gru"
+        require(not words, "encoder_type", rule, self.encoder_type, remedy)
+        moves = self.decoder_type == "vector" and self.encoder_type == "transformer" and not self.freeze_text_encoder
+        rule, remedy = "True with a vector decoder", "the vector that is reconstructed must not move"
+        require(not moves, "freeze_text_encoder", rule, False, remedy)
+        value = self.decoder_std
+        require(0 < value < float("inf"), "decoder_std", "positive and finite", value, "0.5 is the default")
 
     def validate_sizes(self) -> None:
         """Sizes are positive, counts are not negative."""

@@ -90,18 +90,38 @@ def normal_kl(mean: Tensor, std: Tensor) -> Tensor:
     return 0.5 * (mean**2 + std**2 - 1) - std.log()
 
 
+class _BetaKL(torch.autograd.Function):
+    """`KL(Beta(a, b) || Beta(a0, b0))`; autograd of the formula would compute every digamma twice."""
+
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, beta: Tensor, prior_alpha: float, prior_beta: float) -> Tensor:
+        ctx.save_for_backward(alpha, beta)
+        ctx.prior = prior_alpha, prior_beta
+        log_prior_norm = math.lgamma(prior_alpha) + math.lgamma(prior_beta) - math.lgamma(prior_alpha + prior_beta)
+        total = alpha + beta
+        log_norm = torch.lgamma(alpha) + torch.lgamma(beta) - torch.lgamma(total)
+        return (
+            log_prior_norm
+            - log_norm
+            + (alpha - prior_alpha) * torch.digamma(alpha)
+            + (beta - prior_beta) * torch.digamma(beta)
+            + (prior_alpha + prior_beta - total) * torch.digamma(total)
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (alpha, beta), (prior_alpha, prior_beta) = ctx.saved_tensors, ctx.prior
+        total = alpha + beta
+        shared = (prior_alpha + prior_beta - total) * torch.polygamma(1, total)
+        by_alpha = (alpha - prior_alpha) * torch.polygamma(1, alpha) + shared
+        by_beta = (beta - prior_beta) * torch.polygamma(1, beta) + shared
+        return gradient * by_alpha, gradient * by_beta, None, None
+
+
 def beta_kl(alpha: Tensor, beta: Tensor, prior_alpha: float, prior_beta: float) -> Tensor:
-    """`KL(Beta(alpha, beta) || Beta(prior_alpha, prior_beta))` in closed form."""
-    log_prior_norm = math.lgamma(prior_alpha) + math.lgamma(prior_beta) - math.lgamma(prior_alpha + prior_beta)
-    total = alpha + beta
-    log_norm = torch.lgamma(alpha) + torch.lgamma(beta) - torch.lgamma(total)
-    return (
-        log_prior_norm
-        - log_norm
-        + (alpha - prior_alpha) * torch.digamma(alpha)
-        + (beta - prior_beta) * torch.digamma(beta)
-        + (prior_alpha + prior_beta - total) * torch.digamma(total)
-    )
+    """`KL(Beta(alpha, beta) || Beta(prior_alpha, prior_beta))` in closed form, for shapes that are equal."""
+    return _BetaKL.apply(alpha, beta, float(prior_alpha), float(prior_beta))
 
 
 def logit_of_mean(alpha: Tensor, beta: Tensor) -> Tensor:

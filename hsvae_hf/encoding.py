@@ -33,7 +33,7 @@ _TOKENIZER_BATCH = 1024  # the tokenizer's own objects are large: never a window
 
 def load_for_inference(
     model_name_or_path: str | Path, auto_class: type[Any] = AutoModel, new_classifier: bool = False, **overrides: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, Any]:
     """Load a model of this package and its tokenizer, or say in one line why that is impossible.
 
     Args:
@@ -44,7 +44,8 @@ def load_for_inference(
         overrides: fields of the configuration to change.
 
     Returns:
-        The model, in evaluation mode, on the CPU, in the checkpoint's dtype; and its tokenizer.
+        The model, in evaluation mode, on the CPU, in the checkpoint's dtype; and its tokenizer, None if it takes
+        vectors alone.
 
     Raises:
         ValueError: if there is no such model, its files are damaged or incomplete, it is not a text VAE of this
@@ -65,7 +66,7 @@ def load_for_inference(
             raise ValueError("its weights hold NaN or infinity: the training that made them diverged")
         if missing:
             raise ValueError(f"it has no weights for {len(missing)} parameters such as {min(missing)!r}")
-        tokenizer = load_tokenizer(source)
+        tokenizer = None if config.encoder_type == "vector" else load_tokenizer(source)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(
             "`model_name_or_path` must be the folder or the Hub id of a model saved by hsvae_hf, with its tokenizer, "
@@ -73,7 +74,7 @@ def load_for_inference(
         ) from error
     finally:
         logging.set_verbosity(verbosity)
-    if len(tokenizer) > config.vocab_size:
+    if tokenizer is not None and len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"`model_name_or_path` must hold the tokenizer that the model was trained with, got {source!r}: "
             f"{len(tokenizer)} words, but the model knows {config.vocab_size}; save both together again."
@@ -81,14 +82,14 @@ def load_for_inference(
     return model, tokenizer
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str, subfolder: str = "") -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or a Hub id.
 
     Raises:
         ValueError: if there is none, or its files are damaged.
     """
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(name_or_path, subfolder=subfolder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare exceptions for files that it cannot read
         damaged = not isinstance(error, OSError | ValueError)
         reason = f"its tokenizer files are damaged ({error})" if damaged else _reason(error)
@@ -126,6 +127,7 @@ def encode(
     show_progress_bar: bool = False,
     max_active_dims: int | None = None,
     max_length: int | None = None,
+    prompt_name: str | None = None,
 ) -> sparse.csr_matrix:
     """Encode sentences to sparse codes, one row per sentence, in the order given.
 
@@ -141,6 +143,7 @@ def encode(
         max_active_dims: keep at most this many non-zero dimensions per code, the largest magnitudes (>= 1), on top of
             the model's own limit.
         max_length: truncate to this many tokens (>= 1); None takes the tokenizer's `model_max_length`.
+        prompt_name: which of the model's `prompts` goes before every sentence; None takes its default, if it has one.
 
     Returns:
         Codes, `(len(sentences), latent_size)`, float32, zeros not stored; `(0, latent_size)` for no sentences.
@@ -149,11 +152,73 @@ def encode(
         ValueError: if `sentences` is one string or holds something else than text, a number is below 1, or the model
             gives no sparse codes.
     """
-    options = (batch_size, show_progress_bar, max_active_dims, max_length)
-    blocks = list(encode_stream(model, tokenizer, sentences, *options))
+    options = (batch_size, show_progress_bar, max_active_dims, max_length, prompt_name)
+    return _stack(model, list(encode_stream(model, tokenizer, sentences, *options)))
+
+
+def _stack(model: PreTrainedModel, blocks: list[sparse.csr_matrix]) -> sparse.csr_matrix:
     if not blocks:
         return sparse.csr_matrix((0, model.config.latent_size), dtype=np.float32)
     return sparse.vstack(blocks, format="csr") if len(blocks) > 1 else blocks[0]
+
+
+def encode_vectors(
+    model: PreTrainedModel, vectors: np.ndarray, batch_size: int = 1024, max_active_dims: int | None = None
+) -> sparse.csr_matrix:
+    """Encode sentence vectors to sparse codes: the light form of `encode`, for vectors that are there already.
+
+    Args:
+        model: of `decoder_type="vector"`, with or without its encoder.
+        vectors: of the encoder that the model is for, `(rows, feature_size)`.
+        batch_size: rows per forward pass (>= 1).
+        max_active_dims: as in `encode`.
+
+    Returns:
+        Codes, `(rows, latent_size)`, float32, zeros not stored.
+
+    Raises:
+        ValueError: if the vectors have another width, a number is below 1, or the model reads words alone.
+    """
+    _check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
+    rows = range(0, len(vectors), batch_size)
+    batches = ({"vectors": np.asarray(vectors[start : start + batch_size], dtype=np.float32)} for start in rows)
+    return _stack(model, [_encode_batch(model.base_model, batch, max_active_dims) for batch in batches])
+
+
+def sentence_vectors(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: list[str], batch_size: int = 64
+) -> np.ndarray:
+    """The text encoder's own vectors, `(len(sentences), feature_size)` float32: what comes before the latent head."""
+    base: Any = model.base_model
+    parts = []
+    limit = tokenizer.model_max_length if tokenizer.model_max_length < 10**9 else None
+    ids = _tokenize(tokenizer, sentences, 0, limit, find_prompt(model.config, None))
+    order = np.argsort([-len(row) for row in ids], kind="stable")
+    with _evaluation(base):
+        for start in range(0, len(order), batch_size):
+            batch = _pad([ids[row] for row in order[start : start + batch_size]], tokenizer.pad_token_id or 0)
+            tensors = (torch.from_numpy(value).to(model.device) for value in batch.values())
+            parts.append(base.encoder(*tensors).float().cpu().numpy())
+    return np.concatenate(parts)[np.argsort(order)]
+
+
+def find_prompt(config: Any, name: str | None) -> str:
+    """The text that goes before a sentence.
+
+    Raises:
+        ValueError: if the model has no prompt of this name.
+    """
+    name = getattr(config, "default_prompt_name", None) if name is None else name
+    prompts = getattr(config, "prompts", None) or {}
+    if name is not None and name not in prompts:
+        raise ValueError(f"`prompt_name` must be one of {sorted(prompts)}, got {name!r}; leave it out for none.")
+    return prompts.get(name, "")
+
+
+def _check_positive(**numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}; choose a positive number.")
 
 
 def encode_stream(
@@ -164,6 +229,7 @@ def encode_stream(
     show_progress_bar: bool = False,
     max_active_dims: int | None = None,
     max_length: int | None = None,
+    prompt_name: str | None = None,
 ) -> Iterator[sparse.csr_matrix]:
     """Encode sentences block by block, in memory that does not grow with their number.
 
@@ -175,6 +241,7 @@ def encode_stream(
         show_progress_bar: whether to show one.
         max_active_dims: most non-zero dimensions per code.
         max_length: most tokens per sentence.
+        prompt_name: of the text before every sentence.
 
     Returns:
         An iterator over codes of the next sentences, `(at most max(8192, batch_size), latent_size)` each, in order.
@@ -184,12 +251,12 @@ def encode_stream(
     """
     if isinstance(sentences, str):
         raise ValueError(f"`sentences` must be several strings, got the single string {sentences[:50]!r}; pass a list.")
-    for name, value in (("batch_size", batch_size), ("max_active_dims", max_active_dims), ("max_length", max_length)):
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}; choose a positive number.")
+    _check_positive(batch_size=batch_size, max_active_dims=max_active_dims, max_length=max_length)
+    prompt = find_prompt(model.config, prompt_name)
     if max_length is None and tokenizer.model_max_length < 10**9:  # the library's mark for no limit is about 1e30
         max_length = tokenizer.model_max_length
-    return _blocks(model.base_model, tokenizer, sentences, batch_size, show_progress_bar, max_active_dims, max_length)
+    options = (batch_size, show_progress_bar, max_active_dims, max_length, prompt)
+    return _blocks(model.base_model, tokenizer, sentences, *options)
 
 
 def _blocks(
@@ -200,6 +267,7 @@ def _blocks(
     show_progress_bar: bool,
     max_active_dims: int | None,
     max_length: int | None,
+    prompt: str,
 ) -> Iterator[sparse.csr_matrix]:
     total = len(sentences) if isinstance(sentences, Sized) else None
     stream = iter(sentences)
@@ -210,20 +278,20 @@ def _blocks(
             ids = []
             for start in range(0, len(window), _TOKENIZER_BATCH):
                 chunk = window[start : start + _TOKENIZER_BATCH]
-                ids += _tokenize(tokenizer, chunk, done + start, max_length)
+                ids += _tokenize(tokenizer, chunk, done + start, max_length, prompt)
             # Longest first, so that too large a batch fails at once; stable, so that equal inputs give equal batches.
             order = np.argsort([-len(row) for row in ids], kind="stable")
             parts = []
             for start in range(0, len(order), batch_size):
                 batch = [ids[row] for row in order[start : start + batch_size]]
-                parts.append(_encode_batch(model, batch, pad, max_active_dims))
+                parts.append(_encode_batch(model, _pad(batch, pad), max_active_dims))
                 progress.update(len(batch))
             yield sparse.vstack(parts, format="csr")[np.argsort(order)]
             done += len(window)
 
 
 def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, sentences: list[str], first: int, max_length: int | None
+    tokenizer: PreTrainedTokenizerBase, sentences: list[str], first: int, max_length: int | None, prompt: str
 ) -> list[np.ndarray]:
     for row, sentence in enumerate(sentences, first):
         if not isinstance(sentence, str):  # the tokenizer would take a tuple for a pair of sentences
@@ -233,7 +301,7 @@ def _tokenize(
             )
     try:
         encoded = tokenizer(
-            sentences,
+            [prompt + sentence for sentence in sentences] if prompt else sentences,
             truncation=max_length is not None,
             max_length=max_length,
             return_attention_mask=False,
@@ -264,14 +332,17 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _encode_batch(model: nn.Module, ids: list[np.ndarray], pad: int, max_active_dims: int | None) -> sparse.csr_matrix:
+def _pad(ids: list[np.ndarray], pad: int) -> dict[str, np.ndarray]:
     lengths = np.array([len(row) for row in ids])
     mask = np.arange(lengths.max()) < lengths[:, None]  # (batch, steps)
     padded = np.full(mask.shape, pad, dtype=np.int64)
     padded[mask] = np.concatenate(ids)
+    return {"input_ids": padded, "attention_mask": mask.astype(np.int64)}
+
+
+def _encode_batch(model: nn.Module, inputs: dict[str, np.ndarray], max_active_dims: int | None) -> sparse.csr_matrix:
     device = next(model.parameters()).device
     with _evaluation(model):
-        inputs = {"input_ids": padded, "attention_mask": mask.astype(np.int64)}
         output = model(**{name: torch.from_numpy(value).to(device) for name, value in inputs.items()})
         codes = getattr(output, "sparse_embedding", None)
         if codes is None:
@@ -285,7 +356,7 @@ def _encode_batch(model: nn.Module, ids: list[np.ndarray], pad: int, max_active_
                 "`model` must give finite codes, got NaN or infinity; its weights are damaged: train again."
             )
         rows, columns = codes.nonzero(as_tuple=True)
-        values, starts = codes[rows, columns], torch.searchsorted(rows, torch.arange(len(ids) + 1, device=device))
+        values, starts = codes[rows, columns], torch.searchsorted(rows, torch.arange(len(codes) + 1, device=device))
     arrays = values.cpu().numpy(), columns.int().cpu().numpy(), starts.int().cpu().numpy()
     return sparse.csr_matrix(arrays, shape=tuple(codes.shape))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import evaluate
 import numpy as np
@@ -20,28 +20,36 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hsvae_hf.analysis import GateStatistics
 from hsvae_hf.data import TextCollator, tokenize_dataset
 from hsvae_hf.metrics import metric_path
+from hsvae_hf.vectors import embed_dataset
 
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] varies more than this over sentences
 
 
 def _batches(
-    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, description: str, evenly: bool = False
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, dataset: Dataset, batch_size: int, what: str
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    """Padded batches of similar length, or evenly drawn, each with its row numbers."""
+    """Inputs of the model, each batch with its row numbers: vectors, or padded text, of similar length if it may be."""
+    if model.config.decoder_type == "vector":
+        vectors = embed_dataset(dataset, model, tokenizer)
+        for start in tqdm(range(0, len(vectors), batch_size), desc=what):
+            rows = np.arange(start, min(start + batch_size, len(vectors)))
+            yield rows, {"vectors": torch.from_numpy(vectors[rows]).to(model.device)}
+        return
+    tokenizer = cast(PreTrainedTokenizerBase, tokenizer)
     tokens = tokenize_dataset(dataset.select_columns(["text"]), tokenizer)
     order = np.argsort(tokens["length"][:], kind="stable")
-    if evenly:
+    if model.model.latent_head.needs_even_batches:
         order = np.random.default_rng(0).permutation(order)
     collate = TextCollator(tokenizer)
-    for start in tqdm(range(0, len(order), batch_size), desc=description):
+    for start in tqdm(range(0, len(order), batch_size), desc=what):
         rows = order[start : start + batch_size]
-        yield rows, collate(list(tokens.select(rows)))
+        yield rows, {name: value.to(model.device) for name, value in collate(list(tokens.select(rows))).items()}
 
 
 @torch.inference_mode()
 def representations(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     dataset: Dataset,
     num_samples: int = 5,
     batch_size: int = 256,
@@ -60,8 +68,8 @@ def representations(
         model has one, else `posterior_mean`, `(rows, latent_size)`; `samples`, `(rows, num_samples, latent_size)`.
     """
     base, parts, order = model.model, [], []
-    for rows, batch in _batches(dataset, tokenizer, batch_size, "Representations"):
-        posterior = base(**{name: value.to(model.device) for name, value in batch.items()})
+    for rows, inputs in _batches(model, tokenizer, dataset, batch_size, "Representations"):
+        posterior = base(**inputs)
         report = base.latent_head.diagnostics(posterior)
         mean = "slab_mean" if "slab_mean" in report else "posterior_mean"
         part = {"code": posterior.sparse_embedding, mean: report[mean]}
@@ -108,29 +116,43 @@ def tfidf_accuracy(train: Dataset, test: Dataset) -> float:
     return float(probe.score(test["text"][:], test["label"][:]))
 
 
+def _means(sums: dict[str, float], rows: int) -> dict[str, float]:
+    """Per sentence; where there are words, their number and the perplexity too."""
+    tokens = sums.pop("num_tokens", None)
+    means = {name: value / rows for name, value in sums.items()}
+    if tokens is None:
+        return means
+    return means | {"tokens": int(tokens), "perplexity": float(np.exp(means["reconstruction_loss"] * rows / tokens))}
+
+
 @torch.inference_mode()
 def corpus_statistics(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, batch_size: int = 256
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, dataset: Dataset, batch_size: int = 256
 ) -> dict[str, Any]:
     """Loss terms, sparsity, gates and collapse on a corpus, in one pass and in bounded memory.
 
     Args:
         model: for pre-training, in evaluation mode.
         tokenizer: the model's.
-        dataset: with a column `text`.
+        dataset: with a column `text`, or `vectors` for a model that takes them.
         batch_size: sentences per forward pass.
+
+    Returns:
+        Among the rest, where vectors are reconstructed: `squared_error`, per standardised dimension, of a draw, and
+        `squared_error_code`, of the deterministic code.
     """
-    base = model.model
+    base, decoder = cast(Any, model.model), cast(Any, model.decoder)
     hoyer: dict[tuple[str, bool], Any] = {}
     active = evaluate.load(metric_path("active_dims"))
     gates = GateStatistics(getattr(model.config, "active_threshold", 0.5))
     sums: dict[str, float] = {}
     moments = np.zeros((2, model.config.latent_size))
     has_gate = False
-    for rows, batch in _batches(dataset, tokenizer, batch_size, "Evaluate", base.latent_head.needs_even_batches):
-        inputs = {name: value.to(model.device) for name, value in batch.items()}
+    for rows, inputs in _batches(model, tokenizer, dataset, batch_size, "Evaluate"):
         posterior = base(**inputs)
-        terms = model(**inputs, encoder_outputs=posterior)
+        terms = dict(model(**inputs, encoder_outputs=posterior))
+        if model.config.decoder_type == "vector":
+            terms["squared_error_code"] = (decoder.mean(posterior.latent) - posterior.features).square().mean()
         for name, value in terms.items():
             weight = 1 if name == "num_tokens" else len(rows)
             sums[name] = sums.get(name, 0.0) + float(value) * weight
@@ -151,10 +173,7 @@ def corpus_statistics(
             gates.update(report["spike_probability"].float().cpu().numpy())
         mean = report["posterior_mean"].double().cpu().numpy()
         moments += np.stack([mean.sum(0), (mean**2).sum(0)])
-    tokens = sums.pop("num_tokens")
-    result: dict[str, Any] = {"rows": len(dataset), "tokens": int(tokens)}
-    result |= {name: value / len(dataset) for name, value in sums.items()}
-    result["perplexity"] = float(np.exp(result["reconstruction_loss"] / (tokens / len(dataset))))
+    result: dict[str, Any] = {"rows": len(dataset)} | _means(sums, len(dataset))
     for (name, normalize), metric in hoyer.items():
         scores = metric.compute(normalize=normalize)
         result[f"average_hoyer_{name}{'' if normalize else '_raw'}"] = scores["average_hoyer"]
@@ -169,7 +188,7 @@ def corpus_statistics(
 
 def evaluate_model(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     train: Dataset | None,
     test: Dataset,
     num_samples: int = 5,
@@ -195,7 +214,8 @@ def evaluate_model(
         splits = [representations(model, tokenizer, split, num_samples, batch_size) for split in (train, test)]
         accuracy = {name: probe_accuracy(splits[0][name], labels, splits[1][name], truth) for name in splits[0]}
         accuracy["majority"] = float((truth == np.bincount(labels).argmax()).mean())
-        accuracy["tfidf"] = tfidf_accuracy(train, test)
+        if "text" in train.column_names:
+            accuracy["tfidf"] = tfidf_accuracy(train, test)
         report["accuracy"] = accuracy | {"train_rows": len(train)}
     return report
 

@@ -1,4 +1,6 @@
-"""The text decoder, and the vocabulary loss that never holds the logits of a whole batch."""
+"""The decoders, of words and of vectors, and the vocabulary loss that never holds the logits of a whole batch."""
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -110,3 +112,32 @@ class GRUDecoder(nn.Module):
     def _inputs(self, z: Tensor, words: Tensor) -> Tensor:
         embeds = self.embed_tokens(words)  # (batch, steps, embedding_size)
         return torch.cat([embeds, z.to(embeds.dtype).unsqueeze(1).expand(-1, words.shape[1], -1)], dim=-1)
+
+
+class VectorDecoder(nn.Module):
+    """`p(x|z) = N(W z + b, std^2)` of a standardised sentence vector."""
+
+    def __init__(self, config: TextVAEConfig) -> None:
+        super().__init__()
+        self.output = nn.Linear(config.latent_size, config.feature_size)
+        self.log_std = nn.Parameter(torch.zeros(()), requires_grad=config.learn_decoder_std)
+        self.initial_log_std = math.log(config.decoder_std)
+
+    def forward(self, z: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction loss, in fp32.
+
+        Args:
+            z: latent codes, `(batch, latent_size)`.
+            vectors: to reconstruct, standardised, `(batch, feature_size)`.
+
+        Returns:
+            `-log p(x|z)` in nats, summed over the batch, and the mean squared error per dimension, both scalars.
+        """
+        squared_error = (vectors - self.mean(z)).float().square().mean()
+        log_std = self.log_std.float()
+        nats = 0.5 * squared_error * torch.exp(-2 * log_std) + log_std + 0.5 * math.log(2 * math.pi)
+        return nats * vectors.numel(), squared_error
+
+    def mean(self, z: Tensor) -> Tensor:
+        """`W z + b`, standardised."""
+        return self.output(z.to(self.output.weight.dtype))

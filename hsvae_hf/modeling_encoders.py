@@ -4,9 +4,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 
 from .configuration_text_vae import TextVAEConfig
+from .pooling import pool
 
 
 def check_ids(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> None:
@@ -106,15 +108,15 @@ class GRUEncoder(TextEncoder):
 
 
 class TransformerEncoder(TextEncoder):
-    """Any text encoder of transformers; the features are the mean of its last layer over the real tokens."""
+    """Any text encoder of transformers; the features are its last layer, pooled over the real tokens."""
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__()
-        self.frozen = config.freeze_text_encoder
+        self.config, self.frozen = config, config.freeze_text_encoder
         self.adopt(AutoModel.from_config(config.encoder_config))
 
     def adopt(self, transformer: PreTrainedModel) -> None:
-        """Use this model; its pooler, which mean pooling has no use for, is dropped."""
+        """Use this model; its own pooler, which nothing here reads, is dropped."""
         if getattr(transformer, "pooler", None) is not None:
             setattr(transformer, "pooler", None)  # noqa: B010
         self.transformer = transformer.requires_grad_(not self.frozen)
@@ -132,14 +134,14 @@ class TransformerEncoder(TextEncoder):
         self.transformer.set_input_embeddings(value)
 
     def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None) -> Tensor:
-        """The mean over each row's real tokens, `(batch, feature_size)`."""
+        """The pooled vector of each row, `(batch, feature_size)`."""
         self._check_positions(ids.shape[1])
         inputs: dict[str, Any] = {"input_ids": ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         learned = inputs_embeds is not None and inputs_embeds.requires_grad  # VSC's pseudo-sentences
         with torch.set_grad_enabled(torch.is_grad_enabled() and (learned or not self.frozen)):
             states = self.transformer(attention_mask=mask.long(), **inputs).last_hidden_state
-        weights = mask.unsqueeze(-1).to(states.dtype)
-        return (states * weights).sum(1) / weights.sum(1)
+        vectors = pool(states, mask, self.config.pooling)
+        return F.normalize(vectors, dim=-1) if self.config.normalize_vectors else vectors
 
     def _check_positions(self, steps: int) -> None:
         limit = getattr(self.transformer.config, "max_position_embeddings", None)
@@ -151,3 +153,45 @@ class TransformerEncoder(TextEncoder):
                 f"`input_ids` must have at most {limit} tokens for this encoder, got {steps}; truncate, with "
                 f"`truncation=True, max_length={limit}` in the tokenizer."
             )
+
+
+class NoEncoder(TextEncoder):
+    """In the place of an encoder, where sentence vectors come from elsewhere."""
+
+    def __init__(self, config: TextVAEConfig) -> None:
+        super().__init__()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Refuse text.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("`vectors` must be given: this model holds no text encoder. Make them with the one it is for.")
+
+
+class Standardizer(nn.Module):
+    """Vectors to zero mean and unit variance per dimension, by statistics that are saved with the model."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+
+    @torch.no_grad()
+    def fit(self, vectors: Tensor) -> None:
+        """Take the statistics of `vectors` `(rows, size)`; a dimension that never varies keeps its scale."""
+        std = vectors.double().std(0, correction=0)
+        self.mean.copy_(vectors.double().mean(0))
+        self.std.copy_(torch.where(std > 1e-8, std, 1.0))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """`(batch, size)` to the same."""
+        return (vectors - self.mean) / self.std
+
+    def undo(self, vectors: Tensor) -> Tensor:
+        """Back to the encoder's own units."""
+        return vectors * self.std + self.mean

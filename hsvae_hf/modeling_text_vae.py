@@ -3,6 +3,7 @@
 Nothing here knows a particular latent; `modeling_latent.py` says what a latent head answers.
 """
 
+import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,10 +22,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_text_vae import TextVAEConfig
-from .modeling_decoder import GRUCache, GRUDecoder
-from .modeling_encoders import GRUEncoder, TransformerEncoder, check_ids
+from .modeling_decoder import GRUCache, GRUDecoder, VectorDecoder
+from .modeling_encoders import GRUEncoder, NoEncoder, Standardizer, TransformerEncoder, check_ids
 from .modeling_latent import LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
+from .pooling import read_pooling
 from .saving import auto_map, write_sentence_transformers_files
 
 _CONVERT = (
@@ -67,7 +69,7 @@ class TextVAEPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     accepts_loss_kwargs = False
-    _keep_in_fp32_modules_strict = {"latent_head"}
+    _keep_in_fp32_modules_strict = {"latent_head", "standardizer"}
     _no_split_modules = ["GRUEncoder", "TransformerEncoder", "GRUDecoder"]
 
     def __init__(self, config: Any) -> None:
@@ -81,6 +83,8 @@ class TextVAEPreTrainedModel(PreTrainedModel):
                 (init.zeros_ if "bias" in name else init.lecun_normal_)(parameter)
         if isinstance(module, LatentHead):
             module.init_parameters()
+        if isinstance(module, VectorDecoder):
+            init.constant_(module.log_std, module.initial_log_std)
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: Any, is_main_process: bool = True, push_to_hub: bool = False, **kwargs: Any
@@ -94,7 +98,7 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         hub = {name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private") if name in kwargs}
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
-            write_sentence_transformers_files(save_directory)
+            write_sentence_transformers_files(save_directory, self.config)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
 
@@ -119,13 +123,30 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         if self.config.freeze_text_encoder:
             self.base_model.encoder.requires_grad_(False)
 
+    def without_encoder(self) -> Any:
+        """The light form: this model without its frozen text encoder; it takes `vectors` of that encoder alone.
+
+        Raises:
+            ValueError: if words are what this model reconstructs.
+        """
+        if self.config.decoder_type != "vector":
+            raise ValueError("`decoder_type` must be 'vector' for a model without a text encoder, got 'gru'.")
+        config = copy.deepcopy(self.config)
+        config.encoder_type, config.encoder_config, config.freeze_text_encoder = "vector", None, False
+        config.vector_size = self.config.feature_size
+        light = type(self)(config)
+        kept = light.state_dict().keys()
+        light.load_state_dict({name: value for name, value in self.state_dict().items() if name in kept})
+        return light.train(self.training)
+
     def _resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """The library resizes the encoder's embeddings and the projection; the rest follows here."""
         embeddings = super()._resize_token_embeddings(*args, **kwargs)
-        words, decoder = embeddings.num_embeddings, getattr(self, "decoder", None)
+        words = embeddings.num_embeddings
+        decoder: Any = getattr(self, "decoder", None)
         if self.config.encoder_config is not None:
             self.config.encoder_config.vocab_size = words
-        if decoder is not None and not self.config.tie_word_embeddings:
+        if hasattr(decoder, "embed_tokens") and not self.config.tie_word_embeddings:
             decoder.embed_tokens = self._get_resized_embeddings(decoder.embed_tokens, words)
         return embeddings
 
@@ -133,18 +154,25 @@ class TextVAEPreTrainedModel(PreTrainedModel):
     def from_encoder_pretrained(cls, encoder_name_or_path: str, **config: Any) -> Any:
         """A new model around a pretrained text encoder (paper, B-VAE and B-HSVAE), the rest of it untrained.
 
-        Use the encoder's own tokenizer with it. A saved model holds everything, the encoder included.
+        Use the encoder's own tokenizer with it. A saved model holds everything, the encoder included. With
+        `decoder_type="vector"` the encoder is frozen, and where it is a sentence-transformers model, its pooling,
+        normalisation and prompts are its own; elsewhere the paper's mean over the tokens is the default.
 
         Args:
             encoder_name_or_path: a Hub id or a folder that `AutoModel` and `AutoTokenizer` load.
             config: fields of the model's configuration, such as `latent_size` or `freeze_text_encoder`.
 
         Raises:
-            ValueError: if there is no such encoder, or its tokenizer lacks a special token that the decoder needs.
+            ValueError: if there is no such encoder, its tokenizer lacks a special token that the decoder needs, or a
+                sentence-transformers model does what this package does not.
         """
+        folder = ""
+        if config.get("decoder_type") == "vector":
+            own, place = read_pooling(str(encoder_name_or_path))
+            config, folder = {"freeze_text_encoder": True, **own, **config}, place.get("subfolder", "")
         try:
-            encoder = AutoModel.from_pretrained(encoder_name_or_path, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(encoder_name_or_path)
+            encoder = AutoModel.from_pretrained(encoder_name_or_path, subfolder=folder, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(encoder_name_or_path, subfolder=folder)
         except OSError as error:
             raise ValueError(
                 "`encoder_name_or_path` must be the folder or the Hub id of a text encoder with its tokenizer, got "
@@ -165,7 +193,10 @@ class TextVAEModel(TextVAEPreTrainedModel):
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__(config)
-        self.encoder = (GRUEncoder if config.encoder_type == "gru" else TransformerEncoder)(config)
+        encoders = {"gru": GRUEncoder, "transformer": TransformerEncoder, "vector": NoEncoder}
+        self.encoder = encoders[config.encoder_type](config)
+        if config.decoder_type == "vector":
+            self.standardizer = Standardizer(config.feature_size)
         self.latent_head = self.latent_head_class(config)
         self.post_init()
 
@@ -183,6 +214,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        vectors: Tensor | None = None,
         **kwargs: Any,
     ) -> TextVAEModelOutput:
         """Encode sentences; nothing is drawn, in training mode too.
@@ -192,18 +224,36 @@ class TextVAEModel(TextVAEPreTrainedModel):
             attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side; without it, `pad_token_id` is
                 padding.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
+            vectors: `(batch, feature_size)`, the encoder's own vectors instead of text (`decoder_type="vector"`).
             kwargs: ignored, as pipelines and generation pass more than this model needs.
 
         Returns:
             The latent head's output; first field `sparse_embedding`, `(batch, latent_size)`.
+
+        Raises:
+            ValueError: if `vectors` have another shape, or come with text or to a model that reads words alone.
         """
-        if attention_mask is None and input_ids is not None:
-            attention_mask = input_ids != self.config.pad_token_id
-        features = self.encoder(input_ids, attention_mask, inputs_embeds)
+        if vectors is None:
+            if attention_mask is None and input_ids is not None:
+                attention_mask = input_ids != self.config.pad_token_id
+            features = self.encoder(input_ids, attention_mask, inputs_embeds)
+        else:
+            self._check_vectors(vectors, input_ids if input_ids is not None else inputs_embeds)
+            features = vectors
         with torch.autocast(features.device.type, enabled=False):
-            output = self.latent_head(features.float())
+            features = features.float()
+            if self.config.decoder_type == "vector":
+                features = self.standardizer(features)
+            output = self.latent_head(features)
         output.sparse_embedding = keep_largest(output.sparse_embedding, self.config.max_active_dims)
         return output
+
+    def _check_vectors(self, vectors: Tensor, text: Tensor | None) -> None:
+        if self.config.decoder_type != "vector" or text is not None:
+            raise ValueError("`vectors` must come alone, to a model of `decoder_type='vector'`; give `input_ids` else.")
+        if vectors.dim() != 2 or vectors.shape[1] != self.config.feature_size:
+            rule = f"(batch, {self.config.feature_size})"
+            raise ValueError(f"`vectors` must be {rule}, got {tuple(vectors.shape)}; use the encoder of this model.")
 
     def sample(self, posterior: TextVAEModelOutput) -> dict[str, Tensor]:
         """Draw from the posterior, in fp32; the entry `z` is `(batch, latent_size)`."""
@@ -232,7 +282,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
         if config.encoder_type != "gru":
             self._tied_weights_keys = {}
         self.model = self.model_class(config)
-        self.decoder = GRUDecoder(config)
+        self.decoder: Any = (GRUDecoder if config.decoder_type == "gru" else VectorDecoder)(config)
         self.kl_scale = 1.0  # set by KL annealing; training only, so that evaluation losses stay comparable
         self.post_init()
 
@@ -240,9 +290,9 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
         """What generation encodes with."""
         return self.model
 
-    def get_output_embeddings(self) -> nn.Linear:
-        """The vocabulary projection."""
-        return self.decoder.lm_head
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The vocabulary projection, where words are decoded."""
+        return getattr(self.decoder, "lm_head", None)
 
     def set_output_embeddings(self, value: nn.Linear) -> None:
         """Replace the vocabulary projection."""
@@ -255,6 +305,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        vectors: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         encoder_outputs: TextVAEModelOutput | None = None,
         past_key_values: GRUCache | None = None,
@@ -270,6 +321,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             labels: sentences to reconstruct, `(batch, target_steps)`, padded with -100 or the padding token; without
                 them the input is its own target.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`; `labels` are needed then.
+            vectors: `(batch, feature_size)` instead of text, where the encoder's vector is what is reconstructed.
             decoder_input_ids: words so far, `(batch, decoder_steps)`, for generation.
             encoder_outputs: posterior to decode from instead of `input_ids`.
             past_key_values: the GRU state of the words so far.
@@ -284,11 +336,32 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: if there is no sentence to reconstruct.
         """
-        posterior = self.model(input_ids, attention_mask, inputs_embeds) if encoder_outputs is None else encoder_outputs
+        posterior = encoder_outputs
+        if posterior is None:
+            posterior = self.model(input_ids, attention_mask, inputs_embeds, vectors)
         if decoder_input_ids is not None:
             logits, cache = self.decoder.step(posterior.latent, decoder_input_ids, past_key_values)
             state: Any = None if use_cache is False else cache
             return TextVAEForPreTrainingOutput(logits=logits, past_key_values=state)
+        if self.config.decoder_type == "vector":
+            sample = self.model.sample(posterior)
+            nats, squared_error = self.decoder(sample["z"], posterior.features)
+            terms = {"squared_error": squared_error}
+        else:
+            targets = self._targets(input_ids, attention_mask, labels, encoded=encoder_outputs is None)
+            sample = self.model.sample(posterior)
+            nats, num_tokens = self.decoder(sample["z"], *targets)
+            terms = {"num_tokens": num_tokens}
+        reconstruction_loss = nats / len(sample["z"])
+        costs = self.model.costs(posterior, sample)
+        loss = reconstruction_loss.float() + self._weighted(costs)
+        terms |= {name: cost.mean(0).sum() if cost.dim() else cost for name, cost in costs.items()}
+        return TextVAEForPreTrainingOutput(loss=loss, reconstruction_loss=reconstruction_loss, **terms)
+
+    def _targets(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None, encoded: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The words to reconstruct, `(batch, steps)`, and which of them are padding; `encoded`: ids are checked."""
         if labels is not None:
             ignore = (labels == -100) | (labels == self.config.pad_token_id)
         elif input_ids is not None:
@@ -298,17 +371,9 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             raise ValueError("`labels` must be given where `input_ids` are not: they are the sentences to reconstruct.")
         if self.config.decoder_start_token_id != self.config.eos_token_id:  # [CLS] and the like: given, not predicted
             ignore = ignore | (labels == self.config.decoder_start_token_id)
-        if labels is not input_ids or encoder_outputs is not None:  # else the encoder has checked them
+        if labels is not input_ids or not encoded:
             check_ids(labels, ~ignore, self.config.vocab_size, "labels")
-        sample = self.model.sample(posterior)
-        nats, num_tokens = self.decoder(sample["z"], labels, ignore)
-        reconstruction_loss = nats / len(labels)
-        costs = self.model.costs(posterior, sample)
-        loss = reconstruction_loss.float() + self._weighted(costs)
-        terms = {name: cost.mean(0).sum() if cost.dim() else cost for name, cost in costs.items()}
-        return TextVAEForPreTrainingOutput(
-            loss=loss, reconstruction_loss=reconstruction_loss, num_tokens=num_tokens, **terms
-        )
+        return labels, ignore
 
     def _weighted(self, costs: dict[str, Tensor]) -> Tensor | float:
         total: Tensor | float = 0.0
@@ -363,8 +428,13 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             Token ids, `(batch, steps)`.
 
         Raises:
-            ValueError: if `latents` has another width than `latent_size`, or comes together with text.
+            ValueError: if `latents` has another width than `latent_size`, or comes together with text; if this model
+                decodes vectors, not words.
         """
+        if self.config.decoder_type == "vector":
+            raise ValueError(
+                "`decoder_type` must be 'gru' to generate words, got 'vector'; `decode_vectors` gives vectors."
+            )
         if latents is not None:
             if latents.dim() != 2 or latents.shape[1] != self.config.latent_size:
                 width = self.config.latent_size
@@ -375,10 +445,30 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             kwargs["encoder_outputs"] = TextVAEModelOutput(sparse_embedding=latents, latent=latents)
         return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
 
+    @torch.no_grad()
+    def decode_vectors(self, latents: Tensor) -> Tensor:
+        """Sentence vectors, in the encoder's own units, `(batch, feature_size)`, out of latents `(batch, latent_size)`.
+
+        Raises:
+            ValueError: if this model decodes words.
+        """
+        if self.config.decoder_type != "vector":
+            raise ValueError("`decoder_type` must be 'vector' to decode vectors, got 'gru'; `generate` gives words.")
+        return self.model.standardizer.undo(self.decoder.mean(latents).float())
+
+    def _decode(self, latents: Tensor, **kwargs: Any) -> Any:
+        if self.config.decoder_type == "vector":
+            return self.decode_vectors(latents)
+        return self.generate(latents=latents, **kwargs)
+
     def sample_prior(self, num_samples: int, **kwargs: Any) -> Any:
-        """Decode `num_samples` draws from the prior; `kwargs` as in `generate`. Returns ids `(num_samples, steps)`."""
+        """Decode `num_samples` draws from the prior; `kwargs` as in `generate`.
+
+        Returns:
+            Token ids, `(num_samples, steps)`, or vectors, `(num_samples, feature_size)`.
+        """
         latents = self.model.latent_head.sample_prior(num_samples, self.model._encode)
-        return self.generate(latents=latents.to(self.device), **kwargs)
+        return self._decode(latents.to(self.device), **kwargs)
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int, **kwargs: Any) -> Any:
@@ -391,7 +481,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             kwargs: as in `generate`.
 
         Returns:
-            Token ids, `(steps, tokens)`.
+            Token ids, `(steps, tokens)`, or vectors, `(steps, feature_size)`.
 
         Raises:
             ValueError: if `steps` is below 2 or an end is not one sentence.
@@ -406,7 +496,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             ends.append(end if end.is_floating_point() else self.model(end.to(self.device)).latent)
         share = torch.linspace(0, 1, steps, device=self.device).unsqueeze(1)  # (steps, 1)
         first, last = (end.to(self.device).float() for end in ends)
-        return self.generate(latents=torch.lerp(first, last, share), **kwargs)
+        return self._decode(torch.lerp(first, last, share), **kwargs)
 
 
 class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
@@ -450,6 +540,7 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        vectors: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Classify sentences.
@@ -462,6 +553,7 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
             labels: `(batch,)` class ids; `(batch, num_labels)` for multi-label; floats for regression.
+            vectors: `(batch, feature_size)`, the encoder's own vectors instead of text (`decoder_type="vector"`).
             kwargs: ignored.
 
         Returns:
@@ -472,7 +564,7 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             ValueError: if `labels` are outside the range.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
-            posterior = self.model(input_ids, attention_mask, inputs_embeds)
+            posterior = self.model(input_ids, attention_mask, inputs_embeds, vectors)
             samples = max(self.config.num_samples, 1)
             z = posterior.sparse_embedding
             if self.config.num_samples > 0:

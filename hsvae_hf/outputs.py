@@ -95,12 +95,13 @@ class TextVAEForPreTrainingOutput(ModelOutput):
 
     Args:
         loss: negative weighted ELBO in nats, scalar: reconstruction_loss + weighted KLs and penalty.
-        reconstruction_loss: `-E log p(x|z)`, summed over tokens, mean over the batch, scalar.
+        reconstruction_loss: `-E log p(x|z)`, summed over tokens or a vector's dimensions, mean over the batch, scalar.
         z_kl: KL of z, unweighted, summed over latent dimensions, mean over the batch, scalar.
         gamma_kl: KL of the gate, likewise.
         penalty: the latent head's penalty, unweighted, scalar.
         num_tokens: number of predicted tokens in the batch, scalar; `exp(reconstruction_loss * batch / num_tokens)`
             is the perplexity per token.
+        squared_error: of vectors, standardised, per dimension, in place of `num_tokens`: with one draw of z, scalar.
         logits: only where `decoder_input_ids` are given: next-token logits, `(batch, steps, vocab_size)`.
         past_key_values: only in generation: the GRU state.
     """
@@ -111,5 +112,6 @@ class TextVAEForPreTrainingOutput(ModelOutput):
     gamma_kl: Tensor = _ABSENT
     penalty: Tensor = _ABSENT
     num_tokens: Tensor = _ABSENT
+    squared_error: Tensor = _ABSENT
     logits: Tensor = _ABSENT
     past_key_values: Cache = _ABSENT

@@ -37,8 +37,13 @@ def auto_map(config: Any, model_module: str) -> dict[str, str]:
     return {"AutoConfig": f"{modules[0]}.{name}Config", "AutoModel": f"{modules[1]}.{name}Model", **heads}
 
 
-def write_sentence_transformers_files(folder: str | Path) -> None:
-    """Make `SparseEncoder(folder)` give the codes of `hsvae_hf.encode`."""
+def write_sentence_transformers_files(folder: str | Path, config: Any) -> None:
+    """Make `SparseEncoder(folder)` give the codes of `hsvae_hf.encode`; not for a model that takes vectors alone."""
+    if config.encoder_type == "vector":
+        return
     Path(folder).mkdir(parents=True, exist_ok=True)
+    own = {"prompts": config.prompts, "default_prompt_name": config.default_prompt_name} if config.prompts else {}
     for name, content in _FILES.items():
+        if name == "config_sentence_transformers.json":
+            content = content | own
         (Path(folder) / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

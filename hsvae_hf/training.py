@@ -216,12 +216,15 @@ class TextVAETrainer(WholeCheckpointTrainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         rows = len(next(iter(inputs.values())))
         sums = self._terms["" if model.training else "eval_"]
-        terms = {name: outputs.get(name) for name in ("reconstruction_loss", "z_kl", "gamma_kl", "penalty")}
+        names = ("reconstruction_loss", "z_kl", "gamma_kl", "penalty", "squared_error")
+        terms = {name: outputs.get(name) for name in names}
         weight = 1.0 if model.training else float(rows)  # as the Trainer weighs the loss that stands beside them
         # nn.DataParallel gathers scalars into vectors
         batch = {name: value.detach().float().mean() * weight for name, value in terms.items() if value is not None}
-        batch |= {"weight": loss.new_full((), weight), "num_tokens": outputs["num_tokens"].float().sum()}
-        batch["nats"] = outputs["reconstruction_loss"].detach().float().mean() * rows
+        batch["weight"] = loss.new_full((), weight)
+        if "num_tokens" in outputs:  # words: the perplexity is theirs
+            batch["num_tokens"] = outputs["num_tokens"].float().sum()
+            batch["nats"] = outputs["reconstruction_loss"].detach().float().mean() * rows
         for name, value in batch.items():
             sums[name] = sums[name] + value if name in sums else value
         return (loss, outputs) if return_outputs else loss
@@ -235,9 +238,10 @@ class TextVAETrainer(WholeCheckpointTrainer):
             names, sums = zip(*self._terms[mode].items(), strict=True)
             self._terms[mode] = {}
             total = dict(zip(names, self.accelerator.reduce(torch.stack(sums), "sum").tolist(), strict=True))
-            weight, nats, tokens = (total.pop(name) for name in ("weight", "nats", "num_tokens"))
+            weight, nats, tokens = total.pop("weight"), total.pop("nats", None), total.pop("num_tokens", None)
             logs |= {f"{prefix}{name}": value / weight for name, value in total.items()}
-            logs[f"{prefix}perplexity"] = math.exp(min(nats / tokens, 700.0))
+            if tokens is not None:
+                logs[f"{prefix}perplexity"] = math.exp(min(nats / tokens, 700.0))
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
@@ -412,14 +416,15 @@ def staged_folder(folder: str | Path) -> Iterator[Path]:
 def save_run(
     folder: str | Path,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     metrics: dict[str, Any],
     settings: dict[str, Any] | None = None,
 ) -> None:
-    """Save model, tokenizer, `all_results.json` and `train_settings.json` to `folder`: whole files or none."""
+    """Save model, tokenizer if any, `all_results.json` and `train_settings.json` to `folder`: whole files or none."""
     with staged_folder(folder) as temporary:
         model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
         for name, content in (("all_results", metrics), ("train_settings", settings)):
             if content is not None:
                 (temporary / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, PreTrainedModel
 
 from hsvae_hf.cli import run
-from hsvae_hf.encoding import CODE_FILES, encode_stream, load_for_inference, save_codes
+from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, load_for_inference, save_codes
+from hsvae_hf.vectors import load_vectors
 
-TEXT_FILES = (".txt", ".jsonl", ".csv", ".parquet")
+INPUT_FILES = (".txt", ".jsonl", ".csv", ".parquet", ".npy")
 
 
 @dataclass
@@ -24,7 +25,11 @@ class EmbedArguments:
     """What to encode, with which model, to where."""
 
     model_name_or_path: str = field(metadata={"help": "Folder of a saved model, or a Hub id."})
-    input: Path = field(metadata={"help": ".txt (a sentence per line, blank lines count), .jsonl, .csv or .parquet."})
+    input: Path = field(
+        metadata={
+            "help": ".txt (a sentence per line, blank lines count), .jsonl, .csv or .parquet; or .npy of vectors."
+        }
+    )
     output: Path = field(
         metadata={
             "help": ".npz (CSR matrix for scipy.sparse.load_npz), or .parquet or .jsonl with the columns `indices` and "
@@ -36,10 +41,13 @@ class EmbedArguments:
     max_active_dims: int | None = field(
         default=None, metadata={"help": "Keep at most this many dimensions per sentence, largest magnitudes first."}
     )
+    prompt_name: str | None = field(
+        default=None, metadata={"help": "Which of the model's prompts goes before a sentence, if it has any."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
 
     def __post_init__(self) -> None:
-        for name, path, suffixes in (("input", self.input, TEXT_FILES), ("output", self.output, CODE_FILES)):
+        for name, path, suffixes in (("input", self.input, INPUT_FILES), ("output", self.output, CODE_FILES)):
             if path.suffix not in suffixes:
                 raise ValueError(f"`{name}` must end in one of {', '.join(suffixes)}, got {str(path)!r}; rename it.")
         if not self.input.is_file():
@@ -116,16 +124,28 @@ def read_sentences(path: Path, column: str) -> Iterator[str]:
         ) from error
 
 
-def main() -> None:
-    """Encode the input file; the output appears when it is complete."""
-    (args,) = HfArgumentParser(EmbedArguments, description=__doc__).parse_args_into_dataclasses()
+def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterator[Any]]:
+    """The model and the codes of the input, block by block."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.input.suffix == ".npy":
+        vectors = load_vectors(args.input)
+        model = load_for_inference(args.model_name_or_path)[0].to(device)
+        return model, iter([encode_vectors(model, vectors, args.batch_size, args.max_active_dims)])
     sentences = read_sentences(args.input, args.text_column)
     first = list(islice(sentences, 1))  # a file that cannot be read is reported before the model is loaded
     if not first:
         raise ValueError(f"`input` must hold at least one sentence, got the empty file {args.input}.")
     model, tokenizer = load_for_inference(args.model_name_or_path)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    blocks = encode_stream(model, tokenizer, chain(first, sentences), args.batch_size, True, args.max_active_dims)
+    if tokenizer is None:
+        raise ValueError(f"`input` must be a .npy file of vectors for this model, got {args.input}; it reads no text.")
+    options = (args.batch_size, True, args.max_active_dims, None, args.prompt_name)
+    return model, encode_stream(model.to(device), tokenizer, chain(first, sentences), *options)
+
+
+def main() -> None:
+    """Encode the input file; the output appears when it is complete."""
+    (args,) = HfArgumentParser(EmbedArguments, description=__doc__).parse_args_into_dataclasses()
+    model, blocks = encode_file(args)
     print(f"{save_codes(args.output, blocks)} codes of {model.config.latent_size} dimensions in {args.output}")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import transformers
+from datasets import Dataset
 from transformers import AutoModelForPreTraining, HfArgumentParser
 
 import hsvae_hf
@@ -15,6 +16,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import load_for_inference
 from hsvae_hf.evaluation import check_output, evaluate_model, print_report, representations
+from hsvae_hf.vectors import load_vectors
 
 
 @dataclass
@@ -22,8 +24,13 @@ class EvaluateArguments:
     """What to evaluate, on what."""
 
     model_name_or_path: str = field(metadata={"help": "Trained model: a folder or a Hub id."})
-    dataset: str = field(metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."})
     output: str = field(metadata={"help": "JSON file of the report."})
+    dataset: str | None = field(
+        default=None, metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."}
+    )
+    vectors: str | None = field(
+        default=None, metadata={"help": "A .npy or .parquet file of sentence vectors, instead of a data set."}
+    )
     split: str = field(
         default="test", metadata={"help": "Split to report on; validation for test where there is none."}
     )
@@ -38,6 +45,21 @@ class EvaluateArguments:
     seed: int = field(default=42, metadata={"help": "Of samples and draws of rows."})
 
 
+def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Dataset]:
+    """Name of the split to report on, the rows that probes learn from, the rows to report on."""
+    if (options.dataset is None) == (options.vectors is None):
+        raise ValueError("Give exactly one of `dataset` and `vectors`, got both or neither.")
+    if options.vectors is not None:
+        return "all", None, Dataset.from_dict({"vectors": load_vectors(options.vectors)})
+    limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
+    columns = {"text_column": options.text_column, "label_column": options.label_column}
+    splits = load_text_dataset(str(options.dataset), seed=options.seed, **limits, **columns)
+    name = "validation" if options.split == "test" and "test" not in splits else options.split
+    if name not in splits:
+        raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
+    return name, splits["train"] if name != "train" else None, splits[name]
+
+
 def main() -> None:
     """Load, measure, write, print."""
     (options,) = HfArgumentParser(EvaluateArguments).parse_args_into_dataclasses()
@@ -49,15 +71,9 @@ def main() -> None:
     output = check_output(options.output, options.overwrite, ".json")
     picture = None if options.heatmap is None else check_output(options.heatmap, options.overwrite, ".png")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
-    limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
-    columns = {"text_column": options.text_column, "label_column": options.label_column}
-    splits = load_text_dataset(options.dataset, seed=options.seed, **limits, **columns)
-    name = "validation" if options.split == "test" and "test" not in splits else options.split
-    if name not in splits:
-        raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
-    train, test = splits["train"] if name != "train" else None, splits[name]
+    name, train, test = load_splits(options)
     if picture is not None and "label" not in test.column_names:
-        raise ValueError(f"`heatmap` needs labels, got none in {options.dataset!r}; leave it out.")
+        raise ValueError("`heatmap` needs labels, got none in the data; leave it out.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     report = evaluate_model(
         model.to(device), tokenizer, train, test, options.num_samples, options.batch_size, options.seed

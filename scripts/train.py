@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import HfArgumentParser, PreTrainedConfig, set_seed
 
 import hsvae_hf
@@ -24,9 +25,21 @@ from hsvae_hf.training import (
     run_settings,
     save_run,
 )
+from hsvae_hf.vectors import (
+    HEAD_DEFAULTS,
+    VECTOR_DEFAULTS,
+    VectorDataset,
+    collate_vectors,
+    embed_dataset,
+    load_encoder_tokenizer,
+    load_vectors,
+    split_vectors,
+)
 
 NOT_FLAGS = {"classifier_hidden_size", "freeze_encoder", "num_samples", "is_encoder_decoder"}
-NOT_FLAGS |= {"encoder_type", "encoder_config"}  # follow from --encoder_name_or_path
+# these follow from --encoder_name_or_path, or from what that encoder says of itself
+NOT_FLAGS |= {"encoder_type", "encoder_config", "pooling", "normalize_vectors", "prompts", "default_prompt_name"}
+NOT_FLAGS |= {"vector_size"}
 ENCODER_LEARNING_RATE = 8e-5  # the paper's, with BERT
 
 
@@ -34,17 +47,27 @@ ENCODER_LEARNING_RATE = 8e-5  # the paper's, with BERT
 class DataArguments:
     """What to train on, and which model."""
 
-    dataset: str = field(metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."})
+    dataset: str | None = field(
+        default=None, metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."}
+    )
+    vectors: str | None = field(
+        default=None,
+        metadata={"help": "A .npy or .parquet file of sentence vectors made elsewhere, instead of a data set."},
+    )
     model_type: str = field(default="hsvae", metadata={"help": f"One of {', '.join(hsvae_hf.MODELS)}."})
     encoder_name_or_path: str | None = field(
         default=None,
         metadata={"help": "A pretrained text encoder to build on, with its tokenizer; learning rate 8e-5 by default."},
     )
+    prompt_name: str | None = field(
+        default=None, metadata={"help": "Which of a sentence-transformers encoder's prompts goes before a sentence."}
+    )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     max_length: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens per sentence; the paper's 200, 60, 30 for data sets named yelp, dbpedia, yahoo, else 60."
+            "help": "Tokens per sentence; the paper's 200, 60, 30 for data sets named yelp, dbpedia, yahoo, else 60; "
+            "with --decoder_type vector, the encoder's own limit."
         },
     )
     tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Use this one; else train one."})
@@ -75,6 +98,8 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--model_type", default=DataArguments.model_type)
     first.add_argument("--encoder_name_or_path")
+    first.add_argument("--decoder_type", default="gru")
+    first.add_argument("--vectors")
     known = first.parse_known_args()[0]
     name = known.model_type
     if name not in hsvae_hf.MODELS:
@@ -82,45 +107,42 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
             f"`model_type` must be a text VAE of {', '.join(hsvae_hf.MODELS)}, got {name!r}; name another."
         )
     parser = HfArgumentParser((DataArguments, config_arguments(hsvae_hf.MODELS[name][0]), TextVAETrainingArguments))
-    if known.encoder_name_or_path is not None:
+    if known.decoder_type == "vector" or known.vectors is not None:
+        parser.set_defaults(decoder_type="vector", **VECTOR_DEFAULTS, **HEAD_DEFAULTS.get(name, {}))
+    elif known.encoder_name_or_path is not None:
         parser.set_defaults(learning_rate=ENCODER_LEARNING_RATE, tie_word_embeddings=False)
     data, flags, arguments = parser.parse_args_into_dataclasses()
     return data, vars(flags), arguments
 
 
-def main() -> None:
-    """Parse, train, evaluate, save."""
-    data, flags, arguments = parse_arguments()
+def load_text(data: DataArguments, seed: int) -> Any:
+    """The splits to train and to evaluate on, raw."""
+    dataset = load_text_dataset(
+        str(data.dataset),
+        text_column=data.text_column,
+        with_labels=False,
+        streaming=data.streaming,
+        max_train_samples=data.max_train_samples,
+        max_samples=data.max_samples,
+        seed=seed,
+    )
+    return type(dataset)({name: dataset[name] for name in ("train", "validation") if name in dataset})
+
+
+def prepare_words(data: DataArguments, flags: dict[str, Any], seed: int, checkpoint: str | None) -> tuple[Any, ...]:
+    """Model, tokenizer and tokenized splits, to reconstruct words."""
     encoder = data.encoder_name_or_path
-    if encoder is not None and data.tokenizer_name_or_path is not None:
-        raise ValueError("`tokenizer_name_or_path` must be left out with an encoder: its own tokenizer goes with it.")
-    checkpoint = check_output_dir(arguments, (data.dataset, data.tokenizer_name_or_path, encoder))
-    set_seed(arguments.seed)
-    short = {hub_id: name for name, hub_id in HUB_IDS.items()}.get(data.dataset, Path(data.dataset).name)
+    short = {hub_id: name for name, hub_id in HUB_IDS.items()}.get(str(data.dataset), Path(str(data.dataset)).name)
     max_length = MAX_LENGTHS.get(short, 60) if data.max_length is None else data.max_length
-    if max_length < 2:
-        raise ValueError(f"`max_length` must be at least 2, got {max_length}; the end of sentence counts.")
-
-    with arguments.main_process_first():
-        dataset = load_text_dataset(
-            data.dataset,
-            text_column=data.text_column,
-            with_labels=False,
-            streaming=data.streaming,
-            max_train_samples=data.max_train_samples,
-            max_samples=data.max_samples,
-            seed=arguments.seed,
-        )
-        source = data.tokenizer_name_or_path or checkpoint or encoder
-        if source is not None:
-            tokenizer = load_tokenizer(source)
-            tokenizer.model_max_length = max_length if checkpoint is None else tokenizer.model_max_length
-        else:
-            texts = (row["text"] for row in dataset["train"])
-            tokenizer = train_tokenizer(texts, vocab_size=flags["vocab_size"], max_length=max_length)
-        splits = {name: dataset[name] for name in ("train", "validation") if name in dataset}
-        splits = {name: tokenize_dataset(split, tokenizer, max_length) for name, split in splits.items()}
-
+    dataset = load_text(data, seed)
+    source = data.tokenizer_name_or_path or checkpoint or encoder
+    if source is not None:
+        tokenizer = load_tokenizer(source)
+        tokenizer.model_max_length = max_length if checkpoint is None else tokenizer.model_max_length
+    else:
+        texts = (row["text"] for row in dataset["train"])
+        tokenizer = train_tokenizer(texts, vocab_size=flags["vocab_size"], max_length=max_length)
+    splits = {name: tokenize_dataset(split, tokenizer, max_length) for name, split in dataset.items()}
     flags.pop("vocab_size")
     config_class, _, model_class, _ = hsvae_hf.MODELS[data.model_type]
     if encoder is not None:
@@ -128,10 +150,66 @@ def main() -> None:
     else:
         model = model_class(config_class(vocab_size=len(tokenizer), **flags, **special_token_ids(tokenizer)))
     model.generation_config.max_length = max_length + 1  # the start token counts
-    if checkpoint is not None:
-        check_resumable(
-            checkpoint, {name: getattr(model.config, name) for name in ("model_type", "vocab_size", *flags)}
+    return model, tokenizer, splits, TextCollator(tokenizer)
+
+
+def prepare_vectors(data: DataArguments, flags: dict[str, Any], seed: int, checkpoint: str | None) -> tuple[Any, ...]:
+    """Model, tokenizer if there is text, and vectors, to reconstruct vectors."""
+    flags.pop("vocab_size")
+    config_class, _, model_class, _ = hsvae_hf.MODELS[data.model_type]
+    if data.vectors is not None:
+        rows = load_vectors(data.vectors)
+        flags["freeze_text_encoder"] = False
+        model = model_class(config_class(encoder_type="vector", vector_size=rows.shape[1], **flags))
+        tokenizer, vectors = None, split_vectors(rows, seed, data.max_train_samples, data.max_samples)
+    else:
+        encoder = str(data.encoder_name_or_path)
+        if data.prompt_name is not None:
+            flags["default_prompt_name"] = data.prompt_name
+        model = model_class.from_encoder_pretrained(encoder, **flags)
+        tokenizer = load_encoder_tokenizer(encoder, data.max_length)
+        dataset = load_text(data, seed)
+        vectors = {name: embed_dataset(split, model, tokenizer) for name, split in dataset.items()}
+    model.model.standardizer.fit(torch.from_numpy(vectors["train"]))
+    return model, tokenizer, {name: VectorDataset(split) for name, split in vectors.items()}, collate_vectors
+
+
+def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
+    """Refuse arguments that contradict each other, before anything is read."""
+    if (data.dataset is None) == (data.vectors is None):
+        raise ValueError("Give exactly one of `dataset` and `vectors`, got both or neither.")
+    encoder = data.encoder_name_or_path
+    if encoder is not None and data.tokenizer_name_or_path is not None:
+        raise ValueError("`tokenizer_name_or_path` must be left out with an encoder: its own tokenizer goes with it.")
+    if data.max_length is not None and data.max_length < 2:
+        raise ValueError(f"`max_length` must be at least 2, got {data.max_length}; the end of sentence counts.")
+    if flags["decoder_type"] != "vector":
+        if data.vectors is not None or data.prompt_name is not None:
+            raise ValueError(
+                "`decoder_type` must be 'vector' for `vectors` and `prompt_name`, got 'gru'; leave them out."
+            )
+        return
+    if (encoder is None) == (data.vectors is None):
+        raise ValueError(
+            "`encoder_name_or_path` must be given with `decoder_type` 'vector' and a data set, and not with `vectors`."
         )
+    if data.streaming:
+        raise ValueError("`streaming` must be off with `decoder_type` 'vector': the vectors are computed once, before.")
+
+
+def main() -> None:
+    """Parse, train, evaluate, save."""
+    data, flags, arguments = parse_arguments()
+    check_input(data, flags)
+    sources = (data.dataset, data.vectors, data.tokenizer_name_or_path, data.encoder_name_or_path)
+    checkpoint = check_output_dir(arguments, sources)
+    set_seed(arguments.seed)
+    prepare = prepare_vectors if flags["decoder_type"] == "vector" else prepare_words
+    with arguments.main_process_first():
+        model, tokenizer, splits, collator = prepare(data, flags, arguments.seed, checkpoint)
+    if checkpoint is not None:
+        names = ("model_type", "vocab_size", *flags)
+        check_resumable(checkpoint, {name: getattr(model.config, name) for name in names})
     if "validation" not in splits:
         arguments.eval_strategy = "no"
     trainer = TextVAETrainer(
@@ -139,7 +217,7 @@ def main() -> None:
         args=arguments,
         train_dataset=splits["train"],
         eval_dataset=splits.get("validation"),
-        data_collator=TextCollator(tokenizer),
+        data_collator=collator,
         processing_class=tokenizer,
     )
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics

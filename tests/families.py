@@ -25,6 +25,11 @@ class Family:
         return "encoder_config" not in self.options
 
     @property
+    def words(self) -> bool:
+        """Whether words are reconstructed, not vectors."""
+        return self.options.get("decoder_type", "gru") == "gru"
+
+    @property
     def latent_size(self) -> int:
         return self.options.get("latent_size", SIZES["latent_size"])
 
@@ -38,6 +43,11 @@ def bert(vocab_size: int = 40) -> dict[str, Any]:
     sizes |= {"vocab_size": vocab_size, "max_position_embeddings": 4000}
     encoder = transformers.BertConfig(**sizes, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     return {"encoder_type": "transformer", "encoder_config": encoder, "tie_word_embeddings": False}
+
+
+def frozen() -> dict[str, Any]:
+    """A frozen transformer whose vector is what is reconstructed."""
+    return {**bert(), "freeze_text_encoder": True, "decoder_type": "vector"}
 
 
 def family(name: str, model_type: str, **options: Any) -> Family:
@@ -61,6 +71,15 @@ FAMILIES = [
     family("sparsemax-ae", "sparsemax-ae"),
     family("text-encoder", "text-encoder", latent_size=12),
     family("text-encoder-bert", "text-encoder", latent_size=16, **bert()),
+    family("hsvae-vector", "hsvae", **frozen()),
+    family("vae-vector", "gaussian-vae", **frozen()),
+    family("mat-vae-vector", "mat-vae", **frozen()),
+    family("vsc-vector", "vsc", **frozen()),
+    family("sdlgm-vector", "sdlgm", sparsity_cap=3, **frozen()),
+    family("sparsemax-ae-vector", "sparsemax-ae", **frozen()),
+    family("text-encoder-vector", "text-encoder", latent_size=16, **frozen()),
 ]
 DENSE = {"vae", "vae-l2", "mat-vae", "text-encoder", "text-encoder-bert"}  # no zeros in the code
+DENSE |= {"vae-vector", "mat-vae-vector", "text-encoder-vector"}
 DETERMINISTIC = {"sparsemax-ae", "text-encoder", "text-encoder-bert"}  # nothing is drawn, no prior
+DETERMINISTIC |= {"sparsemax-ae-vector", "text-encoder-vector"}

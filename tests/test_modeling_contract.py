@@ -23,6 +23,11 @@ def gru_family(request):
     return request.param
 
 
+@pytest.fixture(params=[family for family in FAMILIES if family.words], ids=lambda family: family.name)
+def word_family(request):
+    return request.param
+
+
 @pytest.fixture(params=[family for family in FAMILIES if family.name not in DETERMINISTIC], ids=lambda f: f.name)
 def random_family(request):
     return request.param
@@ -44,6 +49,10 @@ def test_every_parameter_learns(family):
     output = model(*padded(SENTENCES))
     output.loss.backward()
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert not family.words, name
+            assert name.startswith("model.encoder.") or name == "decoder.log_std"
+            continue
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
@@ -87,7 +96,8 @@ def test_loss_is_the_sum_of_its_weighted_terms(family):
     weighted = 0.3 * term(output, "z_kl") + 0.7 * term(output, "gamma_kl") + 0.2 * term(output, "penalty")
     expected = output.reconstruction_loss + weighted
     torch.testing.assert_close(output.loss, expected)
-    assert output.num_tokens == 12
+    assert output.get("num_tokens") == (12 if family.words else None)
+    assert (output.get("squared_error") is None) == family.words
 
 
 def test_annealing_scales_the_kl_in_training_only(random_family):
@@ -109,8 +119,8 @@ def test_free_bits_floor_the_cost_but_not_the_report(random_family):
     assert output.z_kl < 50
 
 
-def test_word_dropout_hides_words_in_training_only(family):
-    model = family.pretraining(family.config(word_dropout=0.99))
+def test_word_dropout_hides_words_in_training_only(word_family):
+    model = word_family.pretraining(word_family.config(word_dropout=0.99))
     seen = []
     model.decoder.embed_tokens.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     ids, mask = padded([[5, 6, 7, 8, 9, 10, 11, 12, 13, 1]])
@@ -121,8 +131,8 @@ def test_word_dropout_hides_words_in_training_only(family):
     assert seen[1].tolist() == [[1, *ids[0, :-1].tolist()]]
 
 
-def test_labels_may_be_given_and_padded_with_minus_100(family):
-    model = family.pretraining(family.config()).eval()
+def test_labels_may_be_given_and_padded_with_minus_100(word_family):
+    model = word_family.pretraining(word_family.config()).eval()
     ids, mask = padded(SENTENCES)
     outputs = []
     for labels in (None, ids.masked_fill(mask == 0, -100)):
@@ -131,10 +141,10 @@ def test_labels_may_be_given_and_padded_with_minus_100(family):
     assert outputs[0] == outputs[1]
 
 
-def test_decoder_loss_is_that_of_a_naive_loop(family):
-    model = family.pretraining(family.config()).double().eval()
-    decoder, z = model.decoder, torch.randn(4, family.latent_size, dtype=torch.float64)
-    cell = torch.nn.GRUCell(8 + family.latent_size, 12).double()
+def test_decoder_loss_is_that_of_a_naive_loop(word_family):
+    model = word_family.pretraining(word_family.config()).double().eval()
+    decoder, z = model.decoder, torch.randn(4, word_family.latent_size, dtype=torch.float64)
+    cell = torch.nn.GRUCell(8 + word_family.latent_size, 12).double()
     cell.load_state_dict({name.removesuffix("_l0"): value for name, value in decoder.gru.state_dict().items()})
     total = 0.0
     for row, code in zip(SENTENCES, z, strict=True):
@@ -215,7 +225,8 @@ def test_half_precision_keeps_the_latent_head_in_fp32(family, tmp_path):
     family.pretraining(family.config()).save_pretrained(tmp_path)
     model = AutoModelForPreTraining.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert all(p.dtype == torch.float32 for p in model.model.latent_head.parameters())
-    assert model.decoder.lm_head.weight.dtype == torch.bfloat16
+    output = model.decoder.lm_head if family.words else model.decoder.output
+    assert output.weight.dtype == torch.bfloat16
     loss = model(*padded(SENTENCES)).loss
     loss.backward()
     assert loss.dtype == torch.float32
@@ -229,7 +240,7 @@ def test_autocast_trains(family):
         output = model(*padded(SENTENCES))
     output.loss.backward()
     assert output.loss.dtype == torch.float32
-    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
 def test_vocabulary_can_grow(family):
@@ -298,7 +309,7 @@ def test_classifier_of_the_code_is_deterministic(family):
 def test_freezing_decides_what_learns(family, frozen):
     model = family.classification(family.config(num_labels=3, freeze_encoder=frozen))
     model(*padded(SENTENCES), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
-    assert all((p.grad is None) == frozen for p in model.model.encoder.parameters())
+    assert all((p.grad is None) == (frozen or not family.words) for p in model.model.encoder.parameters())
     assert all(p.grad is not None for p in model.classifier.parameters())
 
 
@@ -319,8 +330,8 @@ def test_label_out_of_range_is_named(family):
         model(*padded(SENTENCES), labels=torch.tensor([0, 1, 2, 3]))
 
 
-def test_generation_with_and_without_state_is_the_manual_argmax(family):
-    model = family.pretraining(family.config()).eval()
+def test_generation_with_and_without_state_is_the_manual_argmax(word_family):
+    model = word_family.pretraining(word_family.config()).eval()
     ids, mask = padded(SENTENCES)
     cached = model.generate(ids, attention_mask=mask, max_new_tokens=7)
     assert torch.equal(cached, model.generate(ids, attention_mask=mask, max_new_tokens=7, use_cache=False))
@@ -334,8 +345,8 @@ def test_generation_with_and_without_state_is_the_manual_argmax(family):
     assert cached[0, : len(words)].tolist() == words
 
 
-def test_beam_search_finds_no_worse_sentence(family):
-    model = family.pretraining(family.config()).eval()
+def test_beam_search_finds_no_worse_sentence(word_family):
+    model = word_family.pretraining(word_family.config()).eval()
     ids, mask = padded(SENTENCES)
 
     def score(words):
@@ -348,15 +359,15 @@ def test_beam_search_finds_no_worse_sentence(family):
     assert (beams >= score(model.generate(ids, **options)) - 1e-5).all()
 
 
-def test_sampling_prior_and_interpolation(family):
-    model = family.pretraining(family.config()).eval()
+def test_sampling_prior_and_interpolation(word_family):
+    model = word_family.pretraining(word_family.config()).eval()
     torch.manual_seed(0)
     first = model.generate(torch.tensor([[5, 1]]), do_sample=True, num_return_sequences=3, max_new_tokens=5)
     torch.manual_seed(0)
     again = model.generate(torch.tensor([[5, 1]]), do_sample=True, num_return_sequences=3, max_new_tokens=5)
     assert torch.equal(first, again)
     assert len(first) == 3
-    if family.name in DETERMINISTIC:
+    if word_family.name in DETERMINISTIC:
         with pytest.raises(ValueError, match="`sample_prior` needs a model with a prior"):
             model.sample_prior(5)
     else:
@@ -369,9 +380,9 @@ def test_sampling_prior_and_interpolation(family):
 
 
 @pytest.mark.parametrize("latents", [torch.zeros(2, 5), torch.zeros(6)])
-def test_wrong_latents_are_named(family, latents):
-    with pytest.raises(ValueError, match=rf"`latents` must be \(batch, {family.latent_size}\)"):
-        family.pretraining(family.config()).generate(latents=latents)
+def test_wrong_latents_are_named(word_family, latents):
+    with pytest.raises(ValueError, match=rf"`latents` must be \(batch, {word_family.latent_size}\)"):
+        word_family.pretraining(word_family.config()).generate(latents=latents)
 
 
 def test_pipelines(family, tokenizer, tmp_path):

