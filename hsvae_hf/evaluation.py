@@ -25,7 +25,7 @@ from hsvae_hf.vectors import embed_dataset
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] varies more than this over sentences
 
 
-def _batches(
+def input_batches(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, dataset: Dataset, batch_size: int, what: str
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
     """Inputs of the model, each batch with its row numbers: vectors, or padded text, of similar length if it may be."""
@@ -68,7 +68,7 @@ def representations(
         model has one, else `posterior_mean`, `(rows, latent_size)`; `samples`, `(rows, num_samples, latent_size)`.
     """
     base, parts, order = model.model, [], []
-    for rows, inputs in _batches(model, tokenizer, dataset, batch_size, "Representations"):
+    for rows, inputs in input_batches(model, tokenizer, dataset, batch_size, "Representations"):
         posterior = base(**inputs)
         report = base.latent_head.diagnostics(posterior)
         mean = "slab_mean" if "slab_mean" in report else "posterior_mean"
@@ -148,7 +148,7 @@ def corpus_statistics(
     sums: dict[str, float] = {}
     moments = np.zeros((2, model.config.latent_size))
     has_gate = False
-    for rows, inputs in _batches(model, tokenizer, dataset, batch_size, "Evaluate"):
+    for rows, inputs in input_batches(model, tokenizer, dataset, batch_size, "Evaluate"):
         posterior = base(**inputs)
         terms = dict(model(**inputs, encoder_outputs=posterior))
         if model.config.decoder_type == "vector":

@@ -29,6 +29,8 @@ from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 from .pooling import read_pooling
 from .saving import auto_map, write_sentence_transformers_files
 
+CONTROL_RATE = 0.01  # of the controller of `target_active_dims`: share of the log ratio that it corrects per step
+
 _CONVERT = (
     "Weights are read from model.safetensors alone. To convert a .bin checkpoint that you trust, run in its folder: "
     "import torch, safetensors.torch as s; weights = torch.load('pytorch_model.bin', weights_only=True); "
@@ -197,6 +199,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         self.encoder = encoders[config.encoder_type](config)
         if config.decoder_type == "vector":
             self.standardizer = Standardizer(config.feature_size)
+            self.register_buffer("code_scale", torch.ones(config.latent_size))
         self.latent_head = self.latent_head_class(config)
         self.post_init()
 
@@ -228,7 +231,9 @@ class TextVAEModel(TextVAEPreTrainedModel):
             kwargs: ignored, as pipelines and generation pass more than this model needs.
 
         Returns:
-            The latent head's output; first field `sparse_embedding`, `(batch, latent_size)`.
+            The latent head's output; first field `sparse_embedding`, `(batch, latent_size)`. Where vectors are
+            reconstructed, its values are those the decoder reads, scaled so that dot products of codes are near those
+            of the vectors (`hsvae_hf.calibration.fit_code_scale`).
 
         Raises:
             ValueError: if `vectors` have another shape, or come with text or to a model that reads words alone.
@@ -245,6 +250,9 @@ class TextVAEModel(TextVAEPreTrainedModel):
             if self.config.decoder_type == "vector":
                 features = self.standardizer(features)
             output = self.latent_head(features)
+            if self.config.decoder_type == "vector":
+                on = output.sparse_embedding != 0
+                output.sparse_embedding = torch.where(on, cast(Tensor, self.code_scale) * output.latent, 0.0)
         output.sparse_embedding = keep_largest(output.sparse_embedding, self.config.max_active_dims)
         return output
 
@@ -284,6 +292,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
         self.model = self.model_class(config)
         self.decoder: Any = (GRUDecoder if config.decoder_type == "gru" else VectorDecoder)(config)
         self.kl_scale = 1.0  # set by KL annealing; training only, so that evaluation losses stay comparable
+        if config.target_active_dims is not None:
+            self.register_buffer("gamma_kl_scale", torch.ones(()))  # a buffer, so that a resumed run goes on with it
         self.post_init()
 
     def get_encoder(self, modality: str | None = None) -> TextVAEModel:
@@ -352,6 +362,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             sample = self.model.sample(posterior)
             nats, num_tokens = self.decoder(sample["z"], *targets)
             terms = {"num_tokens": num_tokens}
+        if self.training and self.config.target_active_dims is not None:
+            self._control(posterior.sparse_embedding)
         reconstruction_loss = nats / len(sample["z"])
         costs = self.model.costs(posterior, sample)
         loss = reconstruction_loss.float() + self._weighted(costs)
@@ -375,6 +387,15 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             check_ids(labels, ~ignore, self.config.vocab_size, "labels")
         return labels, ignore
 
+    @torch.no_grad()
+    def _control(self, codes: Tensor) -> None:
+        """Move the weight of the gate's KL to where codes have `target_active_dims` non-zeros on average."""
+        if self.kl_scale < 1.0:
+            return
+        active = (codes != 0).float().sum(-1).mean()
+        ratio = (active / self.config.target_active_dims).clamp(0.25, 4.0)
+        cast(Tensor, self.gamma_kl_scale).mul_(ratio**CONTROL_RATE).clamp_(1e-4, 1e4)
+
     def _weighted(self, costs: dict[str, Tensor]) -> Tensor | float:
         total: Tensor | float = 0.0
         for name, cost in costs.items():
@@ -383,6 +404,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
                 if self.config.free_bits > 0:
                     per_dimension = per_dimension.clamp_min(self.config.free_bits)
                 cost = per_dimension.sum() * (self.kl_scale if self.training else 1.0)
+                if name == "gamma_kl" and self.config.target_active_dims is not None:
+                    cost = cost * cast(Tensor, self.gamma_kl_scale)
             total = total + getattr(self.config, f"{name}_weight") * cost
         return total
 

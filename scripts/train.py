@@ -12,6 +12,7 @@ import torch
 from transformers import HfArgumentParser, PreTrainedConfig, set_seed
 
 import hsvae_hf
+from hsvae_hf.calibration import fit_code_scale
 from hsvae_hf.cli import run
 from hsvae_hf.data import HUB_IDS, MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_tokenizer
@@ -84,7 +85,7 @@ def config_arguments(config_class: type[PreTrainedConfig]) -> type:
     for item in fields(config_class):
         if item.name in shared or item.name.endswith("_token_id") or item.default is MISSING:
             continue
-        kind = float if item.type in (float | int, int | float) else item.type
+        kind = {float | int: float, float | int | None: float | None}.get(item.type, item.type)
         simple = kind in (int, float, str, bool) or typing.get_origin(kind) in (typing.Literal, types.UnionType)
         found = re.search(rf"\b{item.name}: (.*?)(?=\n\s+\w+: |\n\n|$)", documented, re.DOTALL)
         text = " ".join(found[1].split()).replace("%", "%%") if found else item.name
@@ -221,6 +222,8 @@ def main() -> None:
         processing_class=tokenizer,
     )
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if flags["decoder_type"] == "vector":
+        fit_code_scale(trainer.accelerator.unwrap_model(trainer.model), splits["train"].vectors.numpy())
     if "validation" in splits:
         metrics |= trainer.evaluate()
     if trainer.is_world_process_zero():

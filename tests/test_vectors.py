@@ -13,12 +13,14 @@ import transformers
 from datasets import Dataset
 from families import FAMILIES, bert
 from scipy import sparse
+from scipy.optimize import nnls
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from torch.distributions import Normal
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, AutoTokenizer
 
 import hsvae_hf
 from hsvae_hf import vectors as vectors_module
+from hsvae_hf.calibration import calibrate_threshold, fit_code_scale
 from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
 from hsvae_hf.evaluation import evaluate_model
 from hsvae_hf.modeling_decoder import VectorDecoder
@@ -419,3 +421,70 @@ def test_the_report_of_vectors_and_of_text_is_the_same(encoder, sentences, token
     by_text = evaluate_model(model, tokenizer, None, Dataset.from_dict({"text": sentences}))
     by_vector = evaluate_model(model, None, None, Dataset.from_dict({"vectors": vectors.tolist()}))
     assert by_text == by_vector
+
+
+def test_the_scale_of_codes_is_the_least_squares_solution():
+    torch.manual_seed(3)
+    family = VECTOR_FAMILIES[0]
+    model = family.pretraining(family.config()).eval()
+    vectors = torch.randn(60, 16)
+    with torch.no_grad():
+        model.model.latent_head.gate.bias[6:] += 1.0  # more dimensions on
+    unscaled = model.model(vectors=vectors).sparse_embedding.detach().double().numpy()
+    fit_code_scale(model, vectors.numpy())
+    scale = model.model.code_scale.double().numpy()
+    codes = model.model(vectors=vectors).sparse_embedding.detach().double().numpy()
+    np.testing.assert_allclose(codes, unscaled * scale, rtol=1e-5)
+    pairs = ~np.eye(60, dtype=bool)
+    wanted = (vectors @ vectors.T).double().numpy()[pairs]
+    products = np.stack([np.outer(column, column)[pairs] for column in unscaled.T], axis=1)
+    ridge = 1e-3 * np.mean((products**2).sum(0)[(unscaled != 0).any(0)])
+    stacked = np.vstack([products, np.sqrt(ridge) * np.eye(6)])
+    expected = np.sqrt(nnls(stacked, np.concatenate([wanted, np.zeros(6)]))[0])
+    used = (unscaled != 0).any(0)
+    np.testing.assert_allclose(scale[used], expected[used], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["hsvae-vector", "vsc-vector", "hsvae"])
+def test_the_threshold_gives_the_wanted_number(name, sentences, tokenizer):
+    family = next(family for family in FAMILIES if family.name == name)
+    model = family.pretraining(
+        family.config(vocab_size=len(tokenizer), **({} if family.words else bert(len(tokenizer))))
+    )
+    for wanted in (1.0, 2.5, 4.0):
+        calibrate_threshold(model, tokenizer, Dataset.from_dict({"text": sentences}), wanted)
+        codes = hsvae_hf.encode(model, tokenizer, sentences)
+        assert codes.nnz / len(sentences) == pytest.approx(wanted, abs=0.1)
+    with pytest.raises(ValueError, match="`target_active_dims` must be between 0 and 6, got 6"):
+        calibrate_threshold(model, tokenizer, Dataset.from_dict({"text": sentences}), 6)
+
+
+@pytest.mark.parametrize("wanted", [2, 5])
+def test_training_ends_with_the_wanted_number_of_active_dimensions(wanted):
+    torch.manual_seed(0)
+    vectors = torch.randn(512, 8) @ torch.randn(8, 16) + 0.1 * torch.randn(512, 16)
+    config = hsvae_hf.HSVAEConfig(
+        encoder_type="vector",
+        vector_size=16,
+        decoder_type="vector",
+        tie_word_embeddings=False,
+        latent_size=32,
+        target_active_dims=wanted,
+        kl_estimator="collapsed",
+        prior_alpha=10.0,
+        prior_beta=0.2,
+        gamma_kl_weight=0.02,
+    )
+    model = hsvae_hf.HSVAEForPreTraining(config).train()
+    model.model.standardizer.fit(vectors)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(800):
+        loss = model(vectors=vectors[torch.randint(512, (128,))]).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    active = (model.eval().model(vectors=vectors).sparse_embedding != 0).float().sum(1).mean().item()
+    assert active == pytest.approx(wanted, rel=0.15)
+    before = model.gamma_kl_scale.clone()
+    model(vectors=vectors)  # evaluation leaves the controller alone
+    assert torch.equal(model.gamma_kl_scale, before)

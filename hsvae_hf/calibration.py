@@ -1,0 +1,93 @@
+"""What is set after training: the threshold for a wanted number of active dimensions, the scale of codes of vectors."""
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+from scipy.optimize import fmin_l_bfgs_b
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hsvae_hf.evaluation import input_batches
+
+
+@torch.inference_mode()
+def calibrate_threshold(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    dataset: Dataset,
+    target_active_dims: float,
+    batch_size: int = 256,
+) -> float:
+    """Set `active_threshold` so that codes of `dataset` have `target_active_dims` non-zeros on average.
+
+    Args:
+        model: for pre-training, with gates.
+        tokenizer: the model's; None where it takes vectors alone.
+        dataset: with a column `text`, or `vectors`; a few thousand rows are enough.
+        target_active_dims: between 0 and the number of dimensions.
+        batch_size: sentences per forward pass.
+
+    Returns:
+        The threshold, which is in `model.config` now.
+
+    Raises:
+        ValueError: if the model has no gates, or cannot have so many active dimensions.
+    """
+    if not hasattr(model.config, "active_threshold"):
+        raise ValueError(
+            f"`model` must have gates with a threshold, got a {model.config.model_type}; use another type."
+        )
+    if not 0 < target_active_dims < model.config.latent_size:
+        raise ValueError(
+            f"`target_active_dims` must be between 0 and {model.config.latent_size}, got {target_active_dims}."
+        )
+    base, parts = cast(Any, model.base_model), []
+    for _, inputs in input_batches(model.eval(), tokenizer, dataset, batch_size, "Calibrate"):
+        parts.append(base.latent_head.diagnostics(base(**inputs))["spike_probability"].float().cpu().numpy())
+    off = np.concatenate(parts).ravel()
+    rank = max(1, round(target_active_dims * len(off) / model.config.latent_size))
+    threshold = float(np.partition(off, (rank - 1, rank))[rank - 1 : rank + 1].mean(dtype=np.float64))
+    model.config.active_threshold = min(max(threshold, 1e-6), 1 - 1e-6)
+    return cast(float, model.config.active_threshold)
+
+
+@torch.inference_mode()
+def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000) -> None:
+    """Set the scale of each code dimension so that dot products of codes are near those of the vectors.
+
+    The least-squares solution over all pairs of different rows: scales `s >= 0` that minimise
+    `sum_{m != n} (sum_i s_i^2 c_mi c_ni - x_m . x_n)^2`, c the unscaled codes and x the vectors. With `w = s^2` that is
+    a quadratic in w with the matrix `(C^T C)^2` (element by element), less the pairs of a row with itself. Dimensions
+    that no row uses get the mean scale.
+
+    Args:
+        model: of `decoder_type="vector"`.
+        vectors: of its encoder, `(any, feature_size)`; the first `rows` of them are used.
+        rows: at least a few thousand, where there are so many.
+    """
+    base: Any = model.base_model
+    scale: Tensor = base.code_scale
+    scale.fill_(1.0)
+    data = torch.from_numpy(vectors[:rows]).to(scale.device)
+    modes = base.training
+    base.eval()
+    codes = torch.cat([base(vectors=part).sparse_embedding for part in data.split(1024)]).double()
+    base.train(modes)
+    data = data.double()
+    squares = codes.square()
+    matrix = (codes.T @ codes).square() - squares.T @ squares
+    target = (data.T @ codes).square().sum(0) - (squares * data.square().sum(1, keepdim=True)).sum(0)
+    used = (codes != 0).any(0)
+    if not used.any():
+        return
+    ridge = 1e-3 * matrix.diagonal()[used].mean()  # rare dimensions meet too few pairs to tell
+    a, b = (matrix + ridge * torch.eye(len(matrix), device=matrix.device)).cpu().numpy(), target.cpu().numpy()
+    start = np.full(len(b), max(b.sum() / a.sum(), 1e-12))
+    weights, _, _ = fmin_l_bfgs_b(
+        lambda w: (0.5 * w @ (product := a @ w) - b @ w, product - b), start, bounds=[(0.0, None)] * len(b), maxiter=500
+    )
+    found = torch.from_numpy(weights).to(scale.device).sqrt()
+    found[~used] = found[used].mean()
+    scale.copy_(found)

@@ -1,0 +1,291 @@
+"""Sparse codes of sentence vectors: this package against sentence-transformers' CSR, by number of non-zeros."""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from matplotlib.figure import Figure
+from scipy import sparse
+from sentence_transformers.sparse_encoder.losses import CSRLoss
+from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+from transformers import HfArgumentParser, set_seed
+
+import hsvae_hf
+from hsvae_hf.calibration import calibrate_threshold, fit_code_scale
+from hsvae_hf.cli import run
+from hsvae_hf.data import load_text_dataset
+from hsvae_hf.encoding import encode_vectors
+from hsvae_hf.evaluation import probe_accuracy
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, staged_folder
+from hsvae_hf.vectors import (
+    HEAD_DEFAULTS,
+    VECTOR_DEFAULTS,
+    VectorDataset,
+    collate_vectors,
+    embed_dataset,
+    load_encoder_tokenizer,
+)
+
+BATCH_SIZE = 256
+CSR_LEARNING_RATE = 1e-3  # the best of 5e-4, 1e-3 and 3e-3 on Yahoo at 16 non-zeros
+STYLES = {"HSVAE": "o-", "CSR": "s--", "VSC": "^:", "SDLGM": "v-."}
+COLUMNS = {
+    "active_dims": "non-zeros",
+    "accuracy": "accuracy",
+    "neighbours_kept": "neighbours kept",
+    "squared_error": "squared error",
+    "dead_dims": "dead dimensions",
+}
+
+
+@dataclass
+class Options:
+    """What to compare, on what."""
+
+    dataset: list[str] = field(metadata={"help": "Short names, Hub ids or local paths, with labels."})
+    encoder_name_or_path: str = field(metadata={"help": "The frozen sentence encoder."})
+    output_dir: str = field(metadata={"help": "Folder of the table, the figure, and the runs that are done."})
+    systems: list[str] = field(default_factory=lambda: ["HSVAE", "CSR", "VSC", "SDLGM"], metadata={"help": "Which."})
+    latent_sizes: list[int] = field(default_factory=lambda: [512], metadata={"help": "Widths of the codes."})
+    active_dims: list[int] = field(default_factory=lambda: [4, 8, 16, 32, 64], metadata={"help": "Non-zeros wanted."})
+    seeds: int = field(default=3, metadata={"help": "Runs of each."})
+    max_steps: int = field(default=1500, metadata={"help": "Training steps of 256 rows."})
+    max_train_samples: int = field(default=8000, metadata={"help": "Rows to train on, codes and classifier."})
+    max_samples: int = field(default=2500, metadata={"help": "Rows to test on."})
+    max_length: int = field(default=128, metadata={"help": "Tokens per sentence."})
+
+
+@dataclass
+class Rows:
+    """Vectors `(rows, size)` and classes of both splits."""
+
+    train: np.ndarray
+    train_labels: np.ndarray
+    test: np.ndarray
+    test_labels: np.ndarray
+
+
+Coder = Callable[[np.ndarray], tuple[sparse.csr_matrix, float]]  # vectors to codes, and their squared error
+
+
+def load_rows(options: Options, dataset: str) -> Rows:
+    """The vectors of a data set, computed once."""
+    model = hsvae_hf.HSVAEForPreTraining.from_encoder_pretrained(
+        options.encoder_name_or_path, decoder_type="vector", latent_size=1
+    )
+    tokenizer = load_encoder_tokenizer(options.encoder_name_or_path, options.max_length)
+    splits = load_text_dataset(dataset, max_train_samples=options.max_train_samples, max_samples=options.max_samples)
+    found: list[np.ndarray] = []
+    for name in ("train", "test"):
+        found += [embed_dataset(splits[name], model.eval(), tokenizer), np.array(splits[name]["label"][:])]
+    return Rows(*found)
+
+
+def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, steps: int) -> Coder:
+    """Train a model of this package with the defaults of `train.py --decoder_type vector`."""
+    set_seed(seed)
+    config_class, _, model_class, _ = hsvae_hf.MODELS[model_type]
+    own = {"hsvae": {"target_active_dims": wanted}, "vsc": {"prior_activity": wanted / size}}
+    own["sdlgm"] = {"sparsity_cap": wanted}
+    names = ("z_kl_weight", "gamma_kl_weight", "tie_word_embeddings")
+    fields = {name: VECTOR_DEFAULTS[name] for name in names} | HEAD_DEFAULTS.get(model_type, {}) | own[model_type]
+    fields |= {"encoder_type": "vector", "decoder_type": "vector", "vector_size": rows.train.shape[1]}
+    model = model_class(config_class(**fields, latent_size=size))
+    model.model.standardizer.fit(torch.from_numpy(rows.train))
+    settings = ("learning_rate", "lr_scheduler_type", "kl_annealing", "kl_warmup_steps", "train_sampling_strategy")
+    with staged_folder(Path("runs")) as folder:
+        arguments = TextVAETrainingArguments(
+            output_dir=str(folder / "trainer"),
+            max_steps=steps,
+            per_device_train_batch_size=BATCH_SIZE,
+            eval_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            seed=seed,
+            disable_tqdm=True,
+            logging_steps=steps,
+            **{name: VECTOR_DEFAULTS[name] for name in settings},
+        )
+        TextVAETrainer(model, arguments, collate_vectors, VectorDataset(rows.train)).train()
+    model.eval()
+    if hasattr(model.config, "active_threshold"):
+        calibrate_threshold(model, None, Dataset.from_dict({"vectors": rows.train}), wanted)
+    fit_code_scale(model, rows.train)
+
+    def code(vectors: np.ndarray) -> tuple[sparse.csr_matrix, float]:
+        with torch.inference_mode():
+            posterior = model.model(vectors=torch.from_numpy(vectors))
+            error = (model.decoder.mean(posterior.latent) - posterior.features).square().mean()
+        return encode_vectors(model, vectors), float(error)
+
+    return code
+
+
+class _Model(torch.nn.Module):
+    """What CSRLoss asks of a SparseEncoder: the autoencoder, and dot products."""
+
+    def __init__(self, autoencoder: SparseAutoEncoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The autoencoder's outputs."""
+        return self.autoencoder(features)
+
+    def similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Dot products."""
+        return a @ b.T
+
+
+def train_csr(rows: Rows, size: int, wanted: int, seed: int, steps: int) -> Coder:
+    """Train sentence-transformers' SparseAutoEncoder with its CSRLoss; a sentence is its own positive."""
+    set_seed(seed)
+    train = torch.from_numpy(rows.train)
+    mean, std = train.mean(0), train.std(0)
+    autoencoder = SparseAutoEncoder(train.shape[1], hidden_dim=size, k=wanted, k_aux=min(512, size))
+    loss = CSRLoss(_Model(autoencoder))
+    optimizer = torch.optim.Adam(autoencoder.parameters(), lr=CSR_LEARNING_RATE)
+    generator = torch.Generator().manual_seed(seed)
+    autoencoder.train()
+    for _ in range(steps):
+        batch = (train[torch.randint(len(train), (BATCH_SIZE,), generator=generator)] - mean) / std
+        total = sum(loss([{"sentence_embedding": batch}, {"sentence_embedding": batch}]).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    autoencoder.eval()
+
+    def code(vectors: np.ndarray) -> tuple[sparse.csr_matrix, float]:
+        with torch.inference_mode():
+            features = (torch.from_numpy(vectors) - mean) / std
+            codes = autoencoder({"sentence_embedding": features})["sentence_embedding"]
+            error = (autoencoder.decode(codes) - features).square().mean()
+        return sparse.csr_matrix(codes.numpy()), float(error)
+
+    return code
+
+
+def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 10) -> float:
+    """Share of each row's `count` nearest rows, by cosine of `vectors`, that the codes' dot product finds again."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    nearest = []
+    for similarity in (unit @ unit.T, (codes @ codes.T).toarray()):
+        np.fill_diagonal(similarity, -np.inf)
+        nearest.append(np.argpartition(-similarity, count, axis=1)[:, :count])
+    return float(np.mean([len(np.intersect1d(a, b)) / count for a, b in zip(*nearest, strict=True)]))
+
+
+def measure(rows: Rows, code: Coder) -> dict[str, float]:
+    """Everything in the table."""
+    (train, _), (test, error) = code(rows.train), code(rows.test)
+    return {
+        "active_dims": test.nnz / test.shape[0],
+        "accuracy": probe_accuracy(train, rows.train_labels, test, rows.test_labels),
+        "neighbours_kept": neighbours_kept(rows.test, test),
+        "squared_error": error,
+        "dead_dims": int((train.getnnz(axis=0) == 0).sum()),
+    }
+
+
+def run_all(options: Options, dataset: str, rows: Rows) -> list[dict[str, Any]]:
+    """Every system, width, number of non-zeros and seed; what is done is read from its file."""
+    folder = Path(options.output_dir) / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    grid = itertools.product(range(1, options.seeds + 1), options.latent_sizes, options.active_dims, options.systems)
+    for seed, size, wanted, system in grid:
+        settings = {"dataset": Path(dataset).name, "system": system, "latent_size": size, "wanted": wanted}
+        settings |= {"seed": seed, "max_steps": options.max_steps, "rows": len(rows.train)}
+        path = folder / ("-".join(str(value) for value in settings.values()) + ".json")
+        if not path.is_file():
+            arguments = (rows, size, wanted, seed, options.max_steps)
+            coder = train_csr(*arguments) if system == "CSR" else train_own(system.lower(), *arguments)
+            with staged_folder(folder) as staged:
+                (staged / path.name).write_text(json.dumps(settings | measure(rows, coder), indent=2) + "\n")
+        results.append(json.loads(path.read_text()))
+        print(json.dumps(results[-1]), flush=True)
+    dense = probe_accuracy(rows.train, rows.train_labels, rows.test, rows.test_labels)
+    return [*results, {"dataset": Path(dataset).name, "system": "dense", "accuracy": dense}]
+
+
+def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds, a row for each data set, width, number of non-zeros and system."""
+    keys = ("dataset", "latent_size", "wanted", "system")
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault(tuple(result.get(key) for key in keys), []).append(result)
+    summary = []
+    for group, members in groups.items():
+        row: dict[str, Any] = dict(zip(keys, group, strict=True)) | {"seeds": len(members)}
+        for name in COLUMNS:
+            values = [member[name] for member in members if name in member]
+            if values:
+                row |= {name: float(np.mean(values)), f"{name}_std": float(np.std(values))}
+        summary.append(row)
+    return summary
+
+
+def markdown(summary: list[dict[str, Any]]) -> str:
+    """The table."""
+    head = ["data", "width", "system", "seeds", *COLUMNS.values()]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in summary:
+        cells = [row["dataset"], row["latent_size"] or "", row["system"], row["seeds"]]
+        for name in COLUMNS:
+            digits = 1 if name in ("active_dims", "dead_dims") else 3
+            spread = f" ± {row[f'{name}_std']:.{digits}f}" if row["seeds"] > 1 and name in row else ""
+            cells.append(f"{row[name]:.{digits}f}{spread}" if name in row else "")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(summary: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy and neighbours kept by number of non-zeros, a column for each data set and width."""
+    coded = [row for row in summary if row["system"] != "dense"]
+    panels = sorted({(row["dataset"], row["latent_size"]) for row in coded})
+    figure = Figure(figsize=(3.2 * len(panels), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(panels), squeeze=False, sharex=True)
+    for column, (dataset, size) in enumerate(panels):
+        for line, name in enumerate(("accuracy", "neighbours_kept")):
+            axis = axes[line, column]
+            for system, style in STYLES.items():
+                rows = [
+                    row
+                    for row in coded
+                    if (row["dataset"], row["latent_size"], row["system"]) == (dataset, size, system)
+                ]
+                x, y, spread = ([row[key] for row in rows] for key in ("active_dims", name, f"{name}_std"))
+                if rows:
+                    axis.errorbar(x, y, spread, fmt=style, label=system, capsize=2, markersize=4)
+            if name == "accuracy":
+                dense = [row[name] for row in summary if (row["dataset"], row["system"]) == (dataset, "dense")]
+                axis.axhline(dense[0], color="grey", linewidth=0.8, label="dense")
+                axis.set_title(f"{dataset}, {size} dimensions")
+            axis.set_xscale("log", base=2)
+            axis.set_ylabel(COLUMNS[name])
+        axes[1, column].set_xlabel("non-zeros per sentence")
+    axes[0, 0].legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Train what is not there yet; write the table and the figure."""
+    (options,) = HfArgumentParser(Options, description=__doc__).parse_args_into_dataclasses()
+    torch.set_flush_denormal(True)
+    results = [row for name in options.dataset for row in run_all(options, name, load_rows(options, name))]
+    summary = summarise(results)
+    with staged_folder(options.output_dir) as folder:
+        (folder / "vectors.json").write_text(json.dumps(summary, indent=1) + "\n")
+        (folder / "vectors.md").write_text(markdown(summary))
+        plot(summary, folder / "vectors.png")
+    print(markdown(summary))
+
+
+if __name__ == "__main__":
+    run(main)
