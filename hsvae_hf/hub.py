@@ -222,8 +222,8 @@ def _one_line(repo_id: str) -> Iterator[None]:
                 "log in with `hf auth login`, or pass a write token."
             ) from error
         raise ValueError(
-            f"`repo_id` must be a repository that can be reached, got {repo_id!r}: {reason}; it never holds half a "
-            "push: check the network and push again."
+            f"`repo_id` must be a repository that the Hub answers for, got {repo_id!r}: {reason}; check "
+            "the network and push again, nothing is there by halves."
         ) from error
 
 

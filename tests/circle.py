@@ -105,6 +105,21 @@ def classify(model_id, sentences, **trust):
     return found
 
 
+def marginal(classifier, tokenizer, sentences, samples):
+    """What `classify` should give, `(sentences, num_labels)`: softmax(classifier(z)), its mean over draws of z."""
+    set_seed(3)
+    rows = []
+    with torch.inference_mode():
+        for sentence in sentences:
+            posterior = classifier.model(**tokenizer([sentence], truncation=True, return_tensors="pt"))
+            z = posterior.sparse_embedding
+            if samples:
+                repeated = {name: value.repeat_interleave(samples, 0) for name, value in posterior.items()}
+                z = classifier.model.sample(type(posterior)(**repeated))["z"]
+            rows.append(classifier.classifier(z).softmax(-1).mean(0))
+    return torch.stack(rows)
+
+
 if __name__ == "__main__":
     assert importlib.util.find_spec("hsvae_hf") is None, "hsvae_hf can be imported: this environment is not clean"
     model_id, dataset, *rest, result = sys.argv[1:]

@@ -84,21 +84,6 @@ def local(tmp_path):
     return tmp_path / "run", splits, metrics
 
 
-def marginal(classifier, tokenizer, sentences, samples):
-    """The mean of softmax(classifier(z)) over draws of z, or that of the code; `(sentences, num_labels)`."""
-    set_seed(3)
-    rows = []
-    with torch.inference_mode():
-        for sentence in sentences:
-            posterior = classifier.model(**tokenizer([sentence], truncation=True, return_tensors="pt"))
-            z = posterior.sparse_embedding
-            if samples:
-                repeated = {name: value.repeat_interleave(samples, 0) for name, value in posterior.items()}
-                z = classifier.model.sample(type(posterior)(**repeated))["z"]
-            rows.append(classifier.classifier(z).softmax(-1).mean(0))
-    return torch.stack(rows)
-
-
 @pytest.mark.slow
 def test_round_the_circle(tmp_path, local, clean_python):
     folder, splits, metrics = local
@@ -154,7 +139,7 @@ def test_round_the_circle(tmp_path, local, clean_python):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "here")
     for samples in (circle.DRAWS, 0):
         name = f"probabilities, K = {samples}"
-        agree(name, found[name], marginal(kept, tokenizer, shown, samples), tolerance=1e-6)
+        agree(name, found[name], circle.marginal(kept, tokenizer, shown, samples), tolerance=1e-6)
     majority = max(splits["test"]["label"].count(label) for label in set(splits["test"]["label"])) / len(sentences)
     print(f"    test accuracy {found['test accuracy'].item():.3f}; of the most frequent class {majority:.3f}")
     assert found["test accuracy"] > majority
