@@ -35,6 +35,8 @@ SUMMARIES = {
     "sparsemax-ae": "Sparse sentence codes learned without labels by a sparsemax autoencoder.",
     "text-encoder": "Dense sentence features.",
 }
+EXAMPLES = {"docstrings": "Set the title of the figure."}  # other texts have the words of the one below
+EXAMPLE = "A small village in the north of the country."
 CITATION = """@inproceedings{prokhorov-etal-2021-learning,
   title     = {Learning Sparse Sentence Encoding without Supervision:
                An Exploration of Sparsity in Variational Autoencoders},
@@ -93,29 +95,29 @@ def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) 
         datasets=[dataset] if dataset else None,
         license=LICENSES.get(str(dataset)),
         model_name=title if rows else None,
-        eval_results=_eval_results(own, dataset or "unknown", classes) or None,
+        eval_results=_eval_results(own, dataset or Path(name).name or "unknown", classes) or None,
     )
-    gates = "active_threshold" in config.to_dict()
     limits = (
-        "Trained without labels on the text named above: its vocabulary and subjects are those of that text"
+        f"Trained {'' if classes else 'without labels '}on the text named above: its vocabulary and subjects are those "
+        "of that text"
         if settings or dataset
         else "Its vocabulary and subjects are those of its training text"
     )
     limits += ", and words outside its vocabulary are unknown to it." if config.encoder_type == "gru" else "."
-    if gates:
+    if "active_threshold" in config.to_dict():
         limits += " Dimensions have no names; which sentences switch one on is a matter of looking."
     return ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),
         title=title,
         repo_id=repo_id,
-        summary=SUMMARIES[config.model_type],
-        example="A small village in the north of the country.",
+        summary=SUMMARIES[config.model_type] + (" On top, a classifier trained with labels." if classes else ""),
+        example=EXAMPLES.get(name, EXAMPLE),
         heatmap=(folder / HEATMAP).is_file(),
         config=config,
         classes=[config.id2label[index] for index in sorted(config.id2label)] if classes else [],
         model_rows=_model_rows(config),
-        settings=settings,
+        settings={key: _shown(value) for key, value in settings.items()},
         report=[(key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in rows.items()],
         evaluated=_evaluated(report, results),
         limits=limits,
@@ -144,6 +146,13 @@ def _model_rows(config: Any) -> list[tuple[str, Any]]:
     own = {item.name for item in fields(config)} - {item.name for item in fields(TextVAEConfig)}
     shared = {"z_kl_weight", "gamma_kl_weight", "penalty_weight", "word_dropout", "free_bits"}
     return rows + [(name, getattr(config, name)) for name in sorted(own | shared)]
+
+
+def _shown(value: Any) -> Any:
+    """A setting as the card says it: of a path on the machine that trained, the name alone."""
+    if value == "docstrings":
+        return "docstrings, of the Python packages installed beside hsvae_hf"
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _evaluated(report: dict[str, Any], results: dict[str, Any]) -> str:

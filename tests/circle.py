@@ -24,7 +24,7 @@ from transformers import (
     set_seed,
 )
 
-DRAWS, EPOCHS, SHOWN = 5, 4, 16
+DRAWS, EPOCHS, SHOWN = 5, 8, 16
 
 
 def embed(model_id, sentences, **trust):
@@ -63,7 +63,7 @@ def fine_tune(model_id, splits, folder, repo_id=None, **trust):
         num_train_epochs=EPOCHS,
         per_device_train_batch_size=64,
         per_device_eval_batch_size=256,
-        learning_rate=2e-3,
+        learning_rate=5e-3,
         save_strategy="no",
         report_to="none",
         use_cpu=True,

@@ -75,6 +75,9 @@ for repo in ("tester/hsvae", "tester/classifier"):
     assert (names["codes"].to_dense() - names["found"]).abs().max() < 1e-6
     found[f"card of {repo}"] = names["found"].detach()
     found["classes"] = names["classify"](sentences[0])[0]["label"] if "classify" in names else None
+names = {}
+exec(readme, names)
+found["README"] = [torch.tensor(names["code"]), names["codes"].to_dense()]
 torch.manual_seed(0)
 model = AutoModelForSequenceClassification.from_pretrained("tester/hsvae", num_labels=3, **trust)
 model.push_to_hub("tester/again")
@@ -135,7 +138,11 @@ def published(run_folder, classifier_folder, tmp_path_factory):
 def reader(published, tmp_path_factory):
     """What a process without this package computes with both repositories."""
     path = tmp_path_factory.mktemp("reader") / "found.pt"
-    code = f"{ALONE}\npath, sentences = {str(path)!r}, {SENTENCES!r}\n{READER}"
+    repository = published.repos["model", "tester/hsvae"]
+    repository.tags["v1"] = repository.branches["main"]
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Share")[2]
+    readme = section.partition("```python\n")[2].partition("```")[0].replace("me/hsvae-docstrings", "tester/hsvae")
+    code = f"{ALONE}\npath, sentences, readme = {str(path)!r}, {SENTENCES!r}, {readme!r}\n{READER}"
     done = published.run(code, PYTHONPATH=str(ROOT / "tests"))
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(path)
@@ -254,7 +261,10 @@ def test_the_pipeline_gives_marginalised_probabilities(reader, classifier_folder
         torch.testing.assert_close(reader[f"probabilities, K = {samples}"], expected, atol=1e-6, rtol=1e-5)
 
 
-def test_what_the_cards_say_runs(reader):
+def test_what_the_cards_and_the_readme_say_runs(reader):
+    code, codes = reader["README"]
+    assert code.shape == (6,)
+    torch.testing.assert_close(code, codes[1], atol=1e-6, rtol=1e-5)
     assert reader["card of tester/hsvae"].shape == (1, 6)
     assert torch.equal(reader["card of tester/hsvae"], reader["card of tester/classifier"])
     assert reader["classes"] in "abc"
