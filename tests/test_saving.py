@@ -22,8 +22,8 @@ FAMILIES_SAVED = [*ONE_OF_A_TYPE.values(), TRANSFORMER]
 ELSEWHERE = """
 import os, sys, torch
 sys.modules["hsvae_hf"] = None  # as if it were not installed
-from transformers import *
-from transformers import pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
+from transformers import AutoTokenizer, pipeline
 sentences, trust, found = {sentences!r}, dict(trust_remote_code=True), {{}}
 for name, model_type in {families!r}.items():
     folder, again = name + "/saved", name + "/again"
