@@ -220,7 +220,23 @@ def test_card_holds_what_was_measured_and_nothing_else(run_folder, tmp_path):
     assert "| latent dimensions | 6 |" in str(bare)
 
 
-@pytest.mark.parametrize("folder", (ROOT / "model_cards").glob("*/"), ids=lambda folder: folder.name)
+def test_card_of_a_classifier_says_so_and_names_no_path(classifier_folder, tmp_path):
+    folder = shutil.copytree(classifier_folder, tmp_path / "classifier")
+    settings = {"dataset": "docstrings", "model_name_or_path": "/home/somebody/runs/hsvae"}
+    (folder / "train_settings.json").write_text(json.dumps(settings))
+    (folder / "all_results.json").write_text(json.dumps({"test_accuracy": 0.5}))
+    card = model_card(folder, "me/classifier")
+    assert card.data.pipeline_tag == "text-classification"
+    assert card.data.eval_results[0].dataset_name == "docstrings"
+    text = str(card)
+    assert "On top, a classifier trained with labels." in text
+    assert "Classes: a, b, c." in text
+    assert "Trained without labels" not in text
+    assert "| model_name_or_path | hsvae |" in text
+    assert "somebody" not in text
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "model_cards").glob("*/")), ids=lambda folder: folder.name)
 def test_the_committed_cards_are_what_their_files_give(folder):
     assert (folder / "README.md").read_text(encoding="utf-8") == str(model_card(folder, f"hsvae-hf/{folder.name}"))
 
