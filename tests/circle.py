@@ -24,7 +24,7 @@ from transformers import (
     set_seed,
 )
 
-DRAWS, EPOCHS, SHOWN = 5, 8, 16
+DRAWS, EPOCHS, SHOWN = 5, 6, 16
 
 
 def embed(model_id, sentences, **trust):

@@ -64,14 +64,14 @@ def clean_python(tmp_path):
 @pytest.fixture
 def local(tmp_path):
     """A small HSVAE, trained on docstrings, and its data."""
-    splits = load_text_dataset("docstrings", max_train_samples=2_000, max_samples=256)
+    splits = load_text_dataset("docstrings", max_train_samples=6_000, max_samples=256)
     splits = DatasetDict({name: splits[name] for name in ("train", "test")})
     tokenizer = train_tokenizer(splits["train"]["text"], vocab_size=3_000, max_length=32)
     set_seed(0)
-    sizes = {"vocab_size": len(tokenizer), "embedding_size": 32, "hidden_size": 64, "latent_size": 32}
+    sizes = {"vocab_size": len(tokenizer), "embedding_size": 48, "hidden_size": 96, "latent_size": 32}
     model = hsvae_hf.HSVAEForPreTraining(hsvae_hf.HSVAEConfig(**sizes, gamma_kl_weight=0.0, word_dropout=0.5))
     arguments = TextVAETrainingArguments(
-        output_dir=str(tmp_path / "run"), num_train_epochs=4, per_device_train_batch_size=64, learning_rate=4e-3
+        output_dir=str(tmp_path / "run"), num_train_epochs=6, per_device_train_batch_size=32, learning_rate=4e-3
     )
     arguments.eval_strategy = arguments.save_strategy = "no"
     arguments.report_to, arguments.disable_tqdm, arguments.logging_steps = [], True, 1000
@@ -142,4 +142,5 @@ def test_round_the_circle(tmp_path, local, clean_python):
         agree(name, found[name], circle.marginal(kept, tokenizer, shown, samples), tolerance=1e-6)
     majority = max(splits["test"]["label"].count(label) for label in set(splits["test"]["label"])) / len(sentences)
     print(f"    test accuracy {found['test accuracy'].item():.3f}; of the most frequent class {majority:.3f}")
-    assert found["training loss"] < math.log(splits["train"].features["label"].num_classes)  # of a guess
+    # Equal numbers say little of a classifier that guesses: the model is just large enough that it does not.
+    assert found["training loss"] < math.log(splits["train"].features["label"].num_classes) - 0.1
