@@ -3,12 +3,15 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from hsvae_hf.configuration_text_vae import TextVAEConfig
@@ -18,6 +21,8 @@ from hsvae_hf.metrics import metric_path
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 REPORT, RESULTS, SETTINGS, HEATMAP = "report.json", "all_results.json", "train_settings.json", "gates.png"
+OF_THE_RUN = (REPORT, RESULTS, SETTINGS, HEATMAP)
+HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]  # of the HTTP client, whichever huggingface_hub has
 LICENSES = {"fancyzhx/dbpedia_14": "cc-by-sa-3.0", "Yelp/yelp_review_full": "other"}  # of the training text
 SUMMARIES = {
     "hsvae": "Sparse sentence codes learned without labels: a hierarchical sparse VAE (HSVAE) switches every latent "
@@ -30,6 +35,8 @@ SUMMARIES = {
     "sparsemax-ae": "Sparse sentence codes learned without labels by a sparsemax autoencoder.",
     "text-encoder": "Dense sentence features.",
 }
+EXAMPLES = {"docstrings": "Set the title of the figure."}  # other texts have the words of the one below
+EXAMPLE = "A small village in the north of the country."
 CITATION = """@inproceedings{prokhorov-etal-2021-learning,
   title     = {Learning Sparse Sentence Encoding without Supervision:
                An Exploration of Sparsity in Variational Autoencoders},
@@ -88,29 +95,29 @@ def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) 
         datasets=[dataset] if dataset else None,
         license=LICENSES.get(str(dataset)),
         model_name=title if rows else None,
-        eval_results=_eval_results(own, dataset or "unknown", classes) or None,
+        eval_results=_eval_results(own, dataset or Path(name).name or "unknown", classes) or None,
     )
-    gates = "active_threshold" in config.to_dict()
     limits = (
-        "Trained without labels on the text named above: its vocabulary and subjects are those of that text"
+        f"Trained {'' if classes else 'without labels '}on the text named above: its vocabulary and subjects are those "
+        "of that text"
         if settings or dataset
         else "Its vocabulary and subjects are those of its training text"
     )
     limits += ", and words outside its vocabulary are unknown to it." if config.encoder_type == "gru" else "."
-    if gates:
+    if "active_threshold" in config.to_dict():
         limits += " Dimensions have no names; which sentences switch one on is a matter of looking."
     return ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),
         title=title,
         repo_id=repo_id,
-        summary=SUMMARIES[config.model_type],
-        example="A small village in the north of the country.",
+        summary=SUMMARIES[config.model_type] + (" On top, a classifier trained with labels." if classes else ""),
+        example=EXAMPLES.get(name, EXAMPLE),
         heatmap=(folder / HEATMAP).is_file(),
         config=config,
         classes=[config.id2label[index] for index in sorted(config.id2label)] if classes else [],
         model_rows=_model_rows(config),
-        settings=settings,
+        settings={key: _shown(value) for key, value in settings.items()},
         report=[(key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in rows.items()],
         evaluated=_evaluated(report, results),
         limits=limits,
@@ -141,6 +148,13 @@ def _model_rows(config: Any) -> list[tuple[str, Any]]:
     return rows + [(name, getattr(config, name)) for name in sorted(own | shared)]
 
 
+def _shown(value: Any) -> Any:
+    """A setting as the card says it: of a path on the machine that trained, the name alone."""
+    if value == "docstrings":
+        return "docstrings, of the Python packages installed beside hsvae_hf"
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def _evaluated(report: dict[str, Any], results: dict[str, Any]) -> str:
     found = report.get("settings", {})
     if found:
@@ -156,11 +170,12 @@ def push_to_hub(
     token: str | None = None,
     dataset_id: str | None = None,
     overwrite: bool = False,
+    card: str | Path | None = None,
 ) -> str:
     """Push a trained model: weights, configuration, code, tokenizer, card and report, in one commit.
 
     Everything is made ready and checked in a temporary folder first; neither the run nor the repository is touched by
-    a push that fails.
+    a push that fails. A report or a picture of an earlier push goes where this run has none.
 
     Args:
         folder: of the run.
@@ -169,13 +184,14 @@ def push_to_hub(
         token: a write token; None takes the one that is logged in.
         dataset_id: as in `model_card`.
         overwrite: whether a repository with a model of another type may be replaced.
+        card: a README.md of your own instead of `model_card`.
 
     Returns:
         The URL of the commit.
 
     Raises:
         ValueError: if the folder holds no whole model, the card is not valid, the repository holds another type of
-            model, or the Hub refuses.
+            model, or the Hub refuses or cannot be reached.
     """
     folder, api = Path(folder), HfApi(token=token)
     config = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
@@ -187,30 +203,58 @@ def push_to_hub(
         staged = Path(temporary)
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
-        for name in (REPORT, RESULTS, SETTINGS, HEATMAP):
+        for name in OF_THE_RUN:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, staged / name)
-        card = model_card(staged, repo_id, dataset_id)
-        card.save(staged / "README.md")
-        try:
-            card.validate()
+        generated = model_card(staged, repo_id, dataset_id)
+        message, stale = f"Push {folder.resolve().name}", list(OF_THE_RUN)
+        with _one_line(repo_id):
+            _checked_card(card or generated).save(staged / "README.md")
             _check_repository(api, repo_id, model.config.model_type, overwrite)
             api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(
-                api.upload_folder(repo_id=repo_id, folder_path=staged, commit_message=f"Push {folder.resolve().name}")
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=staged, commit_message=message, delete_patterns=stale
             )
-        except HfHubHTTPError as error:
+        return str(commit)
+
+
+@contextmanager
+def _one_line(repo_id: str) -> Iterator[None]:
+    """Say of whatever the Hub or the network raises what to do."""
+    try:
+        yield
+    except (HTTP_ERROR, OSError) as error:
+        reason = " ".join(str(error).split())
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
             raise ValueError(
-                f"`repo_id` must be a repository that your token may write, got {repo_id!r}: the Hub says "
-                f"{' '.join(str(error).split())}; log in with `hf auth login`, or pass a write token."
+                f"`repo_id` must be a repository that your token may write, got {repo_id!r}: the Hub says {reason}; "
+                "log in with `hf auth login`, or pass a write token."
             ) from error
+        raise ValueError(
+            f"`repo_id` must be a repository that the Hub answers for, got {repo_id!r}: {reason}; check "
+            "the network and push again, nothing is there by halves."
+        ) from error
+
+
+def _checked_card(card: ModelCard | str | Path) -> ModelCard:
+    """The card, or that of a file, once its metadata has passed the Hub's own check."""
+    name = "the generated one" if isinstance(card, ModelCard) else repr(str(card))
+    try:
+        card = card if isinstance(card, ModelCard) else ModelCard(Path(card).read_text(encoding="utf-8"))
+        card.validate()
+    except (yaml.YAMLError, FileNotFoundError, ValueError, TypeError) as error:
+        raise ValueError(
+            "`card` must be a README.md that begins with metadata in YAML, between lines of ---, as the Hub takes it, "
+            f"got {name}: {' '.join(str(error).split())}; correct it, or leave `card` out."
+        ) from error
+    return card
 
 
 def _check_repository(api: HfApi, repo_id: str, model_type: str, overwrite: bool) -> None:
     """Refuse to replace a model of another type unasked."""
     try:
         path = api.hf_hub_download(repo_id, "config.json")
-    except (RepositoryNotFoundError, EntryNotFoundError):
+    except (RepositoryNotFoundError, RemoteEntryNotFoundError):  # not LocalEntryNotFoundError: the Hub did not answer
         return
     found = json.loads(Path(path).read_text(encoding="utf-8")).get("model_type")
     if found != model_type and not overwrite:
@@ -230,11 +274,14 @@ def push_metric(name: str, repo_id: str, token: str | None = None) -> str:
 
     Returns:
         The URL of the commit.
+
+    Raises:
+        ValueError: if there is no such metric, or the Hub refuses or cannot be reached.
     """
     folder, api = Path(metric_path(name)), HfApi(token=token)
-    api.create_repo(repo_id, repo_type="space", space_sdk="static", exist_ok=True)
     target = f"{repo_id.rpartition('/')[2]}.py"  # evaluate looks for a file named like the repository
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, _one_line(repo_id):
+        api.create_repo(repo_id, repo_type="space", space_sdk="static", exist_ok=True)
         shutil.copyfile(folder / f"{name}.py", Path(temporary) / target)
         shutil.copyfile(folder / "README.md", Path(temporary) / "README.md")
         return str(api.upload_folder(repo_id=repo_id, repo_type="space", folder_path=temporary))

@@ -18,12 +18,13 @@ class PushArguments:
     token: str | None = field(default=None, metadata={"help": "A write token; else that of `hf auth login`."})
     dataset_id: str | None = field(default=None, metadata={"help": "The training data on the Hub, for the card."})
     overwrite: bool = field(default=False, metadata={"help": "Replace a model of another type."})
+    card: str | None = field(default=None, metadata={"help": "A README.md of your own instead of the generated card."})
 
 
 def main() -> None:
     """Push, print where to."""
     (options,) = HfArgumentParser(PushArguments).parse_args_into_dataclasses()
-    settings = (options.private, options.token, options.dataset_id, options.overwrite)
+    settings = (options.private, options.token, options.dataset_id, options.overwrite, options.card)
     print(push_to_hub(options.model_name_or_path, options.repo_id, *settings))
 
 

@@ -15,7 +15,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import evaluate_model, print_report, representations
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, save_run
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, run_settings, save_run
 
 
 @dataclass
@@ -77,7 +77,8 @@ def main() -> None:
         processing_class=tokenizer,
     )
     metrics = trainer.train().metrics
-    save_run(options.output_dir, model, tokenizer, metrics)
+    settings = run_settings(arguments, dataset="docstrings", max_train_samples=options.max_train_samples)
+    save_run(options.output_dir, model, tokenizer, metrics, settings)
 
     model.eval()
     print("\nOn held-out sentences:")

@@ -443,9 +443,10 @@ class Hub:
         """Drop the connection of the next downloads of a path after so many bytes of the body."""
         self._faults.append(Fault("cut", "GET", pattern, after_bytes, times))
 
-    def slow(self, pattern: str, seconds: float, times: float = float("inf")) -> None:
-        """Wait before answering requests for a path."""
+    def slow(self, pattern: str, seconds: float, times: float = float("inf")) -> Fault:
+        """Wait before answering requests for a path; the `times` of what is returned count down as they arrive."""
         self._faults.append(Fault("slow", "*", pattern, seconds, times))
+        return self._faults[-1]
 
     def environment(self, **extra: str | None) -> dict[str, str]:
         """Variables for a client: this hub as endpoint and proxy, a fresh `HF_HOME`; `extra` sets or (None) removes."""

@@ -17,57 +17,59 @@ ONE_OF_A_TYPE = {family.config_class.model_type: family for family in FAMILIES i
 TRANSFORMER = next(family for family in FAMILIES if family.name == "hsvae-bert")
 SENTENCES = ["the cat sees a dog", "one and two", "", "paris has a river and the road to rome is long and old too"]
 
+FAMILIES_SAVED = [*ONE_OF_A_TYPE.values(), TRANSFORMER]
+
 ELSEWHERE = """
 import os, sys, torch
 sys.modules["hsvae_hf"] = None  # as if it were not installed
-from transformers import *
-from transformers import pipeline
-folder, again, sentences = sys.argv[1], sys.argv[2], {sentences!r}
-trust = dict(trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
-inputs = tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
-assert AutoConfig.from_pretrained(folder, **trust).model_type == {model_type!r}
-codes = AutoModel.from_pretrained(folder, **trust).eval()(**inputs).sparse_embedding
-assert AutoModelForPreTraining.from_pretrained(folder, **trust)(**inputs).loss.isfinite()
-classifier = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, num_samples=0, **trust).eval()
-assert all(p.isfinite().all() and p.abs().max() < 10 for p in classifier.parameters())
-classifier.config.id2label = {{0: "a", 1: "b", 2: "c"}}
-classifier.save_pretrained(again)
-tokenizer.save_pretrained(again)
-logits = classifier(**inputs).logits
-features = pipeline("feature-extraction", again, device="cpu", **trust)(sentences[0])
-scores = pipeline("text-classification", again, device="cpu", **trust)(sentences[0], top_k=None)
-found = dict(codes=codes.detach(), logits=logits.detach(), features=torch.tensor(features), scores=scores)
-torch.save(found, sys.argv[3])
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
+from transformers import AutoTokenizer, pipeline
+sentences, trust, found = {sentences!r}, dict(trust_remote_code=True), {{}}
+for name, model_type in {families!r}.items():
+    folder, again = name + "/saved", name + "/again"
+    tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
+    inputs = tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
+    assert AutoConfig.from_pretrained(folder, **trust).model_type == model_type
+    codes = AutoModel.from_pretrained(folder, **trust).eval()(**inputs).sparse_embedding
+    assert AutoModelForPreTraining.from_pretrained(folder, **trust)(**inputs).loss.isfinite()
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3, num_samples=0, **trust).eval()
+    assert all(p.isfinite().all() and p.abs().max() < 10 for p in classifier.parameters())
+    classifier.config.id2label = {{0: "a", 1: "b", 2: "c"}}
+    classifier.save_pretrained(again)
+    tokenizer.save_pretrained(again)
+    logits = classifier(**inputs).logits
+    features = pipeline("feature-extraction", again, device="cpu", **trust)(sentences[0])
+    scores = pipeline("text-classification", again, device="cpu", **trust)(sentences[0], top_k=None)
+    found[name] = dict(codes=codes, logits=logits, features=torch.tensor(features), scores=scores)
+torch.save(found, "found.pt")
 """
 
 
-def elsewhere(folder, tmp_path, model_type):
-    """Load `folder` in a clean process that cannot import this package; returns what it computed."""
+@pytest.fixture(scope="module")
+def elsewhere(tokenizer, tmp_path_factory):
+    """Models of all families, and what one clean process that cannot import this package computed with them."""
+    root, models = tmp_path_factory.mktemp("elsewhere"), {}
+    for family in FAMILIES_SAVED:
+        changes = {"vocab_size": len(tokenizer)} | ({} if family.gru else bert(len(tokenizer)))
+        torch.manual_seed(0)
+        models[family.name] = family.pretraining(family.config(**changes)).eval()
+        models[family.name].save_pretrained(root / family.name / "saved")
+        tokenizer.save_pretrained(root / family.name / "saved")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    code = ELSEWHERE.format(sentences=SENTENCES, model_type=model_type)
-    arguments = [folder, tmp_path / "again", tmp_path / "found.pt"]
+    environment |= {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
+    families = {family.name: family.config_class.model_type for family in FAMILIES_SAVED}
+    code = ELSEWHERE.format(sentences=SENTENCES, families=families)
     result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env=environment,
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root, env=environment
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    return torch.load(tmp_path / "found.pt", weights_only=True)
+    return root, models, torch.load(root / "found.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("family", [*ONE_OF_A_TYPE.values(), TRANSFORMER], ids=lambda family: family.name)
-def test_a_saved_model_works_without_this_package(family, tokenizer, tmp_path):
-    changes = {"vocab_size": len(tokenizer)} | ({} if family.gru else bert(len(tokenizer)))
-    model = family.pretraining(family.config(**changes)).eval()
-    folder = tmp_path / "saved"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    found = elsewhere(folder, tmp_path, family.config_class.model_type)
+@pytest.mark.parametrize("family", FAMILIES_SAVED, ids=lambda family: family.name)
+def test_a_saved_model_works_without_this_package(family, tokenizer, elsewhere):
+    root, models, everything = elsewhere
+    model, found, folder = models[family.name], everything[family.name], root / family.name / "saved"
     inputs = tokenizer(SENTENCES, padding=True, truncation=True, return_tensors="pt")
     codes = model.model(**inputs).sparse_embedding
     assert torch.equal(found["codes"], codes)
@@ -77,7 +79,7 @@ def test_a_saved_model_works_without_this_package(family, tokenizer, tmp_path):
     for index, label in enumerate("abc"):
         assert probabilities[label] == pytest.approx(expected[index], rel=1e-4)
 
-    again = tmp_path / "again"  # saved by the code in the folder, not by this package
+    again = root / family.name / "again"  # saved by the code in the folder, not by this package
     auto_map = json.loads((again / "config.json").read_text())["auto_map"]
     assert set(auto_map) == {
         "AutoConfig",
