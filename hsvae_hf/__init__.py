@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from hsvae_hf.configuration_hsvae import HSVAEConfig
-from hsvae_hf.encoding import encode
+from hsvae_hf.encoding import encode, encode_vectors
 from hsvae_hf.modeling_gaussian_vae import (
     GaussianVAEConfig,
     GaussianVAEForPreTraining,
@@ -45,7 +45,12 @@ MODELS: dict[str, tuple[Any, Any, Any, Any]] = {
         (TextEncoderConfig, TextEncoderModel, TextEncoderForPreTraining, TextEncoderForSequenceClassification),
     )
 }
-__all__ = ["MODELS", "encode", *(_class.__name__ for _classes in MODELS.values() for _class in _classes)]
+__all__ = [
+    "MODELS",
+    "encode",
+    "encode_vectors",
+    *(_class.__name__ for _classes in MODELS.values() for _class in _classes),
+]
 
 for _config, *_models in MODELS.values():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)

@@ -1,6 +1,5 @@
 """One report of a trained model: loss terms, sparsity, gates, collapse, and what linear probes read from the codes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,37 +12,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.analysis import GateStatistics
-from hsvae_hf.data import TextCollator, tokenize_dataset
 from hsvae_hf.metrics import metric_path
-from hsvae_hf.vectors import embed_dataset
+from hsvae_hf.vectors import input_batches
 
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] varies more than this over sentences
-
-
-def input_batches(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, dataset: Dataset, batch_size: int, what: str
-) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    """Inputs of the model, each batch with its row numbers: vectors, or padded text, of similar length if it may be."""
-    if model.config.decoder_type == "vector":
-        vectors = embed_dataset(dataset, model, tokenizer)
-        for start in tqdm(range(0, len(vectors), batch_size), desc=what):
-            rows = np.arange(start, min(start + batch_size, len(vectors)))
-            yield rows, {"vectors": torch.from_numpy(vectors[rows]).to(model.device)}
-        return
-    tokenizer = cast(PreTrainedTokenizerBase, tokenizer)
-    tokens = tokenize_dataset(dataset.select_columns(["text"]), tokenizer)
-    order = np.argsort(tokens["length"][:], kind="stable")
-    if model.model.latent_head.needs_even_batches:
-        order = np.random.default_rng(0).permutation(order)
-    collate = TextCollator(tokenizer)
-    for start in tqdm(range(0, len(order), batch_size), desc=what):
-        rows = order[start : start + batch_size]
-        yield rows, {name: value.to(model.device) for name, value in collate(list(tokens.select(rows))).items()}
 
 
 @torch.inference_mode()

@@ -50,6 +50,7 @@ SHOWN = {
     "z_kl": "KL of z, nats per sentence, unweighted",
     "gamma_kl": "KL of the gate, nats per sentence, unweighted",
     "perplexity": "perplexity per token",
+    "squared_error_code": "squared error of a standardised dimension, from the code",
     "average_hoyer_samples": "Average Hoyer of samples",
     "average_hoyer_slab_means": "Average Hoyer of slab means",
     "average_hoyer_posterior_means": "Average Hoyer of posterior means",
@@ -140,9 +141,12 @@ def _eval_results(rows: dict[str, Any], dataset: str, classes: bool) -> list[Eva
 
 
 def _model_rows(config: Any) -> list[tuple[str, Any]]:
-    encoder = config.encoder_config.model_type if config.encoder_type == "transformer" else f"GRU, {config.hidden_size}"
+    vectors = config.decoder_type == "vector"
+    encoder = {"gru": f"GRU, {config.hidden_size}", "vector": f"none; vectors of {config.vector_size} numbers"}.get(
+        config.encoder_type, getattr(config.encoder_config, "model_type", None)
+    )
     rows = [("type", config.model_type), ("encoder", encoder), ("latent dimensions", config.latent_size)]
-    rows += [("vocabulary", config.vocab_size)]
+    rows += [("reconstructs", "the encoder's vector")] if vectors else [("vocabulary", config.vocab_size)]
     own = {item.name for item in fields(config)} - {item.name for item in fields(TextVAEConfig)}
     shared = {"z_kl_weight", "gamma_kl_weight", "penalty_weight", "word_dropout", "free_bits"}
     return rows + [(name, getattr(config, name)) for name in sorted(own | shared)]
@@ -202,7 +206,8 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         model.save_pretrained(staged)
-        tokenizer.save_pretrained(staged)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staged)
         for name in OF_THE_RUN:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, staged / name)

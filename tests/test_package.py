@@ -15,6 +15,7 @@ TRAVELLERS = [
     *sorted([*PACKAGE.glob("configuration_*.py"), *PACKAGE.glob("modeling_*.py")]),
     PACKAGE / "distributions.py",
     PACKAGE / "outputs.py",
+    PACKAGE / "pooling.py",
     PACKAGE / "saving.py",
 ]
 
