@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict
+import torch
+from datasets import Dataset, DatasetDict
 from matplotlib.figure import Figure
 from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification, set_seed
 
@@ -27,6 +28,7 @@ from hsvae_hf.training import (
     accuracy,
     staged_folder,
 )
+from hsvae_hf.vectors import embed_dataset
 
 # name in the table: model type, fields of its configuration; the weights of its costs, where they are to be searched
 SYSTEMS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
@@ -77,6 +79,18 @@ class CompareArguments:
     max_length: int = field(default=30, metadata={"help": "Tokens per sentence."})
     max_train_samples: int | None = field(default=8000, metadata={"help": "Rows to train on."})
     max_samples: int | None = field(default=3000, metadata={"help": "Rows of the other splits."})
+
+
+class RowCollator(TextCollator):
+    """Batches of text, or of a frozen encoder's vectors, the text then being what is to be reconstructed."""
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The model's input."""
+        batch = super().__call__(rows)
+        if "vectors" in rows[0]:
+            words = batch.pop("input_ids").masked_fill(batch.pop("attention_mask") == 0, -100)
+            batch = {"labels": words} | batch | {"vectors": torch.tensor([row["vectors"] for row in rows])}
+        return batch
 
 
 class Comparison:
@@ -143,11 +157,18 @@ class Comparison:
         fixed |= {"report_to": "none", "logging_steps": 500, "learning_rate": rate, "disable_tqdm": True}
         return kind(per_device_train_batch_size=options.batch_size, **(fixed | changes))
 
+    def rows(self, split: Dataset, model: Any, tokenizer: Any) -> Dataset:
+        """A split, tokenized, with what a frozen encoder makes of it: that is computed once for all runs."""
+        rows = tokenize_dataset(split, tokenizer)
+        if model.config.freeze_text_encoder:
+            rows = rows.add_column("vectors", list(embed_dataset(split, model.eval(), tokenizer)))
+        return rows
+
     def classify(self, system: str, model: Any, tokenizer: Any, **budget: Any) -> float:
         """Train a classifier and give its accuracy on the test rows."""
-        train, test = (tokenize_dataset(split, tokenizer) for split in (self.data["train"], self.test))
+        train, test = (self.rows(split, model, tokenizer) for split in (self.data["train"], self.test))
         arguments = self.settings(system, RunArguments, prediction_loss_only=False, **budget)
-        collate = TextCollator(tokenizer, with_labels=True)
+        collate = RowCollator(tokenizer, with_labels=True)
         trainer = WholeCheckpointTrainer(
             model, arguments, collate, train, processing_class=tokenizer, compute_metrics=accuracy
         )
@@ -189,8 +210,8 @@ class Comparison:
             found["accuracy"] = self.classify(system, model, tokenizer, max_steps=self.options.max_steps, seed=seed)
         elif not trained:
             arguments = self.settings(system, TextVAETrainingArguments, max_steps=self.options.max_steps, seed=seed)
-            rows = tokenize_dataset(self.data["train"].select_columns(["text"]), tokenizer)
-            TextVAETrainer(model, arguments, TextCollator(tokenizer), rows, processing_class=tokenizer).train()
+            rows = self.rows(self.data["train"].select_columns(["text"]), model, tokenizer)
+            TextVAETrainer(model, arguments, RowCollator(tokenizer), rows, processing_class=tokenizer).train()
         found |= self.measure(system, model, tokenizer)
         if "accuracy" not in found:
             classifier = AutoModelForSequenceClassification.from_config(self.classifier_config(model.config))

@@ -227,7 +227,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
             attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side; without it, `pad_token_id` is
                 padding.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
-            vectors: `(batch, feature_size)`, the encoder's own vectors instead of text (`decoder_type="vector"`).
+            vectors: `(batch, feature_size)`, the encoder's features instead of text, where they are there already.
             kwargs: ignored, as pipelines and generation pass more than this model needs.
 
         Returns:
@@ -236,7 +236,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
             of the vectors (`hsvae_hf.calibration.fit_code_scale`).
 
         Raises:
-            ValueError: if `vectors` have another shape, or come with text or to a model that reads words alone.
+            ValueError: if `vectors` have another shape, or come with text.
         """
         if vectors is None:
             if attention_mask is None and input_ids is not None:
@@ -257,8 +257,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
         return output
 
     def _check_vectors(self, vectors: Tensor, text: Tensor | None) -> None:
-        if self.config.decoder_type != "vector" or text is not None:
-            raise ValueError("`vectors` must come alone, to a model of `decoder_type='vector'`; give `input_ids` else.")
+        if text is not None:
+            raise ValueError("`vectors` must come without text, got both; they are what the encoder makes of it.")
         if vectors.dim() != 2 or vectors.shape[1] != self.config.feature_size:
             rule = f"(batch, {self.config.feature_size})"
             raise ValueError(f"`vectors` must be {rule}, got {tuple(vectors.shape)}; use the encoder of this model.")
@@ -331,7 +331,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             labels: sentences to reconstruct, `(batch, target_steps)`, padded with -100 or the padding token; without
                 them the input is its own target.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`; `labels` are needed then.
-            vectors: `(batch, feature_size)` instead of text, where the encoder's vector is what is reconstructed.
+            vectors: `(batch, feature_size)`, the encoder's features instead of text; words need `labels` then.
             decoder_input_ids: words so far, `(batch, decoder_steps)`, for generation.
             encoder_outputs: posterior to decode from instead of `input_ids`.
             past_key_values: the GRU state of the words so far.
@@ -576,7 +576,7 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
             labels: `(batch,)` class ids; `(batch, num_labels)` for multi-label; floats for regression.
-            vectors: `(batch, feature_size)`, the encoder's own vectors instead of text (`decoder_type="vector"`).
+            vectors: `(batch, feature_size)`, the encoder's features instead of text, where they are there already.
             kwargs: ignored.
 
         Returns:

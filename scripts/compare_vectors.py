@@ -63,10 +63,11 @@ class Options:
 
 @dataclass
 class Rows:
-    """Vectors `(rows, size)` and classes of both splits."""
+    """Vectors `(rows, size)`, and classes where they are needed; thresholds are set on validation rows."""
 
     train: np.ndarray
     train_labels: np.ndarray
+    validation: np.ndarray
     test: np.ndarray
     test_labels: np.ndarray
 
@@ -81,10 +82,11 @@ def load_rows(options: Options, dataset: str) -> Rows:
     )
     tokenizer = load_encoder_tokenizer(options.encoder_name_or_path, options.max_length)
     splits = load_text_dataset(dataset, max_train_samples=options.max_train_samples, max_samples=options.max_samples)
-    found: list[np.ndarray] = []
-    for name in ("train", "test"):
-        found += [embed_dataset(splits[name], model.eval(), tokenizer), np.array(splits[name]["label"][:])]
-    return Rows(*found)
+    train, validation, test = (
+        embed_dataset(splits[name], model.eval(), tokenizer) for name in ("train", "validation", "test")
+    )
+    labels = [np.array(splits[name]["label"][:]) for name in ("train", "test")]
+    return Rows(train, labels[0], validation, test, labels[1])
 
 
 def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, steps: int) -> Coder:
@@ -115,7 +117,7 @@ def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, st
         TextVAETrainer(model, arguments, collate_vectors, VectorDataset(rows.train)).train()
     model.eval()
     if hasattr(model.config, "active_threshold"):
-        calibrate_threshold(model, None, Dataset.from_dict({"vectors": rows.train}), wanted)
+        calibrate_threshold(model, None, Dataset.from_dict({"vectors": rows.validation}), wanted)
     fit_code_scale(model, rows.train)
 
     def code(vectors: np.ndarray) -> tuple[sparse.csr_matrix, float]:

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
+from families import bert
 
-from hsvae_hf import comparison
+from hsvae_hf import comparison, vectors
 from hsvae_hf.comparison import CompareArguments, Comparison, compare
+from hsvae_hf.modeling_encoders import TransformerEncoder
 
 SMALL = {"max_steps": 3, "batch_size": 8, "vocab_size": 60, "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
 
@@ -54,6 +58,27 @@ def test_every_system_that_needs_no_download_has_a_row(options, tmp_path, monkey
 
     monkeypatch.setattr(Comparison, "new_model", no_training)
     assert compare(options(models=names))["models"] == result["models"]
+
+
+def test_a_frozen_encoder_reads_every_sentence_once(options, tokenizer, sentences, tmp_path, monkeypatch):
+    transformers.BertModel(bert(len(tokenizer))["encoder_config"]).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    monkeypatch.setattr(vectors.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    trained = []
+    monkeypatch.setattr(
+        TransformerEncoder,
+        "encode",
+        lambda self, ids, *rest, encode=TransformerEncoder.encode: (
+            trained.append(torch.is_grad_enabled()),
+            encode(self, ids, *rest),
+        )[1],
+    )
+    encoder = str(tmp_path / "encoder")
+    result = compare(options(models=["B-HSVAE", "BERT"], encoder_name_or_path=encoder, search_runs=0))
+    assert [row["accuracy"]["mean"] > 0 for row in result["models"]] == [True, True]
+    assert result["models"][0]["reconstruction_loss"]["mean"] > 0
+    assert trained
+    assert not any(trained)
 
 
 def test_weights_are_searched_towards_the_reference(options, monkeypatch):

@@ -242,11 +242,22 @@ def test_wrong_vectors_are_named():
     model = VECTOR_FAMILIES[0].model(VECTOR_FAMILIES[0].config())
     with pytest.raises(ValueError, match=r"`vectors` must be \(batch, 16\), got \(2, 5\)"):
         model(vectors=torch.zeros(2, 5))
-    with pytest.raises(ValueError, match="`vectors` must come alone"):
+    with pytest.raises(ValueError, match="`vectors` must come without text"):
         model(input_ids=torch.tensor([[1]]), vectors=torch.zeros(1, 16))
-    words = FAMILIES[0].model(FAMILIES[0].config())
-    with pytest.raises(ValueError, match="`vectors` must come alone, to a model of `decoder_type='vector'`"):
-        words(vectors=torch.zeros(1, 16))
+
+
+def test_features_that_are_there_already_reconstruct_the_same_words():
+    family = next(family for family in FAMILIES if family.name == "hsvae-bert")
+    model = family.pretraining(family.config(freeze_text_encoder=True)).eval()
+    ids = torch.tensor([[5, 6, 7, 1], [9, 1, 0, 0]])
+    vectors = model.model.encoder(ids, ids != 0)
+    losses = []
+    for inputs in ({"input_ids": ids}, {"vectors": vectors, "labels": ids.masked_fill(ids == 0, -100)}):
+        torch.manual_seed(0)
+        losses.append(model(**inputs).loss)
+    assert losses[0] == losses[1]
+    with pytest.raises(ValueError, match="`labels` must be given"):
+        model(vectors=vectors)
 
 
 def test_vectors_are_computed_once(encoder, tmp_path, monkeypatch):
