@@ -100,7 +100,8 @@ def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, st
     fields |= {"encoder_type": "vector", "decoder_type": "vector", "vector_size": rows.train.shape[1]}
     model = model_class(config_class(**fields, latent_size=size))
     model.model.standardizer.fit(torch.from_numpy(rows.train))
-    settings = ("learning_rate", "lr_scheduler_type", "kl_annealing", "kl_warmup_steps", "train_sampling_strategy")
+    settings = ("learning_rate", "lr_scheduler_type", "weight_decay", "kl_annealing", "kl_warmup_steps")
+    settings += ("train_sampling_strategy",)
     with staged_folder(Path("runs")) as folder:
         arguments = TextVAETrainingArguments(
             output_dir=str(folder / "trainer"),
