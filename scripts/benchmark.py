@@ -31,14 +31,19 @@ from hsvae_hf.tokenization import train_tokenizer
 class BenchmarkArguments:
     """Arguments of the benchmark."""
 
-    task: Literal["train", "encode", "memory", "mmd"] = field(
+    task: Literal["train", "encode", "memory", "mmd", "vectors"] = field(
         metadata={
-            "help": "train: one step; encode: sentences to CSR; memory: peak of a Yelp-length batch; mmd: MAT-VAE's."
+            "help": "train: one step; encode: sentences to CSR; memory: peak of a Yelp-length batch; mmd: MAT-VAE's; "
+            "vectors: one step on vectors, beside sentence-transformers' SparseAutoEncoder."
         }
     )
     encoder_name_or_path: str | None = field(
         default=None, metadata={"help": "encode: a pretrained text encoder instead of the GRU."}
     )
+    decoder_type: Literal["gru", "vector"] = field(
+        default="gru", metadata={"help": "encode, with an encoder: what the model was trained to reconstruct."}
+    )
+    vector_size: int = field(default=384, metadata={"help": "vectors: their width."})
     dataset: str = field(default="docstrings", metadata={"help": "Short name, Hub id or local path of the text."})
     batch_size: int = field(default=256, metadata={"help": "Sentences per batch."})
     max_length: int = field(default=30, metadata={"help": "Tokens per sentence at most."})
@@ -225,6 +230,52 @@ def benchmark_mmd(arguments: BenchmarkArguments, rows: list[list[int]]) -> dict:
     return {"share_of_step": seconds["mmd"] / seconds["step"], "extra_mb": extra, "batch": list(batch.shape)}
 
 
+def benchmark_vectors(arguments: BenchmarkArguments) -> dict:
+    """An optimiser step of HSVAE on vectors, and of sentence-transformers' TopK autoencoder of the same width.
+
+    The latter with the loss of its k active dimensions alone, and with its whole CSRLoss (reconstruction from k, 4k and
+    dead dimensions, and InfoNCE).
+    """
+    from compare_vectors import CSRModel
+    from sentence_transformers.sparse_encoder.losses import CSRLoss
+    from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+
+    size, width = arguments.vector_size, arguments.latent_size
+    batch = torch.randn(arguments.batch_size, size)
+    sizes = {"encoder_type": "vector", "vector_size": size, "decoder_type": "vector", "latent_size": width}
+    config = hsvae_hf.HSVAEConfig(**sizes, tie_word_embeddings=False, kl_estimator="collapsed")
+    model = hsvae_hf.HSVAEForPreTraining(config).train()
+    autoencoder = SparseAutoEncoder(size, hidden_dim=width, k=16, k_aux=min(512, width)).train()
+    csr = CSRLoss(CSRModel(autoencoder))
+
+    def topk() -> torch.Tensor:
+        codes, _ = autoencoder.top_k(autoencoder.encode_pre_act(batch), compute_aux=False)
+        return F.mse_loss(autoencoder.decode(codes), batch)
+
+    losses: dict[str, tuple[torch.nn.Module, Callable[[], torch.Tensor]]] = {
+        "hsvae": (model, lambda: model(vectors=batch).loss),
+        "topk": (autoencoder, topk),
+        "csr": (autoencoder, lambda: sum(csr([{"sentence_embedding": batch}, {"sentence_embedding": batch}]).values())),
+    }
+
+    def step(parameters: list[torch.nn.Parameter], loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True)
+
+        def one() -> None:
+            for _ in range(10):
+                loss().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return one
+
+    learnt = {name: [p for p in module.parameters() if p.requires_grad] for name, (module, _) in losses.items()}
+    sides = {name: step(learnt[name], loss) for name, (_, loss) in losses.items()}
+    seconds = median_seconds(sides, arguments.repeats)
+    ratios = {f"ratio_to_{name}": seconds["hsvae"] / seconds[name] for name in ("topk", "csr")}
+    return {"rows_per_second": 10 * arguments.batch_size / seconds["hsvae"], **ratios}
+
+
 def main() -> None:
     """Measure and print."""
     words = sys.argv[1:]
@@ -238,6 +289,8 @@ def main() -> None:
     config = hsvae_hf.HSVAEConfig(**{name: getattr(arguments, name) for name in sizes})
     if arguments.task == "memory":
         report = benchmark_memory(arguments, config)
+    elif arguments.task == "vectors":
+        report = benchmark_vectors(arguments)
     else:
         dataset = load_text_dataset(arguments.dataset, max_train_samples=arguments.max_samples)["train"]
         sentences = list(dataset["text"])
@@ -250,7 +303,9 @@ def main() -> None:
             report = benchmark_encode(arguments, hsvae_hf.HSVAEModel(config).eval(), sentences, tokenizer)
         else:
             model = hsvae_hf.HSVAEModel.from_encoder_pretrained(
-                arguments.encoder_name_or_path, latent_size=config.latent_size
+                arguments.encoder_name_or_path,
+                latent_size=config.latent_size,
+                decoder_type=arguments.decoder_type,
             )
             tokenizer = load_tokenizer(arguments.encoder_name_or_path)
             tokenizer.model_max_length = arguments.max_length

@@ -130,7 +130,7 @@ def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, st
     return code
 
 
-class _Model(torch.nn.Module):
+class CSRModel(torch.nn.Module):
     """What CSRLoss asks of a SparseEncoder: the autoencoder, and dot products."""
 
     def __init__(self, autoencoder: SparseAutoEncoder) -> None:
@@ -152,7 +152,7 @@ def train_csr(rows: Rows, size: int, wanted: int, seed: int, steps: int) -> Code
     train = torch.from_numpy(rows.train)
     mean, std = train.mean(0), train.std(0)
     autoencoder = SparseAutoEncoder(train.shape[1], hidden_dim=size, k=wanted, k_aux=min(512, size))
-    loss = CSRLoss(_Model(autoencoder))
+    loss = CSRLoss(CSRModel(autoencoder))
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=CSR_LEARNING_RATE)
     generator = torch.Generator().manual_seed(seed)
     autoencoder.train()
