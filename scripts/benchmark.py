@@ -236,9 +236,10 @@ def benchmark_vectors(arguments: BenchmarkArguments) -> dict:
     The latter with the loss of its k active dimensions alone, and with its whole CSRLoss (reconstruction from k, 4k and
     dead dimensions, and InfoNCE).
     """
-    from compare_vectors import CSRModel
     from sentence_transformers.sparse_encoder.losses import CSRLoss
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+
+    from hsvae_hf.comparison import CSRModel
 
     size, width = arguments.vector_size, arguments.latent_size
     batch = torch.randn(arguments.batch_size, size)

@@ -19,6 +19,7 @@ from transformers import HfArgumentParser, set_seed
 import hsvae_hf
 from hsvae_hf.calibration import calibrate_threshold, fit_code_scale
 from hsvae_hf.cli import run
+from hsvae_hf.comparison import CSRModel
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.evaluation import probe_accuracy
@@ -128,22 +129,6 @@ def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, st
         return encode_vectors(model, vectors), float(error)
 
     return code
-
-
-class CSRModel(torch.nn.Module):
-    """What CSRLoss asks of a SparseEncoder: the autoencoder, and dot products."""
-
-    def __init__(self, autoencoder: SparseAutoEncoder) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The autoencoder's outputs."""
-        return self.autoencoder(features)
-
-    def similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Dot products."""
-        return a @ b.T
 
 
 def train_csr(rows: Rows, size: int, wanted: int, seed: int, steps: int) -> Coder:
