@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from datasets import Dataset, DatasetDict
 from matplotlib.figure import Figure
 from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification, set_seed
@@ -30,8 +31,9 @@ from hsvae_hf.training import (
 )
 from hsvae_hf.vectors import embed_dataset
 
+System = tuple[str, dict[str, Any], tuple[str, ...]]
 # name in the table: model type, fields of its configuration; the weights of its costs, where they are to be searched
-SYSTEMS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+SYSTEMS: dict[str, System] = {
     "HSVAE": ("hsvae", {}, ()),
     "VAE": ("gaussian-vae", {}, ("z_kl_weight",)),
     "VAE_L1": ("gaussian-vae", {"penalty_norm": 1}, ("z_kl_weight", "penalty_weight")),
@@ -58,7 +60,10 @@ class CompareArguments:
     output_dir: str = field(metadata={"help": "Folder of the table, the figure and every run; finished runs are kept."})
     models: list[str] = field(
         default_factory=lambda: list(SYSTEMS),
-        metadata={"help": f"Of {', '.join(SYSTEMS)}, or folders of trained models. All systems by default."},
+        metadata={
+            "help": f"Of {', '.join(SYSTEMS)}, or folders of trained models. All systems by default. A system may come "
+            "with fields of its configuration: 'HSVAE prior_alpha=1 prior_beta=4'."
+        },
     )
     seeds: int = field(default=3, metadata={"help": "Runs per model."})
     max_steps: int = field(default=1000, metadata={"help": "Training steps of every model."})
@@ -98,6 +103,7 @@ class Comparison:
 
     def __init__(self, options: CompareArguments) -> None:
         self.options, self.folder = options, Path(options.output_dir)
+        self.systems = SYSTEMS | {name: find_system(name) for name in options.models if not Path(name).is_dir()}
         limits: dict[str, Any] = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
         self.data: DatasetDict = load_text_dataset(options.dataset, **limits)
         if "label" not in self.data["train"].column_names:
@@ -123,7 +129,7 @@ class Comparison:
 
     def fields(self, system: str, weight: float | None) -> dict[str, Any]:
         """The configuration of a system, its searched weights set."""
-        _, fixed, searched = SYSTEMS[system]
+        _, fixed, searched = self.systems[system]
         options = self.options
         fields = {name: getattr(options, name) for name in ("embedding_size", "hidden_size", "word_dropout")}
         if system not in CLASSIFIERS:
@@ -134,7 +140,7 @@ class Comparison:
 
     def new_model(self, system: str, weight: float | None) -> tuple[Any, Any]:
         """An untrained model and its tokenizer."""
-        config_class, _, pretraining, classification = hsvae_hf.MODELS[SYSTEMS[system][0]]
+        config_class, _, pretraining, classification = hsvae_hf.MODELS[self.systems[system][0]]
         model_class = classification if system in CLASSIFIERS else pretraining
         fields = self.fields(system, weight)
         if system in CLASSIFIERS:
@@ -193,7 +199,7 @@ class Comparison:
 
     def result(self, system: str, weight: float | None, seed: int) -> dict[str, Any]:
         """Train and measure once; read back if that is done."""
-        trained = system not in SYSTEMS
+        trained = system not in self.systems
         name = f"{_fingerprint(system) if trained else system}{'' if weight is None else f'-{weight:.4g}'}-{seed}"
         path = self.folder / "runs" / f"{name}.json"
         if path.is_file():
@@ -233,7 +239,7 @@ class Comparison:
 
     def matched_weight(self, system: str, target: float) -> float | None:
         """The weight at which the test reconstruction comes nearest to `target`, by bisection of its logarithm."""
-        if not SYSTEMS[system][2] or self.options.search_runs == 0:
+        if not self.systems[system][2] or self.options.search_runs == 0:
             return None
         low, high, best = 1e-3, 1.0, (float("inf"), 0.0)
         for _ in range(self.options.search_runs):
@@ -246,10 +252,12 @@ class Comparison:
     def table(self) -> list[dict[str, Any]]:
         """Every model's means and standard deviations over its seeds."""
         target, rows = None, []
-        if self.options.search_runs and any(SYSTEMS[name][2] for name in self.options.models if name in SYSTEMS):
+        if self.options.search_runs and any(
+            self.systems[name][2] for name in self.options.models if name in self.systems
+        ):
             target = self.result(REFERENCE, None, 1)["reconstruction_loss"]
         for system in self.options.models:
-            weight = self.matched_weight(system, target) if system in SYSTEMS and target is not None else None
+            weight = self.matched_weight(system, target) if system in self.systems and target is not None else None
             runs = [self.result(system, weight, seed) for seed in range(1, self.options.seeds + 1)]
             names = sorted({name for found in runs for name, value in found.items() if isinstance(value, float | int)})
             values = {name: [found[name] for found in runs] for name in names if name != "weight"}
@@ -259,6 +267,25 @@ class Comparison:
             }
             rows.append({"model": system, "weight": weight, "seeds": len(runs), **row})
         return rows
+
+
+def find_system(name: str) -> System:
+    """A system by its name and fields of its configuration, which are then not searched.
+
+    Raises:
+        ValueError: if there is no such system or field.
+    """
+    base, *changes = name.split()
+    if base not in SYSTEMS:
+        raise ValueError(f"`models` must be of {', '.join(SYSTEMS)} or folders, got {name!r}; name one of them.")
+    model_type, fixed, searched = SYSTEMS[base]
+    fields: dict[str, Any] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals or not hasattr(hsvae_hf.MODELS[model_type][0], key):
+            raise ValueError(f"`models` must give fields of {model_type} as name=value, got {change!r} in {name!r}.")
+        fields[key] = yaml.safe_load(value)
+    return model_type, fixed | fields, tuple(weight for weight in searched if weight not in fields)
 
 
 def _fingerprint(folder: str) -> str:
@@ -342,9 +369,6 @@ def compare(options: CompareArguments) -> dict[str, Any]:
     Raises:
         ValueError: for an unknown model, a number below 1, or data without labels.
     """
-    for name in options.models:
-        if name not in SYSTEMS and not Path(name).is_dir():
-            raise ValueError(f"`models` must be of {', '.join(SYSTEMS)} or folders, got {name!r}; name one of them.")
     for name in ("seeds", "max_steps", "classifier_epochs", "batch_size"):
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}; choose a positive number.")

@@ -81,6 +81,17 @@ def test_a_frozen_encoder_reads_every_sentence_once(options, tokenizer, sentence
     assert not any(trained)
 
 
+def test_a_system_may_come_with_fields(options, tmp_path):
+    result = compare(options(models=["HSVAE prior_alpha=1 prior_beta=4.5 kl_estimator=mc"], seeds=1))
+    assert result["models"][0]["model"] == "HSVAE prior_alpha=1 prior_beta=4.5 kl_estimator=mc"
+    model, _ = Comparison(options(models=["HSVAE prior_beta=4.5"])).new_model("HSVAE prior_beta=4.5", None)
+    assert model.config.prior_beta == 4.5
+    assert comparison.find_system("MAT-VAE z_kl_weight=0.1")[2] == ("penalty_weight",)
+    for wrong in ("HSVAE nonsense=1", "HSVAE prior_alpha"):
+        with pytest.raises(ValueError, match="`models` must give fields of hsvae as name=value"):
+            compare(options(models=[wrong]))
+
+
 def test_weights_are_searched_towards_the_reference(options, monkeypatch):
     made = Comparison(options(search_runs=6))
     monkeypatch.setattr(
