@@ -29,7 +29,7 @@ from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 from .pooling import read_pooling
 from .saving import auto_map, write_sentence_transformers_files
 
-CONTROL_RATE = 0.01  # of the controller of `target_active_dims`: share of the log ratio that it corrects per step
+CONTROL_RATE = 0.03  # of the controller of `target_active_dims`: share of the log ratio that it corrects per step
 
 _CONVERT = (
     "Weights are read from model.safetensors alone. To convert a .bin checkpoint that you trust, run in its folder: "
