@@ -49,15 +49,22 @@ def calibrate_threshold(
     off = np.concatenate(parts).ravel()
     rank = max(1, round(target_active_dims * len(off) / model.config.latent_size))
     threshold = float(np.partition(off, (rank - 1, rank))[rank - 1 : rank + 1].mean(dtype=np.float64))
-    model.config.active_threshold = min(max(threshold, 1e-6), 1 - 1e-6)
-    return cast(float, model.config.active_threshold)
+    threshold = min(max(threshold, 1e-6), 1 - 1e-6)
+    found = float((off < threshold).sum()) * model.config.latent_size / len(off)
+    if abs(found - target_active_dims) > max(0.5, 0.1 * target_active_dims):
+        raise ValueError(
+            f"`target_active_dims` must be a number that the gates allow, got {target_active_dims}: the nearest is "
+            f"{found:.1f}, as gates of equal value cannot be told apart."
+        )
+    model.config.active_threshold = threshold
+    return threshold
 
 
 @torch.inference_mode()
 def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000) -> None:
     """Set the scale of each code dimension so that dot products of codes are near those of the vectors.
 
-    The least-squares solution over all pairs of different rows: scales `s >= 0` that minimise
+    The least-squares solution over all pairs of different rows: scales `s > 0` that minimise
     `sum_{m != n} (sum_i s_i^2 c_mi c_ni - x_m . x_n)^2`, c the unscaled codes and x the vectors. With `w = s^2` that is
     a quadratic in w with the matrix `(C^T C)^2` (element by element), less the pairs of a row with itself. Dimensions
     that no row uses get the mean scale.
@@ -80,13 +87,14 @@ def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000
     matrix = (codes.T @ codes).square() - squares.T @ squares
     target = (data.T @ codes).square().sum(0) - (squares * data.square().sum(1, keepdim=True)).sum(0)
     used = (codes != 0).any(0)
-    if not used.any():
+    if not matrix.sum() > 0:  # no two rows share a dimension
         return
     ridge = 1e-3 * matrix.diagonal()[used].mean()  # rare dimensions meet too few pairs to tell
     a, b = (matrix + ridge * torch.eye(len(matrix), device=matrix.device)).cpu().numpy(), target.cpu().numpy()
-    start = np.full(len(b), max(b.sum() / a.sum(), 1e-12))
+    even = max(b.sum() / a.sum(), 1e-12)
+    start, bounds = np.full(len(b), even), [(0.01 * even, None)] * len(b)  # a scale of 0 would switch dimensions off
     weights, _, _ = fmin_l_bfgs_b(
-        lambda w: (0.5 * w @ (product := a @ w) - b @ w, product - b), start, bounds=[(0.0, None)] * len(b), maxiter=500
+        lambda w: (0.5 * w @ (product := a @ w) - b @ w, product - b), start, bounds=bounds, maxiter=500
     )
     found = torch.from_numpy(weights).to(scale.device).sqrt()
     found[~used] = found[used].mean()

@@ -117,10 +117,8 @@ class Comparison:
         """Results of other settings must not mix in."""
         settings = {name: value for name, value in vars(self.options).items() if name not in NOT_SETTINGS}
         path = self.folder / "runs" / "settings.json"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(settings, indent=2) + "\n")
-        for name, value in json.loads(path.read_text()).items():
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        for name, value in found.items():
             if settings.get(name) != value:
                 raise ValueError(
                     f"`{name}` must stay {value!r}, as in {str(self.folder)!r}, got {settings.get(name)!r}; "
@@ -225,6 +223,9 @@ class Comparison:
             epochs = {"num_train_epochs": self.options.classifier_epochs, "learning_rate": 2e-3, "seed": seed}
             found["accuracy"] = self.classify(system, classifier, tokenizer, **epochs)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not (path.parent / "settings.json").is_file():
+            settings = {name: value for name, value in vars(self.options).items() if name not in NOT_SETTINGS}
+            (path.parent / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(found, indent=2) + "\n")
         os.replace(temporary, path)
@@ -291,6 +292,8 @@ def find_system(name: str) -> System:
 def _fingerprint(folder: str) -> str:
     """Name of a trained model that tells it from others of that name, and from itself before another training."""
     path = Path(folder).resolve()
+    if not any(path.glob("*.safetensors")):
+        raise ValueError(f"`models` must be systems or folders of trained models, got {folder!r} without weights.")
     changed = max(file.stat().st_mtime_ns for file in path.glob("*.safetensors"))
     return f"{path.name}-{zlib.crc32(f'{path} {changed}'.encode()):08x}"
 
@@ -372,6 +375,8 @@ def compare(options: CompareArguments) -> dict[str, Any]:
     for name in ("seeds", "max_steps", "classifier_epochs", "batch_size"):
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}; choose a positive number.")
+    if options.search_runs < 0:
+        raise ValueError(f"`search_runs` must be at least 0, got {options.search_runs}; 0 leaves the weights.")
     comparison = Comparison(options)
     rows = comparison.table()
     result: dict[str, Any] = {"settings": vars(options), "models": rows}

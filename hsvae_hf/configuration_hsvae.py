@@ -25,6 +25,8 @@ class HSVAEConfig(TextVAEConfig):
         gate_concentration_min: lower bound of the posterior's Beta parameters (> 0).
         gate_concentration_max: upper bound of the same. Gradients pass both bounds unchanged.
         slab_std_min: lower bound of the slab's standard deviation (> 0).
+        target_active_dims: non-zeros per code that training is to end with, on average: it adapts the weight of the
+            gate's KL, from `gamma_kl_weight` on, once the KL is annealed. None keeps the weight.
         active_threshold: a dimension is active where `E[gamma|x]` is below it, in (0, 1); the paper's Binarise is 0.5.
     """
 
@@ -39,6 +41,7 @@ class HSVAEConfig(TextVAEConfig):
     gate_concentration_min: float | int = 0.5
     gate_concentration_max: float | int = 100.0
     slab_std_min: float | int = 1e-3
+    target_active_dims: float | int | None = None
     active_threshold: float | int = 0.5
 
     def validate_gate(self) -> None:
@@ -54,6 +57,16 @@ class HSVAEConfig(TextVAEConfig):
         )
         remedy = "0.5 is the paper's"
         require(0 < self.active_threshold < 1, "active_threshold", "inside (0, 1)", self.active_threshold, remedy)
+
+    def validate_target(self) -> None:
+        """As many non-zeros as a code can have, and a weight to start from."""
+        if self.target_active_dims is None:
+            return
+        most = min(self.latent_size, self.max_active_dims or self.latent_size)
+        rule, remedy = f"between 0 and {most}", "choose fewer than `latent_size` and `max_active_dims` allow"
+        require(0 < self.target_active_dims < most, "target_active_dims", rule, self.target_active_dims, remedy)
+        rule, remedy = "positive with `target_active_dims`", "0.1 is a start"
+        require(self.gamma_kl_weight > 0, "gamma_kl_weight", rule, self.gamma_kl_weight, remedy)
 
     def validate_estimator(self) -> None:
         """The collapsed estimator integrates gamma out, which a slab conditioned on gamma does not allow."""

@@ -45,8 +45,6 @@ class TextVAEConfig(PreTrainedConfig):
         penalty_weight: weight of the latent head's penalty, if it has one (>= 0).
         free_bits: nats per latent dimension (batch mean) below which a KL costs nothing extra; 0 is off.
         word_dropout: probability that a decoder input word is replaced by the unknown word in training; 0 is off.
-        target_active_dims: non-zeros per code that training is to end with, on average: it adapts the weight of the
-            gate's KL, from `gamma_kl_weight` on, once the KL is annealed. None keeps the weight.
         max_active_dims: keep at most this many non-zero dimensions of a code, largest magnitudes first; None keeps all.
         num_samples: K, the Monte-Carlo samples of the classification head; 0 classifies the deterministic code.
         classifier_hidden_size: width of the classifier's two dense layers.
@@ -86,7 +84,6 @@ class TextVAEConfig(PreTrainedConfig):
     penalty_weight: float | int = 1.0
     free_bits: float | int = 0.0
     word_dropout: float | int = 0.0
-    target_active_dims: float | int | None = None
     max_active_dims: int | None = None
     num_samples: int = 5
     classifier_hidden_size: int = 32
@@ -168,12 +165,6 @@ class TextVAEConfig(PreTrainedConfig):
 
     def validate_weights(self) -> None:
         """Weights are not negative; word dropout is a probability below 1."""
-        if self.target_active_dims is not None:
-            rule, remedy = f"between 0 and `latent_size` ({self.latent_size})", "choose fewer than there are"
-            within = 0 < self.target_active_dims < self.latent_size
-            require(within, "target_active_dims", rule, self.target_active_dims, remedy)
-            rule, remedy = "positive with `target_active_dims`", "0.1 is a start"
-            require(self.gamma_kl_weight > 0, "gamma_kl_weight", rule, self.gamma_kl_weight, remedy)
         for name in ("z_kl_weight", "gamma_kl_weight", "penalty_weight", "free_bits"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), name, "at least 0 and finite", value, "use 0 to switch the term off")
@@ -189,4 +180,5 @@ class TextVAEConfig(PreTrainedConfig):
             remedy = "take it and `vocab_size` from the tokenizer"
             require(0 <= value < self.vocab_size, name, f"an id below `vocab_size` ({self.vocab_size})", value, remedy)
         remedy = "padding must be a token of its own"
-        require(self.pad_token_id != self.eos_token_id, "pad_token_id", "not `eos_token_id`", self.pad_token_id, remedy)
+        clash = self.decoder_type == "gru" and self.pad_token_id == self.eos_token_id
+        require(not clash, "pad_token_id", "not `eos_token_id`", self.pad_token_id, remedy)

@@ -62,7 +62,8 @@ def load_for_inference(
             source, config=config, trust_remote_code=False, output_loading_info=True
         )
         missing = [key for key in report["missing_keys"] if not (new_classifier and key.startswith("classifier."))]
-        if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        missing = [key for key in missing if key != "gamma_kl_scale"]  # what a controller of training starts with
+        if not all(weight.isfinite().all() for weight in model.state_dict().values()):
             raise ValueError("its weights hold NaN or infinity: the training that made them diverged")
         if missing:
             raise ValueError(f"it has no weights for {len(missing)} parameters such as {min(missing)!r}")
@@ -180,6 +181,12 @@ def encode_vectors(
         ValueError: if the vectors have another width, a number is below 1, or the model reads words alone.
     """
     _check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
+    if getattr(model.config, "decoder_type", None) != "vector":
+        raise ValueError("`model` must be one of `decoder_type='vector'`, got one that reads words; use `encode`.")
+    vectors = np.asarray(vectors)
+    if len(vectors) and not np.isfinite(vectors.sum(dtype=np.float64)):
+        row = next(row for row, vector in enumerate(vectors) if not np.isfinite(vector).all())
+        raise ValueError(f"`vectors` must be finite, got NaN or infinity in row {row}; drop or repair it.")
     rows = range(0, len(vectors), batch_size)
     batches = ({"vectors": np.asarray(vectors[start : start + batch_size], dtype=np.float32)} for start in rows)
     return _stack(model, [_encode_batch(model.base_model, batch, max_active_dims) for batch in batches])
@@ -199,7 +206,10 @@ def sentence_vectors(
             batch = _pad([ids[row] for row in order[start : start + batch_size]], tokenizer.pad_token_id or 0)
             tensors = (torch.from_numpy(value).to(model.device) for value in batch.values())
             parts.append(base.encoder(*tensors).float().cpu().numpy())
-    return np.concatenate(parts)[np.argsort(order)]
+    vectors = np.concatenate(parts)[np.argsort(order)]
+    if not np.isfinite(vectors).all():
+        raise ValueError("`model` must give finite vectors, got NaN or infinity; its encoder is damaged.")
+    return vectors
 
 
 def find_prompt(config: Any, name: str | None) -> str:
@@ -252,6 +262,8 @@ def encode_stream(
     if isinstance(sentences, str):
         raise ValueError(f"`sentences` must be several strings, got the single string {sentences[:50]!r}; pass a list.")
     _check_positive(batch_size=batch_size, max_active_dims=max_active_dims, max_length=max_length)
+    if tokenizer is None:
+        raise ValueError("`tokenizer` must be the model's, got None; for a model without one use `encode_vectors`.")
     prompt = find_prompt(model.config, prompt_name)
     if max_length is None and tokenizer.model_max_length < 10**9:  # the library's mark for no limit is about 1e30
         max_length = tokenizer.model_max_length
@@ -351,7 +363,7 @@ def _encode_batch(model: nn.Module, inputs: dict[str, np.ndarray], max_active_di
                 "use a model of this package."
             )
         codes = keep_largest(codes.float(), max_active_dims)  # (batch, latent_size)
-        if not codes.isfinite().all():
+        if not (codes.isfinite().all() and output.features.isfinite().all()):
             raise ValueError(
                 "`model` must give finite codes, got NaN or infinity; its weights are damaged: train again."
             )

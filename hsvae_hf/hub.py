@@ -66,7 +66,13 @@ PROBES = {"code": "the code", "gate": "the binarised gate alone", "samples": "dr
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"`folder` must hold intact files, got {str(path)!r} ({error}); write it again.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"`folder` must hold intact files, got {str(path)!r} without an object; write it again.")
+    return found
 
 
 def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) -> ModelCard:
@@ -81,7 +87,7 @@ def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) 
     folder = Path(folder)
     config = AutoConfig.from_pretrained(folder)
     report, results, settings = _read(folder, REPORT), _read(folder, RESULTS), _read(folder, SETTINGS)
-    name = settings.get("dataset", "")
+    name = settings.get("dataset") or ""
     dataset = dataset_id or HUB_IDS.get(name)
     classes = "ForSequenceClassification" in (config.architectures or [""])[0]
     rows = {SHOWN[key]: value for key, value in {**report, **results}.items() if key in SHOWN}
@@ -161,7 +167,7 @@ def _shown(value: Any) -> Any:
 
 def _evaluated(report: dict[str, Any], results: dict[str, Any]) -> str:
     found = report.get("settings", {})
-    if found:
+    if {"hsvae_hf", "split"} <= set(found) and "rows" in report:
         by = f"by `scripts/evaluate.py` of hsvae_hf {found['hsvae_hf']}"
         return f"On {report['rows']} rows, split `{found['split']}`, {by}."
     return "By the training script." if results else ""

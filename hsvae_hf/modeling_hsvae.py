@@ -42,7 +42,7 @@ class HSVAEHead(LatentHead):
 
     def __init__(self, config: HSVAEConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.target_active_dims = config, config.target_active_dims
         slab_inputs = config.feature_size + (config.latent_size if config.condition_slab_on_gate else 0)
         self.gate = Float32Linear(config.feature_size, 2 * config.latent_size)
         self.slab = Float32Linear(slab_inputs, 2 * config.latent_size)

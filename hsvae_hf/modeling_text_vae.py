@@ -87,6 +87,12 @@ class TextVAEPreTrainedModel(PreTrainedModel):
             module.init_parameters()
         if isinstance(module, VectorDecoder):
             init.constant_(module.log_std, module.initial_log_std)
+        if isinstance(module, Standardizer):
+            init.zeros_(module.mean)
+            init.ones_(module.std)
+        for name in ("code_scale", "gamma_kl_scale"):  # a checkpoint may be without them
+            if isinstance(getattr(module, name, None), Tensor):
+                init.ones_(getattr(module, name))
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: Any, is_main_process: bool = True, push_to_hub: bool = False, **kwargs: Any
@@ -173,16 +179,28 @@ class TextVAEPreTrainedModel(PreTrainedModel):
             own, place = read_pooling(str(encoder_name_or_path))
             config, folder = {"freeze_text_encoder": True, **own, **config}, place.get("subfolder", "")
         try:
-            encoder = AutoModel.from_pretrained(encoder_name_or_path, subfolder=folder, dtype=torch.float32)
+            encoder, report = AutoModel.from_pretrained(
+                encoder_name_or_path, subfolder=folder, dtype=torch.float32, output_loading_info=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(encoder_name_or_path, subfolder=folder)
         except OSError as error:
             raise ValueError(
                 "`encoder_name_or_path` must be the folder or the Hub id of a text encoder with its tokenizer, got "
                 f"{str(encoder_name_or_path)!r}; check the path, or the id and the network."
             ) from error
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+        if missing:
+            raise ValueError(
+                f"`encoder_name_or_path` must hold all weights of its encoder, got {str(encoder_name_or_path)!r} "
+                f"without {missing[0]!r} and {len(missing) - 1} more; download it again."
+            )
         words = encoder.get_input_embeddings().num_embeddings
         fields: dict[str, Any] = {"encoder_type": "transformer", "encoder_config": encoder.config, "vocab_size": words}
-        fields |= {"tie_word_embeddings": False, **special_token_ids(tokenizer), **config}
+        if config.get("decoder_type") == "vector":  # no word is predicted: only padding has to be known
+            ids = {"pad_token_id": tokenizer.pad_token_id or 0}
+        else:
+            ids = special_token_ids(tokenizer)
+        fields |= {"tie_word_embeddings": False, **ids, **config}
         model = cls(cls.config_class(**fields))
         cast(TransformerEncoder, model.base_model.encoder).adopt(encoder)
         return model
@@ -251,8 +269,9 @@ class TextVAEModel(TextVAEPreTrainedModel):
                 features = self.standardizer(features)
             output = self.latent_head(features)
             if self.config.decoder_type == "vector":
-                on = output.sparse_embedding != 0
-                output.sparse_embedding = torch.where(on, cast(Tensor, self.code_scale) * output.latent, 0.0)
+                read = torch.where(output.sparse_embedding != 0, output.latent, 0.0)
+                read = keep_largest(read, self.config.max_active_dims)
+                output.sparse_embedding = cast(Tensor, self.code_scale) * read
         output.sparse_embedding = keep_largest(output.sparse_embedding, self.config.max_active_dims)
         return output
 
@@ -274,7 +293,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
             return self.latent_head.costs(posterior, sample, self._encode)
 
     def _encode(self, inputs_embeds: Tensor) -> Tensor:
-        return self.encoder(inputs_embeds=inputs_embeds.to(self.dtype)).float()
+        features = self.encoder(inputs_embeds=inputs_embeds.to(self.dtype)).float()
+        return self.standardizer(features) if self.config.decoder_type == "vector" else features
 
 
 class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
@@ -292,7 +312,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
         self.model = self.model_class(config)
         self.decoder: Any = (GRUDecoder if config.decoder_type == "gru" else VectorDecoder)(config)
         self.kl_scale = 1.0  # set by KL annealing; training only, so that evaluation losses stay comparable
-        if config.target_active_dims is not None:
+        if self.model.latent_head.target_active_dims is not None:
             self.register_buffer("gamma_kl_scale", torch.ones(()))  # a buffer, so that a resumed run goes on with it
         self.post_init()
 
@@ -362,8 +382,9 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             sample = self.model.sample(posterior)
             nats, num_tokens = self.decoder(sample["z"], *targets)
             terms = {"num_tokens": num_tokens}
-        if self.training and self.config.target_active_dims is not None:
-            self._control(posterior.sparse_embedding)
+        target = self.model.latent_head.target_active_dims
+        if self.training and target is not None:
+            self._control(posterior.sparse_embedding, target)
         reconstruction_loss = nats / len(sample["z"])
         costs = self.model.costs(posterior, sample)
         loss = reconstruction_loss.float() + self._weighted(costs)
@@ -388,12 +409,12 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
         return labels, ignore
 
     @torch.no_grad()
-    def _control(self, codes: Tensor) -> None:
+    def _control(self, codes: Tensor, target: float) -> None:
         """Move the weight of the gate's KL to where codes have `target_active_dims` non-zeros on average."""
         if self.kl_scale < 1.0:
             return
         active = (codes != 0).float().sum(-1).mean()
-        ratio = (active / self.config.target_active_dims).clamp(0.25, 4.0)
+        ratio = (active / target).clamp(0.25, 4.0)
         cast(Tensor, self.gamma_kl_scale).mul_(ratio**CONTROL_RATE).clamp_(1e-4, 1e4)
 
     def _weighted(self, costs: dict[str, Tensor]) -> Tensor | float:
@@ -404,7 +425,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
                 if self.config.free_bits > 0:
                     per_dimension = per_dimension.clamp_min(self.config.free_bits)
                 cost = per_dimension.sum() * (self.kl_scale if self.training else 1.0)
-                if name == "gamma_kl" and self.config.target_active_dims is not None:
+                if name == "gamma_kl" and self.model.latent_head.target_active_dims is not None:
                     cost = cost * cast(Tensor, self.gamma_kl_scale)
             total = total + getattr(self.config, f"{name}_weight") * cost
         return total
@@ -590,6 +611,8 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             posterior = self.model(input_ids, attention_mask, inputs_embeds, vectors)
             samples = max(self.config.num_samples, 1)
             z = posterior.sparse_embedding
+            if self.config.decoder_type == "vector":  # on the scale of the draws, whatever the code's
+                z = torch.where(z != 0, posterior.latent, 0.0)
             if self.config.num_samples > 0:
                 fields = {name: value.repeat_interleave(samples, dim=0) for name, value in posterior.items()}
                 z = self.model.sample(type(posterior)(**fields))["z"]

@@ -54,6 +54,9 @@ class VSCConfig(TextVAEConfig):
             require(0 < value < float("inf"), name, "positive and finite", value, "choose a value above 0")
         for name in ("num_pseudo_inputs", "pseudo_length"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name), "choose a positive number")
+        sentences = self.pseudo_inputs == "sentences" and self.encoder_type == "vector"
+        remedy = "there is no encoder to read sentences"
+        require(not sentences, "pseudo_inputs", "'features' without an encoder", self.pseudo_inputs, remedy)
         for name in ("prior_activity", "active_threshold"):
             require(0 < getattr(self, name) < 1, name, "inside (0, 1)", getattr(self, name), "leave it out")
         value = self.anneal_fraction

@@ -7,6 +7,10 @@ import torch
 from torch import Tensor
 from transformers.utils import cached_file
 
+TOKEN_FILES = [  # sentence-transformers named it after the model once
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+]
 POOLING = {"mean": "mean", "cls": "cls", "lasttoken": "last"}  # names of sentence-transformers: ours
 
 
@@ -34,7 +38,10 @@ def _read(name_or_path: str, file: str) -> Any:
     if path is None:
         return {}
     with open(path, encoding="utf-8") as opened:
-        return json.load(opened)
+        try:
+            return json.load(opened)
+        except ValueError as error:
+            raise ValueError(f"`encoder_name_or_path` must be intact, got a damaged {path!r} ({error}).") from error
 
 
 def read_pooling(name_or_path: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -48,11 +55,21 @@ def read_pooling(name_or_path: str) -> tuple[dict[str, Any], dict[str, Any]]:
         transformer and tokenizer are: `subfolder` and, if the folder limits the tokens, `max_length`.
 
     Raises:
-        ValueError: if it does what this package does not.
+        ValueError: if it does what this package does not, or its files are damaged.
     """
     modules = _read(name_or_path, "modules.json")
     if not modules:
         return {}, {}
+    try:
+        return _read_modules(name_or_path, modules)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"`encoder_name_or_path` must be a sentence-transformers model, got {name_or_path!r} with files that "
+            f"cannot be understood ({type(error).__name__}: {error}); save it again."
+        ) from error
+
+
+def _read_modules(name_or_path: str, modules: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     def refuse(found: str) -> ValueError:
         return ValueError(
@@ -74,12 +91,13 @@ def read_pooling(name_or_path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if len(modes) != 1 or modes[0] not in POOLING:
         raise refuse(f"{' and '.join(map(str, modes)) or 'no'} pooling")
     own = _read(name_or_path, "config_sentence_transformers.json")
-    prompts = {name: text for name, text in (own.get("prompts") or {}).items() if text}
+    prompts = dict((own.get("prompts") or {}).items())
     default = own.get("default_prompt_name")
-    if prompts and not settings.get("include_prompt", True):
+    if any(prompts.values()) and not settings.get("include_prompt", True):
         raise refuse("prompts that its pooling leaves out")
     folder = modules[0].get("path", "")
-    tokens = _read(name_or_path, f"{folder}/sentence_bert_config.json" if folder else "sentence_bert_config.json")
+    files = (f"{folder}/{name}" if folder else name for name in TOKEN_FILES)
+    tokens: dict[str, Any] = next((found for file in files if (found := _read(name_or_path, file))), {})
     if tokens.get("do_lower_case"):
         raise refuse("lower-casing outside its tokenizer")
     fields = {"pooling": POOLING[modes[0]], "normalize_vectors": len(kinds) == 3, "prompts": prompts or None}

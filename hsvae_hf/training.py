@@ -397,6 +397,24 @@ def check_resumable(checkpoint: str, options: dict[str, Any]) -> None:
         ) from error
 
 
+def check_same_vectors(checkpoint: str, model: nn.Module) -> None:
+    """Make sure that a resumed run goes on with the vectors it was started with.
+
+    Their statistics change with the text, the encoder, the prompt, the length and the split.
+
+    Raises:
+        ValueError: if the standardizer of `model`, of the vectors now, is not that of `checkpoint`.
+    """
+    now: Any = model.get_submodule("model.standardizer")
+    with safe_open(Path(checkpoint) / SAFE_WEIGHTS_NAME, framework="pt") as weights:
+        for name in ("mean", "std"):
+            if not torch.allclose(weights.get_tensor(f"model.standardizer.{name}"), getattr(now, name), atol=1e-4):
+                raise ValueError(
+                    f"`resume_from_checkpoint` must be a run on the same vectors, got {checkpoint!r} of others; resume "
+                    "with the data, encoder, prompt, length and seed that it was started with."
+                )
+
+
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     """Share of sentences whose most probable class is theirs, for the Trainer's `compute_metrics`."""
     return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset, Features, List, Value, config
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.data import VALIDATION_SHARE, TextCollator, tokenize_dataset
 from hsvae_hf.encoding import load_tokenizer, sentence_vectors
@@ -39,6 +39,7 @@ VECTOR_DEFAULTS: dict[str, Any] = {
     "train_sampling_strategy": "random",
 }
 HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "text-encoder": {"latent_size": 0},  # its features' own
     "hsvae": {"prior_alpha": 10.0, "prior_beta": 0.2, "kl_estimator": "collapsed"},
 }
 
@@ -94,7 +95,7 @@ def load_vectors(path: str | Path) -> np.ndarray:
             raise ValueError(f"it has the shape {found.shape}")
         if not np.isfinite(found).all():
             raise ValueError("it holds NaN or infinity")
-    except (ValueError, TypeError, EOFError, pa.ArrowException) as error:
+    except (ValueError, TypeError, IndexError, EOFError, pa.ArrowException) as error:
         raise ValueError(
             f"`vectors` must hold finite numbers, (rows, size), got {str(path)!r}: {error}; write it again."
         ) from error
@@ -106,6 +107,9 @@ def split_vectors(
 ) -> dict[str, np.ndarray]:
     """Split rows into `train` and `validation` (5%), drawn with `seed`, of at most so many rows each."""
     order = np.random.default_rng(seed).permutation(len(vectors))
+    for name, limit in (("max_train_samples", max_train_samples), ("max_samples", max_samples)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {limit}; leave it out to take all rows.")
     size = max(1, int(VALIDATION_SHARE * len(vectors)))
     if len(vectors) < 2:
         raise ValueError(f"`vectors` must have at least 2 rows, got {len(vectors)}; one is for validation.")
@@ -120,9 +124,11 @@ def load_encoder_tokenizer(name_or_path: str, max_length: int | None = None) -> 
         max_length: tokens per sentence; None takes what the encoder itself says.
     """
     place = read_pooling(name_or_path)[1]
-    tokenizer = load_tokenizer(name_or_path, place.get("subfolder", ""))
-    limit = min(tokenizer.model_max_length, place.get("max_length") or tokenizer.model_max_length)
-    tokenizer.model_max_length = max_length or limit
+    folder = place.get("subfolder", "")
+    tokenizer = load_tokenizer(name_or_path, folder)
+    positions = getattr(AutoConfig.from_pretrained(name_or_path, subfolder=folder), "max_position_embeddings", None)
+    limits = (max_length, place.get("max_length"), min(tokenizer.model_max_length, positions or 10**9))
+    tokenizer.model_max_length = next(limit for limit in limits if limit)
     return tokenizer
 
 
@@ -149,18 +155,24 @@ def embed_dataset(
     size = model.config.feature_size
     fingerprint = hashlib.sha256()
     for part in _dependencies(dataset, model, tokenizer):
+        fingerprint.update(len(part).to_bytes(8, "little"))  # else two parts could share their border
         fingerprint.update(part)
-        fingerprint.update(b"\0")
     name = fingerprint.hexdigest()[:32]
     folder = Path(config.HF_DATASETS_CACHE) / "sentence_vectors"
     folder.mkdir(parents=True, exist_ok=True)
+    cache = folder / f"{name}.arrow"
+    try:
+        if cache.exists():
+            Dataset.from_file(str(cache))
+    except pa.ArrowException:  # a disk that was full, say
+        cache.unlink()
     found = dataset.select_columns(["text"]).map(
         lambda rows: {"vectors": sentence_vectors(model, tokenizer, rows["text"], batch_size)},
         batched=True,
         batch_size=1024,
         remove_columns=["text"],
         features=Features({"vectors": List(Value("float32"), length=size)}),
-        cache_file_name=str(folder / f"{name}.arrow"),
+        cache_file_name=str(cache),
         load_from_cache_file=True,
         new_fingerprint=name,
         desc="Sentence vectors",
@@ -175,10 +187,14 @@ def _dependencies(dataset: Dataset, model: PreTrainedModel, tokenizer: PreTraine
     encoder: Any = model.base_model.encoder
     for name, weight in encoder.state_dict().items():
         yield name.encode()
-        yield weight.contiguous().view(torch.uint8).cpu().numpy().tobytes()
+        yield weight.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
+    yield model.config.encoder_config.to_json_string().encode()
     settings = ("pooling", "normalize_vectors", "prompts", "default_prompt_name")
     yield repr([getattr(model.config, setting) for setting in settings]).encode()
-    yield repr(tokenizer.model_max_length).encode()
+    yield repr((tokenizer.model_max_length, tokenizer.truncation_side, type(tokenizer).__name__)).encode()
+    if not tokenizer.is_fast:
+        yield json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
+        return
     calls = {"truncation": None, "padding": None}  # of the last call
     yield json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()) | calls, sort_keys=True).encode()
 

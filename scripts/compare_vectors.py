@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +74,11 @@ class Rows:
     test: np.ndarray
     test_labels: np.ndarray
 
+    def checksum(self) -> str:
+        """What tells these rows from others, of another encoder, say."""
+        parts = (self.train, self.train_labels, self.validation, self.test, self.test_labels)
+        return f"{zlib.crc32(b''.join(part.tobytes() for part in parts)):08x}"
+
 
 Coder = Callable[[np.ndarray], tuple[sparse.csr_matrix, float]]  # vectors to codes, and their squared error
 
@@ -83,6 +90,8 @@ def load_rows(options: Options, dataset: str) -> Rows:
     )
     tokenizer = load_encoder_tokenizer(options.encoder_name_or_path, options.max_length)
     splits = load_text_dataset(dataset, max_train_samples=options.max_train_samples, max_samples=options.max_samples)
+    if not {"train", "validation", "test"} <= set(splits) or "label" not in splits["test"].column_names:
+        raise ValueError(f"`dataset` must have a test split and labels, got {dataset!r} without; choose another.")
     train, validation, test = (
         embed_dataset(splits[name], model.eval(), tokenizer) for name in ("train", "validation", "test")
     )
@@ -103,9 +112,9 @@ def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, st
     model.model.standardizer.fit(torch.from_numpy(rows.train))
     settings = ("learning_rate", "lr_scheduler_type", "weight_decay", "kl_annealing", "kl_warmup_steps")
     settings += ("train_sampling_strategy",)
-    with staged_folder(Path("runs")) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         arguments = TextVAETrainingArguments(
-            output_dir=str(folder / "trainer"),
+            output_dir=folder,
             max_steps=steps,
             per_device_train_batch_size=BATCH_SIZE,
             eval_strategy="no",
@@ -189,7 +198,7 @@ def run_all(options: Options, dataset: str, rows: Rows) -> list[dict[str, Any]]:
     grid = itertools.product(range(1, options.seeds + 1), options.latent_sizes, options.active_dims, options.systems)
     for seed, size, wanted, system in grid:
         settings = {"dataset": Path(dataset).name, "system": system, "latent_size": size, "wanted": wanted}
-        settings |= {"seed": seed, "max_steps": options.max_steps, "rows": len(rows.train)}
+        settings |= {"seed": seed, "max_steps": options.max_steps, "rows": len(rows.train), "vectors": rows.checksum()}
         path = folder / ("-".join(str(value) for value in settings.values()) + ".json")
         if not path.is_file():
             arguments = (rows, size, wanted, seed, options.max_steps)
@@ -266,6 +275,12 @@ def main() -> None:
     """Train what is not there yet; write the table and the figure."""
     (options,) = HfArgumentParser(Options, description=__doc__).parse_args_into_dataclasses()
     torch.set_flush_denormal(True)
+    for system in options.systems:
+        if system not in STYLES:
+            raise ValueError(f"`systems` must be of {', '.join(STYLES)}, got {system!r}; name one of them.")
+    most = min(options.latent_sizes)
+    if options.seeds < 1 or not 0 < min(options.active_dims) <= max(options.active_dims) < most:
+        raise ValueError(f"`active_dims` must be from 1 to {most - 1}, and `seeds` at least 1; choose such.")
     results = [row for name in options.dataset for row in run_all(options, name, load_rows(options, name))]
     summary = summarise(results)
     with staged_folder(options.output_dir) as folder:

@@ -128,6 +128,8 @@ def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterator[Any]]:
     """The model and the codes of the input, block by block."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.input.suffix == ".npy":
+        if args.prompt_name is not None:
+            raise ValueError("`prompt_name` must be left out with vectors: there is no text for it to go before.")
         vectors = load_vectors(args.input)
         model = load_for_inference(args.model_name_or_path)[0].to(device)
         return model, iter([encode_vectors(model, vectors, args.batch_size, args.max_active_dims)])

@@ -49,6 +49,8 @@ def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Datase
     """Name of the split to report on, the rows that probes learn from, the rows to report on."""
     if (options.dataset is None) == (options.vectors is None):
         raise ValueError("Give exactly one of `dataset` and `vectors`, got both or neither.")
+    if options.vectors is not None and options.max_samples is not None:
+        raise ValueError("`max_samples` must be left out with `vectors`: all rows are reported on.")
     if options.vectors is not None:
         return "all", None, Dataset.from_dict({"vectors": load_vectors(options.vectors)})
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}

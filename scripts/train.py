@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
@@ -23,6 +24,7 @@ from hsvae_hf.training import (
     TextVAETrainingArguments,
     check_output_dir,
     check_resumable,
+    check_same_vectors,
     run_settings,
     save_run,
 )
@@ -109,7 +111,10 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
         )
     parser = HfArgumentParser((DataArguments, config_arguments(hsvae_hf.MODELS[name][0]), TextVAETrainingArguments))
     if known.decoder_type == "vector" or known.vectors is not None:
-        parser.set_defaults(decoder_type="vector", **VECTOR_DEFAULTS, **HEAD_DEFAULTS.get(name, {}))
+        defaults = VECTOR_DEFAULTS | HEAD_DEFAULTS.get(name, {}) | {"decoder_type": "vector"}
+        if any(word.startswith(("--num_train_epochs", "--num-train-epochs")) for word in sys.argv):
+            defaults["max_steps"] = -1  # epochs are what was asked for
+        parser.set_defaults(**defaults)
     elif known.encoder_name_or_path is not None:
         parser.set_defaults(learning_rate=ENCODER_LEARNING_RATE, tie_word_embeddings=False)
     data, flags, arguments = parser.parse_args_into_dataclasses()
@@ -175,6 +180,18 @@ def prepare_vectors(data: DataArguments, flags: dict[str, Any], seed: int, check
     return model, tokenizer, {name: VectorDataset(split) for name, split in vectors.items()}, collate_vectors
 
 
+def check_schedule(flags: dict[str, Any], arguments: TextVAETrainingArguments) -> None:
+    """Refuse a schedule that the model cannot follow."""
+    if arguments.train_sampling_strategy == "group_by_length" and flags["decoder_type"] == "vector":
+        raise ValueError("`train_sampling_strategy` must be random with vectors: they have no length.")
+    late = arguments.kl_annealing == "linear" and 0 < arguments.max_steps <= arguments.kl_warmup_steps
+    if late and flags.get("target_active_dims") is not None:
+        raise ValueError(
+            "`kl_warmup_steps` must be below `max_steps` with `target_active_dims`, which acts after the warm-up; got "
+            f"{arguments.kl_warmup_steps} and {arguments.max_steps}."
+        )
+
+
 def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
     """Refuse arguments that contradict each other, before anything is read."""
     if (data.dataset is None) == (data.vectors is None):
@@ -194,6 +211,9 @@ def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
         raise ValueError(
             "`encoder_name_or_path` must be given with `decoder_type` 'vector' and a data set, and not with `vectors`."
         )
+    ignored = [name for name in ("prompt_name", "text_column", "max_length") if getattr(data, name) is not None]
+    if data.vectors is not None and ignored:
+        raise ValueError(f"`{ignored[0]}` must be left out with `vectors`: there is no text.")
     if data.streaming:
         raise ValueError("`streaming` must be off with `decoder_type` 'vector': the vectors are computed once, before.")
 
@@ -202,6 +222,7 @@ def main() -> None:
     """Parse, train, evaluate, save."""
     data, flags, arguments = parse_arguments()
     check_input(data, flags)
+    check_schedule(flags, arguments)
     sources = (data.dataset, data.vectors, data.tokenizer_name_or_path, data.encoder_name_or_path)
     checkpoint = check_output_dir(arguments, sources)
     set_seed(arguments.seed)
@@ -209,8 +230,11 @@ def main() -> None:
     with arguments.main_process_first():
         model, tokenizer, splits, collator = prepare(data, flags, arguments.seed, checkpoint)
     if checkpoint is not None:
-        names = ("model_type", "vocab_size", *flags)
+        names = ("model_type", "vocab_size", "encoder_type", "vector_size", "pooling", "normalize_vectors", "prompts")
+        names += ("default_prompt_name", *flags)
         check_resumable(checkpoint, {name: getattr(model.config, name) for name in names})
+        if flags["decoder_type"] == "vector":
+            check_same_vectors(checkpoint, model)
     if "validation" not in splits:
         arguments.eval_strategy = "no"
     trainer = TextVAETrainer(

@@ -71,6 +71,11 @@ def main() -> None:
         num_samples=options.num_samples,
         freeze_encoder=options.freeze_encoder,
     )
+    if tokenizer is None:
+        raise ValueError(
+            f"`model_name_or_path` must be a model that reads text, got {options.model_name_or_path!r}, which takes "
+            "vectors alone; use one with its encoder."
+        )
     if checkpoint is not None:
         check_resumable(checkpoint, {name: getattr(model.config, name) for name in KEPT})
     splits = {name: dataset[name] for name in ("train", "validation", "test") if name in dataset}

@@ -75,6 +75,7 @@ FAMILIES = [
     family("vae-vector", "gaussian-vae", **frozen()),
     family("mat-vae-vector", "mat-vae", **frozen()),
     family("vsc-vector", "vsc", **frozen()),
+    family("vsc-sentences-vector", "vsc", pseudo_inputs="sentences", **frozen()),
     family("sdlgm-vector", "sdlgm", sparsity_cap=3, **frozen()),
     family("sparsemax-ae-vector", "sparsemax-ae", **frozen()),
     family("text-encoder-vector", "text-encoder", latent_size=16, **frozen()),

@@ -12,6 +12,7 @@ import torch
 import transformers
 from datasets import Dataset
 from families import FAMILIES, bert
+from safetensors.torch import load_file, save_file
 from scipy import sparse
 from scipy.optimize import nnls
 from sentence_transformers import SentenceTransformer, SparseEncoder
@@ -29,7 +30,7 @@ from hsvae_hf.pooling import read_pooling
 from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer, load_vectors
 
 ROOT = Path(__file__).parent.parent
-VECTOR_FAMILIES = [family for family in FAMILIES if not family.words]
+VECTOR_FAMILIES = [family for family in FAMILIES if not family.words and "sentences" not in family.name]
 SENTENCES = ["the cat sees a dog", "one", "", "paris has a river and the road to rome is long"]
 
 
@@ -184,7 +185,9 @@ def test_prompts_are_kept_and_used_everywhere(encoder, tmp_path):
     model.config.default_prompt_name = None
     assert (hsvae_hf.encode(model, tokenizer, bare) != codes).nnz == 0
     assert (hsvae_hf.encode(model, tokenizer, SENTENCES, prompt_name="query") != codes).nnz == 0
-    with pytest.raises(ValueError, match=r"`prompt_name` must be one of \['query'\], got 'passage'"):
+    model.config.default_prompt_name = "query"
+    assert (hsvae_hf.encode(model, tokenizer, bare, prompt_name="document") != codes).nnz == 0
+    with pytest.raises(ValueError, match=r"`prompt_name` must be one of \['document', 'query'\], got 'passage'"):
         hsvae_hf.encode(model, tokenizer, SENTENCES, prompt_name="passage")
 
 
@@ -391,6 +394,9 @@ def test_from_vectors_to_codes(tmp_path):
         ([], "exactly one of `dataset` and `vectors`"),
         (["--dataset", "docstrings", "--decoder_type", "vector"], "`encoder_name_or_path` must be given"),
         (["--dataset", "docstrings", "--prompt_name", "query"], "`decoder_type` must be 'vector'"),
+        (["--vectors", "x.npy", "--max_length", "9"], "`max_length` must be left out with `vectors`"),
+        (["--vectors", "x.npy", "--train_sampling_strategy", "group_by_length"], "must be random with vectors"),
+        (["--vectors", "x.npy", "--target_active_dims", "9", "--max_steps", "500"], "`kl_warmup_steps` must be below"),
     ],
 )
 def test_contradicting_arguments_are_named(arguments, message, tmp_path):
@@ -504,3 +510,141 @@ def test_training_ends_with_the_wanted_number_of_active_dimensions(wanted):
     before = model.gamma_kl_scale.clone()
     model(vectors=vectors)  # evaluation leaves the controller alone
     assert torch.equal(model.gamma_kl_scale, before)
+
+
+def small(model_type="hsvae", **config):
+    config_class, _, model_class, _ = hsvae_hf.MODELS[model_type]
+    sizes = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector", "latent_size": 6}
+    return model_class(config_class(**sizes, tie_word_embeddings=False, **config)).eval()
+
+
+def test_what_a_checkpoint_lacks_starts_at_one(tmp_path):
+    small().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.code_scale"], weights["model.standardizer.std"], weights["model.standardizer.mean"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    model = AutoModelForPreTraining.from_pretrained(tmp_path, target_active_dims=3)
+    assert model.gamma_kl_scale == 1
+    assert torch.equal(model.model.code_scale, torch.ones(6))
+    assert torch.equal(model.model.standardizer.std, torch.ones(5))
+    assert torch.equal(model.model.standardizer.mean, torch.zeros(5))
+
+
+def test_a_classifier_reads_codes_on_the_scale_of_its_draws(tmp_path):
+    model = small()
+    model.model.code_scale.copy_(torch.tensor([0.1, 9.0, 0.5, 2.0, 3.0, 0.01]))
+    model.save_pretrained(tmp_path)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3, num_samples=0).eval()
+    seen = []
+    classifier.classifier.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    vectors = torch.randn(8, 5)
+    classifier(vectors=vectors)
+    assert torch.equal(seen[0], model.model(vectors=vectors).latent)
+
+
+def test_pseudo_sentences_are_standardised_as_sentences_are():
+    family = next(family for family in FAMILIES if family.name == "vsc-sentences-vector")
+    model = family.model(family.config()).eval()
+    model.standardizer.fit(torch.randn(50, 16) * 100 + 1000)
+    embeds = model.get_input_embeddings()(torch.tensor([[5, 6, 1]]))
+    torch.testing.assert_close(model._encode(embeds), model(torch.tensor([[5, 6, 1]])).features)
+    with pytest.raises(Exception, match="`pseudo_inputs` must be 'features' without an encoder"):
+        model.without_encoder()
+
+
+@pytest.mark.parametrize("model_type", list(hsvae_hf.MODELS))
+def test_damaged_vectors_are_named(model_type):
+    options = {"sparsity_cap": 3} if model_type == "sdlgm" else {}
+    config_class, _, model_class, _ = hsvae_hf.MODELS[model_type]
+    size = 5 if model_type == "text-encoder" else 6
+    sizes = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector", "latent_size": size}
+    model = model_class(config_class(**sizes, tie_word_embeddings=False, **options))
+    vectors = np.ones((4, 5), dtype=np.float32)
+    vectors[2, 3] = np.nan
+    with pytest.raises(ValueError, match="`vectors` must be finite, got NaN or infinity in row 2"):
+        encode_vectors(model, vectors)
+
+
+def test_words_are_not_taken_for_vectors():
+    with pytest.raises(ValueError, match="`model` must be one of `decoder_type='vector'`"):
+        encode_vectors(FAMILIES[0].pretraining(FAMILIES[0].config()), np.zeros((2, 12), dtype=np.float32))
+
+
+def test_a_scale_that_cannot_be_told_stays(tmp_path):
+    model = small()
+    fit_code_scale(model, np.zeros((1, 5), dtype=np.float32))
+    assert torch.equal(model.model.code_scale, torch.ones(6))
+
+
+def test_gates_of_equal_value_cannot_be_told_apart():
+    model = small()
+    with torch.no_grad():
+        model.model.latent_head.gate.weight.zero_()
+    with pytest.raises(ValueError, match="`target_active_dims` must be a number that the gates allow, got 3"):
+        calibrate_threshold(model, None, Dataset.from_dict({"vectors": np.random.rand(9, 5).tolist()}), 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model, tokenizer, texts: setattr(tokenizer, "truncation_side", "left"),
+        lambda m, t, texts: texts.reverse(),
+    ],
+)
+def test_the_cache_is_not_taken_for_what_differs(encoder, tmp_path, monkeypatch, change):
+    monkeypatch.setattr(vectors_module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    model, tokenizer = vector_model(encoder), load_encoder_tokenizer(str(encoder), 4)
+    texts = ["one\0two", "the cat sees a dog"]
+    first = embed_dataset(Dataset.from_dict({"text": texts}), model, tokenizer)
+    change(model, tokenizer, texts)
+    again = embed_dataset(Dataset.from_dict({"text": texts}), model, tokenizer)
+    np.testing.assert_allclose(again, sentence_vectors(model, tokenizer, texts), atol=1e-6)
+    assert not np.allclose(again, first)
+    assert len(embed_dataset(Dataset.from_dict({"text": ["one", "two"]}), model, tokenizer)) == 2
+
+
+def test_a_damaged_cache_is_made_again(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(vectors_module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    model, tokenizer = vector_model(encoder), load_encoder_tokenizer(str(encoder))
+    first = embed_dataset(Dataset.from_dict({"text": SENTENCES}), model, tokenizer)
+    (cache,) = (tmp_path / "cache/sentence_vectors").glob("*.arrow")
+    cache.write_bytes(cache.read_bytes()[:40])
+    np.testing.assert_array_equal(embed_dataset(Dataset.from_dict({"text": SENTENCES}), model, tokenizer), first)
+
+
+def test_a_run_goes_on_with_its_own_vectors_only(tmp_path):
+    generator = np.random.default_rng(0)
+    for name, shift in (("a", 0), ("b", 7)):
+        np.save(tmp_path / f"{name}.npy", generator.normal(size=(40, 5)) + shift)
+    script("train", "--vectors", tmp_path / "a.npy", *TRAIN, "--output_dir", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoint-4")
+    resume = ["--output_dir", tmp_path / "run", "--resume_from_checkpoint", "true"]
+    with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a run on the same vectors"):
+        script("train", "--vectors", tmp_path / "b.npy", *TRAIN, *resume)
+    with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a run on the same vectors"):
+        script("train", "--vectors", tmp_path / "a.npy", *TRAIN, *resume, "--seed", "3")
+    script("train", "--vectors", tmp_path / "a.npy", *TRAIN, *resume)
+
+
+def test_encoders_without_an_unknown_word_and_old_files(encoder, tmp_path):
+    as_sentence_transformers(encoder)
+    (encoder / "sentence_bert_config.json").rename(encoder / "sentence_distilbert_config.json")
+    assert load_encoder_tokenizer(str(encoder)).model_max_length == 7
+    settings = json.loads((encoder / "tokenizer_config.json").read_text())
+    settings.pop("unk_token", None)
+    (encoder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert vector_model(encoder).config.decoder_type == "vector"
+    (encoder / "modules.json").write_text("{}x")
+    with pytest.raises(ValueError, match="`encoder_name_or_path` must be intact, got a damaged"):
+        read_pooling(str(encoder))
+    (encoder / "modules.json").write_text('[{"idx": 0}]')
+    with pytest.raises(ValueError, match="files that cannot be understood"):
+        read_pooling(str(encoder))
+
+
+def test_half_an_encoder_is_refused(encoder):
+    weights = load_file(encoder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, encoder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="`encoder_name_or_path` must hold all weights of its encoder"):
+        vector_model(encoder)
