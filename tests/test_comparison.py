@@ -103,7 +103,9 @@ def test_weights_are_searched_towards_the_reference(options, monkeypatch):
 
 
 def test_runs_of_other_settings_do_not_mix_in(options):
-    Comparison(options())
+    with pytest.raises(Exception, match="`word_dropout` must be"):
+        compare(options(models=["VAE"], word_dropout=1.0))
+    compare(options(models=["Simple"], seeds=1))  # what was refused has left no trace
     Comparison(options(seeds=5, models=["VAE"]))
     with pytest.raises(ValueError, match=re.escape("`latent_size` must stay 6")):
         Comparison(options(latent_size=7))
