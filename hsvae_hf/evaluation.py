@@ -191,7 +191,7 @@ def evaluate_model(
         accuracy["majority"] = float((truth == np.bincount(labels).argmax()).mean())
         if "text" in train.column_names:
             accuracy["tfidf"] = tfidf_accuracy(train, test)
-        report["accuracy"] = accuracy | {"train_rows": len(train)}
+        report |= {"accuracy": accuracy, "probe_rows": len(train)}
     return report
 
 

@@ -104,13 +104,14 @@ def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) 
         model_name=title if rows else None,
         eval_results=_eval_results(own, dataset or Path(name).name or "unknown", classes) or None,
     )
+    words = config.encoder_type == "gru"
     limits = (
-        f"Trained {'' if classes else 'without labels '}on the text named above: its vocabulary and subjects are those "
-        "of that text"
+        f"Trained {'' if classes else 'without labels '}on the text named above: its {'vocabulary and ' * words}"
+        "subjects are those of that text"
         if settings or dataset
-        else "Its vocabulary and subjects are those of its training text"
+        else f"Its {'vocabulary and ' * words}subjects are those of its training text"
     )
-    limits += ", and words outside its vocabulary are unknown to it." if config.encoder_type == "gru" else "."
+    limits += ", and words outside its vocabulary are unknown to it." if words else "."
     if "active_threshold" in config.to_dict():
         limits += " Dimensions have no names; which sentences switch one on is a matter of looking."
     return ModelCard.from_template(
@@ -155,7 +156,8 @@ def _model_rows(config: Any) -> list[tuple[str, Any]]:
     rows += [("reconstructs", "the encoder's vector")] if vectors else [("vocabulary", config.vocab_size)]
     own = {item.name for item in fields(config)} - {item.name for item in fields(TextVAEConfig)}
     shared = {"z_kl_weight", "gamma_kl_weight", "penalty_weight", "word_dropout", "free_bits"}
-    return rows + [(name, getattr(config, name)) for name in sorted(own | shared)]
+    values = [(name, getattr(config, name)) for name in sorted(own | shared)]
+    return rows + [(name, value) for name, value in values if value is not None]
 
 
 def _shown(value: Any) -> Any:

@@ -209,7 +209,7 @@ class TextVAEPreTrainedModel(PreTrainedModel):
 class TextVAEModel(TextVAEPreTrainedModel):
     """Encoder and latent head: sentences in, sparse codes out."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\.", "gamma_kl_scale"]
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__(config)
@@ -548,7 +548,7 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
 
     _auto_class = "AutoModelForSequenceClassification"
     model_class: type[TextVAEModel]
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", "gamma_kl_scale"]
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__(config)

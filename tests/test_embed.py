@@ -156,7 +156,7 @@ def test_the_input_is_never_replaced(embed, capfd):
         ("in.jsonl", b'{"text": "\\ud83d"}\n', "surrogate pair at index 0"),
         ("in.jsonl", b'{"text": 5}\n', "got int '5' at index 0"),
         ("in.parquet", b"PAR1 no more", "in.parquet, damaged after row 0"),
-        ("in.doc", b"a\n", "`input` must end in one of .txt, .jsonl, .csv, .parquet, got 'in.doc'"),
+        ("in.doc", b"a\n", "`input` must end in one of .txt, .jsonl, .csv, .parquet, .npy, got 'in.doc'"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(embed, capfd, name, content, words):
