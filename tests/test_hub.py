@@ -236,7 +236,10 @@ def test_card_of_a_classifier_says_so_and_names_no_path(classifier_folder, tmp_p
     assert "somebody" not in text
 
 
-@pytest.mark.parametrize("folder", sorted((ROOT / "model_cards").glob("*/")), ids=lambda folder: folder.name)
+CARDS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/config.json"))
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
 def test_the_committed_cards_are_what_their_files_give(folder):
     assert (folder / "README.md").read_text(encoding="utf-8") == str(model_card(folder, f"hsvae-hf/{folder.name}"))
 
