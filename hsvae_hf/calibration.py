@@ -9,7 +9,7 @@ from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hsvae_hf.vectors import input_batches
+from hsvae_hf.batches import input_batches
 
 
 @torch.inference_mode()

@@ -113,9 +113,13 @@ class Comparison:
         self.words = train_tokenizer(self.data["train"]["text"][:], options.vocab_size, options.max_length)
         self._check_settings()
 
+    def _fixed_settings(self) -> dict[str, Any]:
+        """What must not change between calls on one folder."""
+        return {name: value for name, value in vars(self.options).items() if name not in NOT_SETTINGS}
+
     def _check_settings(self) -> None:
         """Results of other settings must not mix in."""
-        settings = {name: value for name, value in vars(self.options).items() if name not in NOT_SETTINGS}
+        settings = self._fixed_settings()
         path = self.folder / "runs" / "settings.json"
         found = json.loads(path.read_text()) if path.is_file() else {}
         for name, value in found.items():
@@ -224,8 +228,7 @@ class Comparison:
             found["accuracy"] = self.classify(system, classifier, tokenizer, **epochs)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (path.parent / "settings.json").is_file():
-            settings = {name: value for name, value in vars(self.options).items() if name not in NOT_SETTINGS}
-            (path.parent / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
+            (path.parent / "settings.json").write_text(json.dumps(self._fixed_settings(), indent=2) + "\n")
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(found, indent=2) + "\n")
         os.replace(temporary, path)

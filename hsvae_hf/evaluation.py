@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.analysis import GateStatistics
+from hsvae_hf.batches import input_batches
 from hsvae_hf.metrics import metric_path
-from hsvae_hf.vectors import input_batches
 
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] varies more than this over sentences
 

@@ -268,11 +268,11 @@ class TextVAEModel(TextVAEPreTrainedModel):
             if self.config.decoder_type == "vector":
                 features = self.standardizer(features)
             output = self.latent_head(features)
-            if self.config.decoder_type == "vector":
-                read = torch.where(output.sparse_embedding != 0, output.latent, 0.0)
-                read = keep_largest(read, self.config.max_active_dims)
-                output.sparse_embedding = cast(Tensor, self.code_scale) * read
-        output.sparse_embedding = keep_largest(output.sparse_embedding, self.config.max_active_dims)
+            code, vector = output.sparse_embedding, self.config.decoder_type == "vector"
+            code = keep_largest(
+                torch.where(code != 0, output.latent, 0.0) if vector else code, self.config.max_active_dims
+            )
+            output.sparse_embedding = cast(Tensor, self.code_scale) * code if vector else code
         return output
 
     def _check_vectors(self, vectors: Tensor, text: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""Sentence vectors of a frozen encoder: computed once, kept on disk; what trains on them; a corpus in batches."""
+"""Sentence vectors of a frozen encoder: computed once, kept on disk, and what trains on them."""
 
 import hashlib
 import json
@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, Features, List, Value, config
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hsvae_hf.data import VALIDATION_SHARE, TextCollator, tokenize_dataset
+from hsvae_hf.data import VALIDATION_SHARE
 from hsvae_hf.encoding import load_tokenizer, sentence_vectors
 from hsvae_hf.pooling import read_pooling
 
@@ -141,7 +140,7 @@ def embed_dataset(
 
     Args:
         dataset: with a column `text`; or `vectors`, which are taken as they are.
-        model: of this package, `decoder_type="vector"`, with its encoder.
+        model: of this package, with a frozen transformer.
         tokenizer: the model's; `model_max_length` truncates.
         batch_size: sentences per forward pass of the encoder.
 
@@ -197,32 +196,3 @@ def _dependencies(dataset: Dataset, model: PreTrainedModel, tokenizer: PreTraine
         return
     calls = {"truncation": None, "padding": None}  # of the last call
     yield json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()) | calls, sort_keys=True).encode()
-
-
-def input_batches(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, dataset: Dataset, batch_size: int, what: str
-) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    """A corpus in batches: what the model takes, vectors or padded text of similar length, with its row numbers.
-
-    Args:
-        model: for pre-training.
-        tokenizer: the model's; None where it takes vectors alone.
-        dataset: with a column `text`, or `vectors`.
-        batch_size: rows per batch.
-        what: name of the progress bar.
-    """
-    if model.config.decoder_type == "vector":
-        vectors = embed_dataset(dataset, model, tokenizer)
-        for start in tqdm(range(0, len(vectors), batch_size), desc=what):
-            rows = np.arange(start, min(start + batch_size, len(vectors)))
-            yield rows, {"vectors": torch.from_numpy(vectors[rows]).to(model.device)}
-        return
-    tokenizer = cast(PreTrainedTokenizerBase, tokenizer)
-    tokens = tokenize_dataset(dataset.select_columns(["text"]), tokenizer)
-    order = np.argsort(tokens["length"][:], kind="stable")
-    if model.model.latent_head.needs_even_batches:
-        order = np.random.default_rng(0).permutation(order)
-    collate = TextCollator(tokenizer)
-    for start in tqdm(range(0, len(order), batch_size), desc=what):
-        rows = order[start : start + batch_size]
-        yield rows, {name: value.to(model.device) for name, value in collate(list(tokens.select(rows))).items()}

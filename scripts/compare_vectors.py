@@ -223,7 +223,10 @@ def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for name in COLUMNS:
             values = [member[name] for member in members if name in member]
             if values:
-                row |= {name: float(np.mean(values)), f"{name}_std": float(np.std(values))}
+                row |= {
+                    name: float(np.mean(values)),
+                    f"{name}_std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+                }
         summary.append(row)
     return summary
 

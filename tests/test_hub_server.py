@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import importlib.util
 import json
 import os
 import sys
@@ -364,7 +363,6 @@ out(answers + [time.monotonic() - start, error_of(h.model_info, "tester/demo", r
     assert [entry.status for entry in log(hub, "/commit/")] == [500, 200] and hub.failures == []
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("datasets"), reason="needs datasets")
 @both_modes
 def test_datasets_round_trip(hub):
     found = run(
@@ -387,7 +385,6 @@ out([list(back) == [{"text": f"row {i}", "label": i} for i in range(50)], len(fu
     assert hub.failures == []
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("evaluate"), reason="needs evaluate")
 def test_evaluate_space(hub):
     hub.seed(
         "tester/always_one",

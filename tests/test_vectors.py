@@ -67,18 +67,16 @@ def vector_model(folder, **config):
     ).eval()
 
 
+def small(model_type="hsvae", **config):
+    """A model of vectors of 5 numbers, without an encoder."""
+    config_class, _, model_class, _ = hsvae_hf.MODELS[model_type]
+    sizes = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector", "latent_size": 6}
+    return model_class(config_class(**(sizes | {"tie_word_embeddings": False} | config))).eval()
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_reconstruction_is_a_gaussian_log_density(learned):
-    config = hsvae_hf.HSVAEConfig(
-        encoder_type="vector",
-        vector_size=5,
-        decoder_type="vector",
-        tie_word_embeddings=False,
-        latent_size=3,
-        decoder_std=0.7,
-        learn_decoder_std=learned,
-    )
-    decoder = hsvae_hf.HSVAEForPreTraining(config).decoder.double()
+    decoder = small(latent_size=3, decoder_std=0.7, learn_decoder_std=learned).decoder.double()
     assert isinstance(decoder, VectorDecoder)
     z, vectors = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
     nats, squared_error = decoder(z, vectors)
@@ -485,19 +483,8 @@ def test_the_threshold_gives_the_wanted_number(name, sentences, tokenizer):
 def test_training_ends_with_the_wanted_number_of_active_dimensions(wanted):
     torch.manual_seed(0)
     vectors = torch.randn(512, 8) @ torch.randn(8, 16) + 0.1 * torch.randn(512, 16)
-    config = hsvae_hf.HSVAEConfig(
-        encoder_type="vector",
-        vector_size=16,
-        decoder_type="vector",
-        tie_word_embeddings=False,
-        latent_size=32,
-        target_active_dims=wanted,
-        kl_estimator="collapsed",
-        prior_alpha=10.0,
-        prior_beta=0.2,
-        gamma_kl_weight=0.02,
-    )
-    model = hsvae_hf.HSVAEForPreTraining(config).train()
+    options = {"kl_estimator": "collapsed", "prior_alpha": 10.0, "prior_beta": 0.2, "gamma_kl_weight": 0.02}
+    model = small(vector_size=16, latent_size=32, target_active_dims=wanted, **options).train()
     model.model.standardizer.fit(vectors)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
     for _ in range(800):
@@ -510,12 +497,6 @@ def test_training_ends_with_the_wanted_number_of_active_dimensions(wanted):
     before = model.gamma_kl_scale.clone()
     model(vectors=vectors)  # evaluation leaves the controller alone
     assert torch.equal(model.gamma_kl_scale, before)
-
-
-def small(model_type="hsvae", **config):
-    config_class, _, model_class, _ = hsvae_hf.MODELS[model_type]
-    sizes = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector", "latent_size": 6}
-    return model_class(config_class(**sizes, tie_word_embeddings=False, **config)).eval()
 
 
 def test_what_a_checkpoint_lacks_starts_at_one(tmp_path):
@@ -554,11 +535,8 @@ def test_pseudo_sentences_are_standardised_as_sentences_are():
 
 @pytest.mark.parametrize("model_type", list(hsvae_hf.MODELS))
 def test_damaged_vectors_are_named(model_type):
-    options = {"sparsity_cap": 3} if model_type == "sdlgm" else {}
-    config_class, _, model_class, _ = hsvae_hf.MODELS[model_type]
-    size = 5 if model_type == "text-encoder" else 6
-    sizes = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector", "latent_size": size}
-    model = model_class(config_class(**sizes, tie_word_embeddings=False, **options))
+    options = {"sdlgm": {"sparsity_cap": 3}, "text-encoder": {"latent_size": 5}}.get(model_type, {})
+    model = small(model_type, **options)
     vectors = np.ones((4, 5), dtype=np.float32)
     vectors[2, 3] = np.nan
     with pytest.raises(ValueError, match="`vectors` must be finite, got NaN or infinity in row 2"):
@@ -570,7 +548,7 @@ def test_words_are_not_taken_for_vectors():
         encode_vectors(FAMILIES[0].pretraining(FAMILIES[0].config()), np.zeros((2, 12), dtype=np.float32))
 
 
-def test_a_scale_that_cannot_be_told_stays(tmp_path):
+def test_a_scale_that_cannot_be_told_stays():
     model = small()
     fit_code_scale(model, np.zeros((1, 5), dtype=np.float32))
     assert torch.equal(model.model.code_scale, torch.ones(6))
@@ -626,7 +604,7 @@ def test_a_run_goes_on_with_its_own_vectors_only(tmp_path):
     script("train", "--vectors", tmp_path / "a.npy", *TRAIN, *resume)
 
 
-def test_encoders_without_an_unknown_word_and_old_files(encoder, tmp_path):
+def test_encoders_without_an_unknown_word_and_old_files(encoder):
     as_sentence_transformers(encoder)
     (encoder / "sentence_bert_config.json").rename(encoder / "sentence_distilbert_config.json")
     assert load_encoder_tokenizer(str(encoder)).model_max_length == 7

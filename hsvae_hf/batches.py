@@ -1,0 +1,43 @@
+"""A corpus in batches of what a model takes, for everything that reads it once: reports, probes, thresholds."""
+
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hsvae_hf.data import TextCollator, tokenize_dataset
+from hsvae_hf.vectors import embed_dataset
+
+
+def input_batches(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, dataset: Dataset, batch_size: int, what: str
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """A corpus in batches: what the model takes, vectors or padded text of similar length, with its row numbers.
+
+    Args:
+        model: for pre-training.
+        tokenizer: the model's; None where it takes vectors alone.
+        dataset: with a column `text`, or `vectors`.
+        batch_size: rows per batch.
+        what: name of the progress bar.
+    """
+    if model.config.decoder_type == "vector":
+        vectors = embed_dataset(dataset, model, tokenizer)
+        for start in tqdm(range(0, len(vectors), batch_size), desc=what):
+            rows = np.arange(start, min(start + batch_size, len(vectors)))
+            yield rows, {"vectors": torch.from_numpy(vectors[rows]).to(model.device)}
+        return
+    tokenizer = cast(PreTrainedTokenizerBase, tokenizer)
+    tokens = tokenize_dataset(dataset.select_columns(["text"]), tokenizer)
+    order = np.argsort(tokens["length"][:], kind="stable")
+    if model.model.latent_head.needs_even_batches:
+        order = np.random.default_rng(0).permutation(order)
+    collate = TextCollator(tokenizer)
+    for start in tqdm(range(0, len(order), batch_size), desc=what):
+        rows = order[start : start + batch_size]
+        yield rows, {name: value.to(model.device) for name, value in collate(list(tokens.select(rows))).items()}
