@@ -5,6 +5,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import Dataset
+from scipy import sparse
 from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,14 +61,16 @@ def calibrate_threshold(
     return threshold
 
 
+NEAR_PAIRS, OTHER_PAIRS = 20, 5  # of each row
+
+
 @torch.inference_mode()
 def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000) -> None:
-    """Set the scale of each code dimension so that dot products of codes are near those of the vectors.
+    """Set the scale of each code dimension so that dot products of codes rank neighbours as those of the vectors do.
 
-    The least-squares solution over all pairs of different rows: scales `s > 0` that minimise
-    `sum_{m != n} (sum_i s_i^2 c_mi c_ni - x_m . x_n)^2`, c the unscaled codes and x the vectors. With `w = s^2` that is
-    a quadratic in w with the matrix `(C^T C)^2` (element by element), less the pairs of a row with itself. Dimensions
-    that no row uses get the mean scale.
+    The least-squares solution over each row's nearest rows and a few at random: scales `s > 0` that minimise
+    `sum_{m, n} (sum_i s_i^2 c_mi c_ni - x_m . x_n)^2`, c the unscaled codes and x the vectors, a quadratic in `s^2`.
+    Over all pairs, far ones would decide. Dimensions that no row uses get the mean scale.
 
     Args:
         model: of `decoder_type="vector"`.
@@ -80,22 +83,37 @@ def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000
     data = torch.from_numpy(vectors[:rows]).to(scale.device)
     modes = base.training
     base.eval()
-    codes = torch.cat([base(vectors=part).sparse_embedding for part in data.split(1024)]).double()
+    codes = sparse.vstack([sparse.csr_matrix(base(vectors=part).sparse_embedding.cpu()) for part in data.split(1024)])
     base.train(modes)
-    data = data.double()
-    squares = codes.square()
-    matrix = (codes.T @ codes).square() - squares.T @ squares
-    target = (data.T @ codes).square().sum(0) - (squares * data.square().sum(1, keepdim=True)).sum(0)
-    used = (codes != 0).any(0)
-    if not matrix.sum() > 0:  # no two rows share a dimension
+    first, second, products = _pairs(data)
+    shared = codes[first].multiply(codes[second]).tocsr().astype(np.float64)
+    used = codes.getnnz(axis=0) > 0
+    a, b = (shared.T @ shared).toarray(), shared.T @ products
+    if not a.sum() > 0:  # no two rows share a dimension
         return
-    ridge = 1e-3 * matrix.diagonal()[used].mean()  # rare dimensions meet too few pairs to tell
-    a, b = (matrix + ridge * torch.eye(len(matrix), device=matrix.device)).cpu().numpy(), target.cpu().numpy()
+    a += 1e-2 * a.diagonal()[used].mean() * np.eye(len(b))  # rare dimensions meet too few pairs to tell
     even = max(b.sum() / a.sum(), 1e-12)
     start, bounds = np.full(len(b), even), [(0.01 * even, None)] * len(b)  # a scale of 0 would switch dimensions off
     weights, _, _ = fmin_l_bfgs_b(
         lambda w: (0.5 * w @ (product := a @ w) - b @ w, product - b), start, bounds=bounds, maxiter=500
     )
-    found = torch.from_numpy(weights).to(scale.device).sqrt()
-    found[~used] = found[used].mean()
-    scale.copy_(found)
+    weights[~used] = weights[used].mean()
+    scale.copy_(torch.from_numpy(weights).sqrt())
+
+
+def _pairs(data: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each row with its nearest rows and some others, never with itself: indices of both, and their dot products."""
+    size, found = len(data), []
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, size, 1024):
+        rows = torch.arange(start, min(start + 1024, size))
+        products = data[rows] @ data.T
+        products[torch.arange(len(rows)), rows] = -torch.inf
+        near = products.topk(min(NEAR_PAIRS, size - 1)).indices
+        others = torch.randint(1, max(2, size), (len(rows), OTHER_PAIRS), generator=generator) + rows.unsqueeze(1)
+        chosen = torch.cat([near, others.to(near.device) % size], dim=1)
+        pairs = rows.unsqueeze(1).expand_as(chosen), chosen, products.gather(1, chosen)
+        found.append([part.reshape(-1).cpu().numpy() for part in pairs])
+    first, second, products = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    kept = np.isfinite(products)  # of a single row there is no other
+    return first[kept], second[kept], products[kept].astype(np.float64)

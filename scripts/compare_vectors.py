@@ -58,7 +58,7 @@ class Options:
     latent_sizes: list[int] = field(default_factory=lambda: [512], metadata={"help": "Widths of the codes."})
     active_dims: list[int] = field(default_factory=lambda: [4, 8, 16, 32, 64], metadata={"help": "Non-zeros wanted."})
     seeds: int = field(default=3, metadata={"help": "Runs of each."})
-    max_steps: int = field(default=1500, metadata={"help": "Training steps of 256 rows."})
+    max_steps: int = field(default=1000, metadata={"help": "Training steps of 256 rows."})
     max_train_samples: int = field(default=8000, metadata={"help": "Rows to train on, codes and classifier."})
     max_samples: int = field(default=2500, metadata={"help": "Rows to test on."})
     max_length: int = field(default=128, metadata={"help": "Tokens per sentence."})
@@ -103,8 +103,9 @@ def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, st
     """Train a model of this package with the defaults of `train.py --decoder_type vector`."""
     set_seed(seed)
     config_class, _, model_class, _ = hsvae_hf.MODELS[model_type]
-    own = {"hsvae": {"target_active_dims": wanted}, "vsc": {"prior_activity": wanted / size}}
-    own["sdlgm"] = {"sparsity_cap": wanted}
+    # No threshold gives VSC's codes so many: its gates are fully on or off.
+    own = {"hsvae": {"target_active_dims": wanted}, "sdlgm": {"sparsity_cap": wanted}}
+    own["vsc"] = {"prior_activity": wanted / size, "penalty_weight": 1.0, "max_active_dims": wanted}
     names = ("z_kl_weight", "gamma_kl_weight", "tie_word_embeddings")
     fields = {name: VECTOR_DEFAULTS[name] for name in names} | HEAD_DEFAULTS.get(model_type, {}) | own[model_type]
     fields |= {"encoder_type": "vector", "decoder_type": "vector", "vector_size": rows.train.shape[1]}
@@ -127,7 +128,7 @@ def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, st
         )
         TextVAETrainer(model, arguments, collate_vectors, VectorDataset(rows.train)).train()
     model.eval()
-    if hasattr(model.config, "active_threshold"):
+    if model_type == "hsvae":
         calibrate_threshold(model, None, Dataset.from_dict({"vectors": rows.validation}), wanted)
     fit_code_scale(model, rows.train)
 

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 
 import hsvae_hf
 from hsvae_hf import vectors as vectors_module
-from hsvae_hf.calibration import calibrate_threshold, fit_code_scale
+from hsvae_hf.calibration import NEAR_PAIRS, _pairs, calibrate_threshold, fit_code_scale
 from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
 from hsvae_hf.evaluation import evaluate_model
 from hsvae_hf.hub import model_card
@@ -394,7 +394,7 @@ def test_from_vectors_to_codes(tmp_path):
         (["--dataset", "docstrings", "--prompt_name", "query"], "`decoder_type` must be 'vector'"),
         (["--vectors", "x.npy", "--max_length", "9"], "`max_length` must be left out with `vectors`"),
         (["--vectors", "x.npy", "--train_sampling_strategy", "group_by_length"], "must be random with vectors"),
-        (["--vectors", "x.npy", "--target_active_dims", "9", "--max_steps", "500"], "`kl_warmup_steps` must be below"),
+        (["--vectors", "x.npy", "--target_active_dims", "9", "--max_steps", "300"], "`kl_warmup_steps` must be below"),
     ],
 )
 def test_contradicting_arguments_are_named(arguments, message, tmp_path):
@@ -453,10 +453,15 @@ def test_the_scale_of_codes_is_the_least_squares_solution():
     scale = model.model.code_scale.double().numpy()
     codes = model.model(vectors=vectors).sparse_embedding.detach().double().numpy()
     np.testing.assert_allclose(codes, unscaled * scale, rtol=1e-5)
-    pairs = ~np.eye(60, dtype=bool)
-    wanted = (vectors @ vectors.T).double().numpy()[pairs]
-    products = np.stack([np.outer(column, column)[pairs] for column in unscaled.T], axis=1)
-    ridge = 1e-3 * np.mean((products**2).sum(0)[(unscaled != 0).any(0)])
+    first, second, wanted = _pairs(vectors)
+    assert (first.reshape(60, -1) == np.arange(60)[:, None]).all() and (first != second).all()
+    similarity = (vectors @ vectors.T).double().numpy()
+    np.testing.assert_allclose(wanted, similarity[first, second], rtol=1e-5)
+    np.fill_diagonal(similarity, -np.inf)
+    nearest = np.sort(np.argsort(-similarity)[:, :NEAR_PAIRS])
+    assert (np.sort(second.reshape(60, -1)[:, :NEAR_PAIRS]) == nearest).all()
+    products = unscaled[first] * unscaled[second]
+    ridge = 1e-2 * np.mean((products**2).sum(0)[(unscaled != 0).any(0)])
     stacked = np.vstack([products, np.sqrt(ridge) * np.eye(6)])
     expected = np.sqrt(nnls(stacked, np.concatenate([wanted, np.zeros(6)]))[0])
     used = (unscaled != 0).any(0)
