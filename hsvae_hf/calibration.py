@@ -61,7 +61,7 @@ def calibrate_threshold(
     return threshold
 
 
-NEAR_PAIRS, OTHER_PAIRS = 20, 5  # of each row
+NEAR_PAIRS, OTHER_PAIRS = 50, 5  # of each row
 
 
 @torch.inference_mode()
@@ -114,6 +114,6 @@ def _pairs(data: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         chosen = torch.cat([near, others.to(near.device) % size], dim=1)
         pairs = rows.unsqueeze(1).expand_as(chosen), chosen, products.gather(1, chosen)
         found.append([part.reshape(-1).cpu().numpy() for part in pairs])
-    first, second, products = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    kept = np.isfinite(products)  # of a single row there is no other
-    return first[kept], second[kept], products[kept].astype(np.float64)
+    first, second, similarity = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    kept = np.isfinite(similarity)  # of a single row there is no other
+    return first[kept], second[kept], similarity[kept].astype(np.float64)

@@ -16,10 +16,12 @@ from matplotlib.figure import Figure
 from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification, set_seed
 
 import hsvae_hf
+from hsvae_hf.batches import input_batches
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference, load_tokenizer
 from hsvae_hf.evaluation import average_hoyer, corpus_statistics, probe_accuracy, representations, tfidf_accuracy
 from hsvae_hf.modeling_text_vae import special_token_ids
+from hsvae_hf.monitor import CollapseMonitor
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.training import (
     RunArguments,
@@ -48,7 +50,9 @@ SYSTEMS: dict[str, System] = {
 }
 PRETRAINED = ("B-HSVAE", "BERT")
 CLASSIFIERS = ("Simple", "BERT")  # no decoder is trained
+TRAINING = ("learning_rate", "lr_scheduler_type", "weight_decay", "max_steps", "kl_annealing", "kl_warmup_steps")
 NOT_SETTINGS = ("output_dir", "models", "seeds", "search_runs")  # may change between calls on one folder
+CURVE_ROWS = 500
 REFERENCE = "HSVAE"  # whose reconstruction the others are matched to
 
 
@@ -62,13 +66,14 @@ class CompareArguments:
         default_factory=lambda: list(SYSTEMS),
         metadata={
             "help": f"Of {', '.join(SYSTEMS)}, or folders of trained models. All systems by default. A system may come "
-            "with fields of its configuration: 'HSVAE prior_alpha=1 prior_beta=4'."
+            f"with fields of its configuration, or {', '.join(TRAINING)}: 'HSVAE prior_alpha=1 prior_beta=4'."
         },
     )
     seeds: int = field(default=3, metadata={"help": "Runs per model."})
     max_steps: int = field(default=1000, metadata={"help": "Training steps of every model."})
     classifier_epochs: int = field(default=5, metadata={"help": "Passes of the K = 5 classifier over the rows."})
     search_runs: int = field(default=3, metadata={"help": "Runs to match a model's reconstruction; 0 leaves weights."})
+    curve_points: int = field(default=0, metadata={"help": "Times to look at the codes during training."})
     batch_size: int = field(default=64, metadata={"help": "Sentences per step."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Of every model but those on a pretrained encoder."})
     encoder_learning_rate: float | None = field(
@@ -132,6 +137,7 @@ class Comparison:
     def fields(self, system: str, weight: float | None) -> dict[str, Any]:
         """The configuration of a system, its searched weights set."""
         _, fixed, searched = self.systems[system]
+        fixed = {name: value for name, value in fixed.items() if name not in TRAINING}
         options = self.options
         fields = {name: getattr(options, name) for name in ("embedding_size", "hidden_size", "word_dropout")}
         if system not in CLASSIFIERS:
@@ -183,11 +189,32 @@ class Comparison:
         trainer.train()
         return trainer.evaluate(test)["eval_accuracy"]
 
+    def train(self, system: str, model: Any, tokenizer: Any, seed: int) -> dict[str, Any]:
+        """Train without labels, and look at the codes of validation rows on the way."""
+        changes = {name: value for name, value in self.systems[system][1].items() if name in TRAINING}
+        changes = {"max_steps": self.options.max_steps, "seed": seed} | changes
+        if self.options.curve_points:
+            changes |= {
+                "eval_strategy": "steps",
+                "eval_steps": max(1, changes["max_steps"] // self.options.curve_points),
+            }
+        arguments = self.settings(system, TextVAETrainingArguments, **changes)
+        validation = self.data["validation"].select(range(min(CURVE_ROWS, len(self.data["validation"]))))
+        rows, looked = (
+            self.rows(split.select_columns(["text"]), model, tokenizer) for split in (self.data["train"], validation)
+        )
+        trainer = TextVAETrainer(model, arguments, RowCollator(tokenizer), rows, looked, processing_class=tokenizer)
+        trainer.add_callback(CollapseMonitor(trainer, CURVE_ROWS))
+        trainer.train()
+        looks = [look for look in trainer.state.log_history if "eval_active_dims" in look]
+        return {"curve": looks, "seconds": trainer.state.log_history[-1]["train_runtime"]}
+
     def measure(self, system: str, model: Any, tokenizer: Any) -> dict[str, Any]:
         """Sparsity, gates, a linear probe on the code, and with a decoder the loss terms, on the test rows."""
         model.eval()
         if system not in CLASSIFIERS:
-            found = corpus_statistics(model, tokenizer, self.test)
+            batches = input_batches(model, tokenizer, self.test, 256, "Evaluate")
+            found = corpus_statistics(model, (inputs for _, inputs in batches))
         else:
             seen: Any = representations(model, tokenizer, self.test, num_samples=1)
             found = {
@@ -196,7 +223,9 @@ class Comparison:
             }
         splits = [representations(model, tokenizer, split, num_samples=1) for split in (self.data["train"], self.test)]
         labels = [np.array(split["label"][:]) for split in (self.data["train"], self.test)]
-        found["accuracy_code"] = probe_accuracy(splits[0]["code"], labels[0], splits[1]["code"], labels[1])
+        for name in ("code", "gate", "samples"):
+            if name in splits[0]:
+                found[f"accuracy_{name}"] = probe_accuracy(splits[0][name], labels[0], splits[1][name], labels[1])
         return found
 
     def result(self, system: str, weight: float | None, seed: int) -> dict[str, Any]:
@@ -217,9 +246,7 @@ class Comparison:
             model.config.num_samples = 0
             found["accuracy"] = self.classify(system, model, tokenizer, max_steps=self.options.max_steps, seed=seed)
         elif not trained:
-            arguments = self.settings(system, TextVAETrainingArguments, max_steps=self.options.max_steps, seed=seed)
-            rows = self.rows(self.data["train"].select_columns(["text"]), model, tokenizer)
-            TextVAETrainer(model, arguments, RowCollator(tokenizer), rows, processing_class=tokenizer).train()
+            found |= self.train(system, model, tokenizer, seed)
         found |= self.measure(system, model, tokenizer)
         if "accuracy" not in found:
             classifier = AutoModelForSequenceClassification.from_config(self.classifier_config(model.config))
@@ -286,7 +313,7 @@ def find_system(name: str) -> System:
     fields: dict[str, Any] = {}
     for change in changes:
         key, equals, value = change.partition("=")
-        if not equals or not hasattr(hsvae_hf.MODELS[model_type][0], key):
+        if not equals or not (key in TRAINING or hasattr(hsvae_hf.MODELS[model_type][0], key)):
             raise ValueError(f"`models` must give fields of {model_type} as name=value, got {change!r} in {name!r}.")
         fields[key] = yaml.safe_load(value)
     return model_type, fixed | fields, tuple(weight for weight in searched if weight not in fields)
@@ -304,12 +331,15 @@ def _fingerprint(folder: str) -> str:
 COLUMNS = {
     "reconstruction_loss": "reconstruction",
     "accuracy": "accuracy",
-    "accuracy_code": "accuracy, probe on the code",
+    "accuracy_code": "probe on the code",
+    "accuracy_gate": "probe on the gate",
+    "accuracy_samples": "probe on a draw",
     "average_hoyer_samples": "AH, samples",
     "average_hoyer_posterior_means": "AH, means",
     "active_dims": "active dims",
     "gate_std": "gate std",
     "switching_fraction": "switching",
+    "mutual_information": "MI, nats",
 }
 
 

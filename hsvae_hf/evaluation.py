@@ -1,5 +1,8 @@
 """One report of a trained model: loss terms, sparsity, gates, collapse, and what linear probes read from the codes."""
 
+import itertools
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +15,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.analysis import GateStatistics
 from hsvae_hf.batches import input_batches
 from hsvae_hf.metrics import metric_path
 
+MUTUAL_INFORMATION_ROWS = 512  # the estimate's ceiling is their logarithm, 6.2 nats
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] varies more than this over sentences
 
 
@@ -101,64 +106,146 @@ def _means(sums: dict[str, float], rows: int) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def corpus_statistics(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, dataset: Dataset, batch_size: int = 256
-) -> dict[str, Any]:
+def corpus_statistics(model: PreTrainedModel, batches: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Loss terms, sparsity, gates and collapse on a corpus, in one pass and in bounded memory.
 
     Args:
         model: for pre-training, in evaluation mode.
-        tokenizer: the model's.
-        dataset: with a column `text`, or `vectors` for a model that takes them.
-        batch_size: sentences per forward pass.
+        batches: the corpus, as the model takes it; see `input_batches`.
 
     Returns:
-        Among the rest, where vectors are reconstructed: `squared_error`, per standardised dimension, of a draw, and
-        `squared_error_code`, of the deterministic code.
+        Among the rest: `kl_per_dimension`, nats, unweighted, of values and gate; `dead_dims` and `always_on_dims`,
+        dimensions that no code uses, and those that more than 99% use; `mutual_information`, see there; where vectors
+        are reconstructed `squared_error`, per standardised dimension, of a draw, and `squared_error_code`, of the
+        deterministic code.
     """
-    base, decoder = cast(Any, model.model), cast(Any, model.decoder)
-    hoyer: dict[tuple[str, bool], Any] = {}
-    active = evaluate.load(metric_path("active_dims"))
-    gates = GateStatistics(getattr(model.config, "active_threshold", 0.5))
-    sums: dict[str, float] = {}
-    moments = np.zeros((2, model.config.latent_size))
-    has_gate = False
-    for rows, inputs in input_batches(model, tokenizer, dataset, batch_size, "Evaluate"):
-        posterior = base(**inputs)
-        terms = dict(model(**inputs, encoder_outputs=posterior))
-        if model.config.decoder_type == "vector":
-            terms["squared_error_code"] = (decoder.mean(posterior.latent) - posterior.features).square().mean()
+    statistics = _Statistics(model)
+    for inputs in batches:
+        statistics.update(inputs)
+    return statistics.result()
+
+
+class _Statistics:
+    """What `corpus_statistics` sums up."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.base, self.decoder = cast(Any, model), cast(Any, model.base_model), cast(Any, model).decoder
+        self.hoyer: dict[tuple[str, bool], Any] = {}
+        self.active = evaluate.load(metric_path("active_dims"))
+        self.gates = GateStatistics(getattr(model.config, "active_threshold", 0.5))
+        self.sums: dict[str, float] = {}
+        self.squares, self.means, self.used, self.kl = np.zeros((4, model.config.latent_size))
+        self.sample: list[tuple[Tensor, ...]] = []
+        self.rows = 0
+
+    def update(self, inputs: dict[str, Any]) -> None:
+        """Add a batch."""
+        posterior = self.base(**inputs)
+        report = self.base.latent_head.diagnostics(posterior)
+        draw = self.base.sample(posterior)
+        self._add_terms(posterior, dict(self.model(**inputs, encoder_outputs=posterior)))
+        self._add_codes(posterior, {"samples": draw["z"]} | report)
+        for name, cost in self.base.costs(posterior, draw).items():
+            if name != "penalty" and cost.shape == posterior.latent.shape:
+                self.kl += cost.double().sum(0).cpu().numpy()
+        std = posterior.get("slab_std", posterior.get("std"))
+        if std is not None and self.rows < MUTUAL_INFORMATION_ROWS:
+            mean = report.get("slab_mean", report["posterior_mean"])
+            off = report.get("spike_probability", torch.zeros_like(mean))
+            wanted = MUTUAL_INFORMATION_ROWS - self.rows
+            self.sample.append(tuple(part[:wanted].double() for part in (off, mean, std)))
+        self.rows += len(posterior.latent)
+
+    def _add_terms(self, posterior: Any, terms: dict[str, Tensor]) -> None:
+        if self.model.config.decoder_type == "vector":
+            terms["squared_error_code"] = (self.decoder.mean(posterior.latent) - posterior.features).square().mean()
         for name, value in terms.items():
-            weight = 1 if name == "num_tokens" else len(rows)
-            sums[name] = sums.get(name, 0.0) + float(value) * weight
-        report = base.latent_head.diagnostics(posterior)
-        codes = {"samples": base.sample(posterior)["z"], "posterior_means": report["posterior_mean"]}
-        if "slab_mean" in report:
-            codes["slab_means"] = report["slab_mean"]
-        for name, code in codes.items():
-            for normalize in (True, False):
-                metric = hoyer.setdefault((name, normalize), None) or evaluate.load(
-                    metric_path("average_hoyer"), experiment_id=f"{name}-{normalize}"
-                )
-                hoyer[name, normalize] = metric
-                metric.add_batch(predictions=code.float().cpu().numpy())
-        active.add_batch(predictions=posterior.sparse_embedding.float().cpu().numpy())
+            weight = 1 if name == "num_tokens" else len(posterior.latent)
+            self.sums[name] = self.sums.get(name, 0.0) + float(value) * weight
+
+    def _add_codes(self, posterior: Any, report: dict[str, Tensor]) -> None:
+        names = {"samples": "samples", "posterior_means": "posterior_mean", "slab_means": "slab_mean"}
+        for (plural, name), normalize in itertools.product(names.items(), (True, False)):
+            if name in report:
+                key = plural, normalize
+                if key not in self.hoyer:
+                    experiment = f"{plural}-{normalize}"
+                    self.hoyer[key] = evaluate.load(metric_path("average_hoyer"), experiment_id=experiment)
+                self.hoyer[key].add_batch(predictions=report[name].float().cpu().numpy())
+        self.active.add_batch(predictions=posterior.sparse_embedding.float().cpu().numpy())
+        self.used += (posterior.sparse_embedding != 0).sum(0).cpu().numpy()
         if "spike_probability" in report:
-            has_gate = True
-            gates.update(report["spike_probability"].float().cpu().numpy())
+            self.gates.update(report["spike_probability"].float().cpu().numpy())
         mean = report["posterior_mean"].double().cpu().numpy()
-        moments += np.stack([mean.sum(0), (mean**2).sum(0)])
-    result: dict[str, Any] = {"rows": len(dataset)} | _means(sums, len(dataset))
-    for (name, normalize), metric in hoyer.items():
-        scores = metric.compute(normalize=normalize)
-        result[f"average_hoyer_{name}{'' if normalize else '_raw'}"] = scores["average_hoyer"]
-    result |= active.compute()
-    if has_gate:
-        found = gates.result()
-        result |= {name: found[name] for name in ("gate_std", "switching_fraction")}
-    variance = moments[1] / len(dataset) - (moments[0] / len(dataset)) ** 2
-    result["active_units"] = int((variance > ACTIVE_UNIT_VARIANCE).sum())
-    return result
+        self.means += mean.sum(0)
+        self.squares += (mean**2).sum(0)
+
+    def result(self) -> dict[str, Any]:
+        """Everything, over all batches."""
+        result: dict[str, Any] = {"rows": self.rows} | _means(self.sums, self.rows)
+        for (name, normalize), metric in self.hoyer.items():
+            scores = metric.compute(normalize=normalize)
+            result[f"average_hoyer_{name}{'' if normalize else '_raw'}"] = scores["average_hoyer"]
+        result |= self.active.compute()
+        if self.gates.sentences:
+            found = self.gates.result()
+            result |= {name: found[name] for name in ("gate_std", "switching_fraction")}
+        variance = self.squares / self.rows - (self.means / self.rows) ** 2
+        result["active_units"] = int((variance > ACTIVE_UNIT_VARIANCE).sum())
+        result["dead_dims"] = int((self.used == 0).sum())
+        result["always_on_dims"] = int((self.used > 0.99 * self.rows).sum())
+        if self.sample:
+            result["mutual_information"] = mutual_information(*map(torch.cat, zip(*self.sample, strict=True)))
+            result["kl_per_dimension"] = (self.kl / self.rows).tolist()
+        return result
+
+
+def mutual_information(off: Tensor, mean: Tensor, std: Tensor) -> float:
+    """Estimate of I(x; z) in nats: how well a draw tells which of these N sentences it is of; at most log N.
+
+    `1/N sum_n [log q(z_n|x_n) - log 1/N sum_m q(z_n|x_m)]`, `z_n ~ q(z|x_n)`, where z is taken with its spike/slab
+    indicator, `q = prod_i off_i^(1-s_i) ((1 - off_i) N(z_i; mean_i, std_i^2))^(s_i)`.
+
+    Args:
+        off: probabilities of the spike, `(N, latent_size)`, 0 where there is none.
+        mean: of the slab, likewise.
+        std: of the slab, likewise.
+    """
+    on = (torch.rand_like(off) >= off).to(off.dtype)
+    z = on * (mean + std * torch.randn_like(mean))
+    log_on, log_off = torch.log1p(-off.clamp_max(1 - 1e-12)), off.clamp_min(1e-12).log()
+    precision = std**-2
+    constant = log_on - std.log() - 0.5 * mean**2 * precision - log_off  # of the slab against the spike, without z
+    log_q = log_off.sum(1) + on @ constant.T + z @ (mean * precision).T - 0.5 * z**2 @ precision.T
+    own = log_q.diagonal() - log_q.logsumexp(1) + math.log(len(off))
+    return float(own.mean())
+
+
+def advice(statistics: dict[str, Any]) -> str | None:
+    """One sentence on what is wrong with a latent and what to try, from `corpus_statistics`; None if nothing is."""
+    size = len(statistics.get("kl_per_dimension", ())) or None
+    if statistics["active_units"] == 0 or statistics.get("mutual_information", 1.0) < 0.1:
+        return (
+            "The code ignores the sentence (posterior collapse): lower z_kl_weight and gamma_kl_weight, add "
+            "--kl_annealing linear, or raise word_dropout."
+        )
+    if "gate_std" not in statistics:
+        return None
+    if statistics["active_dims"] < 0.5:
+        return "Codes are empty: set target_active_dims, or lower prior_alpha and raise prior_beta."
+    if statistics["switching_fraction"] < 0.05:
+        return (
+            "Gates hardly follow the sentence, the same dimensions are on for all: train longer, set "
+            "target_active_dims, or use kl_estimator='collapsed'."
+        )
+    if size and statistics["dead_dims"] > size / 2:
+        return f"{statistics['dead_dims']} of {size} dimensions are never on: lower latent_size or gamma_kl_weight."
+    if size and statistics["always_on_dims"] > size / 2:
+        return (
+            f"{statistics['always_on_dims']} of {size} dimensions are always on: set target_active_dims or raise "
+            "gamma_kl_weight."
+        )
+    return None
 
 
 def evaluate_model(
@@ -183,7 +270,9 @@ def evaluate_model(
     """
     torch.manual_seed(seed)
     model.eval()
-    report = corpus_statistics(model, tokenizer, test, batch_size)
+    batches = input_batches(model, tokenizer, test, batch_size, "Evaluate")
+    report = corpus_statistics(model, (inputs for _, inputs in batches))
+    report["advice"] = advice(report)
     if train is not None and "label" in train.column_names and "label" in test.column_names:
         labels, truth = np.array(train["label"][:]), np.array(test["label"][:])
         splits = [representations(model, tokenizer, split, num_samples, batch_size) for split in (train, test)]
@@ -197,7 +286,7 @@ def evaluate_model(
 
 def print_report(report: dict[str, Any]) -> None:
     """Print a report as an aligned table."""
-    rows = [(name, value) for name, value in report.items() if not isinstance(value, dict)]
+    rows = [(name, value) for name, value in report.items() if not isinstance(value, dict | list)]
     rows += [(f"accuracy, {name}", value) for name, value in report.get("accuracy", {}).items()]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

@@ -58,6 +58,9 @@ SHOWN = {
     "gate_std": "standard deviation of a gate over sentences",
     "switching_fraction": "share of dimensions that switch",
     "active_units": "active units",
+    "dead_dims": "dimensions that no sentence uses",
+    "always_on_dims": "dimensions that more than 99% of the sentences use",
+    "mutual_information": "mutual information of sentence and code, nats, of at most 6.2",
     "test_accuracy": "accuracy of the classifier, test",
     "validation_accuracy": "accuracy of the classifier, validation",
 }

@@ -28,6 +28,7 @@ VECTOR_DEFAULTS: dict[str, Any] = {
     "learning_rate": 1e-2,
     "weight_decay": 0.1,
     "lr_scheduler_type": "cosine",
+    "per_device_train_batch_size": 128,
     "max_steps": 1000,
     "kl_annealing": "linear",
     "kl_warmup_steps": 300,

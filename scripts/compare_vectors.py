@@ -35,7 +35,7 @@ from hsvae_hf.vectors import (
     load_encoder_tokenizer,
 )
 
-BATCH_SIZE = 256
+BATCH_SIZE = 128
 CSR_LEARNING_RATE = 1e-3  # better than 3e-3 on Yahoo at 16 non-zeros
 STYLES = {"HSVAE": "o-", "CSR": "s--", "VSC": "^:", "SDLGM": "v-."}
 COLUMNS = {
@@ -58,7 +58,7 @@ class Options:
     latent_sizes: list[int] = field(default_factory=lambda: [512], metadata={"help": "Widths of the codes."})
     active_dims: list[int] = field(default_factory=lambda: [4, 8, 16, 32, 64], metadata={"help": "Non-zeros wanted."})
     seeds: int = field(default=3, metadata={"help": "Runs of each."})
-    max_steps: int = field(default=1000, metadata={"help": "Training steps of 256 rows."})
+    max_steps: int = field(default=1000, metadata={"help": "Training steps of 128 rows."})
     max_train_samples: int = field(default=8000, metadata={"help": "Rows to train on, codes and classifier."})
     max_samples: int = field(default=2500, metadata={"help": "Rows to test on."})
     max_length: int = field(default=128, metadata={"help": "Tokens per sentence."})

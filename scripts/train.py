@@ -18,6 +18,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import HUB_IDS, MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_tokenizer
 from hsvae_hf.modeling_text_vae import special_token_ids
+from hsvae_hf.monitor import CollapseMonitor
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.training import (
     TextVAETrainer,
@@ -245,6 +246,8 @@ def main() -> None:
         data_collator=collator,
         processing_class=tokenizer,
     )
+    if "validation" in splits:
+        trainer.add_callback(CollapseMonitor(trainer))
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if flags["decoder_type"] == "vector":
         fit_code_scale(trainer.accelerator.unwrap_model(trainer.model), splits["train"].vectors.numpy())

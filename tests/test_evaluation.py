@@ -7,7 +7,14 @@ from datasets import ClassLabel, Dataset
 from sklearn.linear_model import LogisticRegression
 
 import hsvae_hf
-from hsvae_hf.evaluation import check_output, evaluate_model, probe_accuracy, representations
+from hsvae_hf.evaluation import (
+    advice,
+    check_output,
+    evaluate_model,
+    mutual_information,
+    probe_accuracy,
+    representations,
+)
 
 
 @pytest.fixture
@@ -39,6 +46,10 @@ def test_report_is_what_a_naive_computation_gives(model, tokenizer, dataset):
     assert report["active_units"] == (means.var(0) > 0.01).sum()
     assert report["active_dims"] == pytest.approx(active.mean())
     assert report["empty_rows"] == pytest.approx((active == 0).mean())
+    assert report["dead_dims"] == (codes == 0).all(0).sum()
+    assert report["always_on_dims"] == ((codes != 0).mean(0) > 0.99).sum()
+    assert len(report["kl_per_dimension"]) == 6
+    assert report["mutual_information"] <= np.log(len(dataset)) + 1e-9
 
     def average_hoyer(z):
         return np.mean((np.sqrt(6) - np.abs(z).sum(1) / np.linalg.norm(z, axis=1)) / (np.sqrt(6) - 1))
@@ -50,6 +61,50 @@ def test_report_is_what_a_naive_computation_gives(model, tokenizer, dataset):
     assert report["loss"] == pytest.approx(total, rel=1e-4)
     assert {"code", "gate", "slab_mean", "samples", "majority", "tfidf"} <= set(report["accuracy"])
     assert report["accuracy"]["majority"] == pytest.approx(1 / 3)
+
+
+def test_mutual_information_of_gaussians_and_gates_is_what_integration_gives():
+    torch.manual_seed(0)
+    off = torch.tensor([[0.9, 0.0], [0.2, 0.0], [0.5, 0.0]], dtype=torch.float64)
+    mean = torch.tensor([[0.5, -1.0], [1.5, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    std = torch.tensor([[0.7, 0.5], [0.3, 1.0], [1.0, 0.8]], dtype=torch.float64)
+    found = np.mean([mutual_information(off, mean, std) for _ in range(20_000)])
+    grid = torch.linspace(-8, 8, 801, dtype=torch.float64)
+    slab = torch.distributions.Normal(mean[..., None], std[..., None]).log_prob(grid).exp()  # (3, 2, grid)
+    second = slab[:, 1]
+    parts = [off[:, 0, None] * second]  # the spike of the first dimension
+    parts += [((1 - off[:, 0, None]) * slab[:, 0])[:, :, None] * second[:, None, :]]
+    step, exact = float(grid[1] - grid[0]), 0.0
+    for density, cell in ((parts[0], step), (parts[1], step**2)):
+        ratio = density / density.mean(0)
+        exact += float((torch.xlogy(density, ratio) * cell).sum()) / 3
+    assert found == pytest.approx(exact, abs=0.01)
+
+
+def test_of_identical_sentences_a_code_tells_nothing_and_of_distant_ones_everything():
+    same = torch.ones(50, 4, dtype=torch.float64)
+    assert mutual_information(0.3 * same, same, same) == pytest.approx(0.0, abs=1e-9)
+    distant = same * torch.arange(50)[:, None] * 100
+    assert mutual_information(0.0 * same, distant, same) == pytest.approx(np.log(50))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"active_units": 0}, "posterior collapse"),
+        ({"mutual_information": 0.01}, "posterior collapse"),
+        ({"active_dims": 0.1}, "Codes are empty"),
+        ({"switching_fraction": 0.0}, "hardly follow"),
+        ({"dead_dims": 5}, "5 of 8 dimensions are never on"),
+        ({"always_on_dims": 5}, "5 of 8 dimensions are always on"),
+    ],
+)
+def test_advice_names_what_is_wrong(change, words):
+    sound = {"active_units": 8, "mutual_information": 4.0, "gate_std": 0.2, "active_dims": 3.0, "dead_dims": 0}
+    sound |= {"switching_fraction": 0.9, "always_on_dims": 0, "kl_per_dimension": [1.0] * 8}
+    sentence = advice(sound | change)
+    assert (sentence is None) if words is None else (words in sentence and sentence.endswith("."))
 
 
 def test_the_report_repeats_itself_and_leaves_out_what_has_no_labels(model, tokenizer, dataset):

@@ -1,0 +1,61 @@
+"""What the latent does while training goes on: a callback that logs it, and says when something is wrong."""
+
+import logging
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+
+from hsvae_hf.evaluation import advice, corpus_statistics
+
+logger = logging.getLogger(__name__)
+LOGGED: tuple[str, ...] = ("active_dims", "active_units", "dead_dims", "always_on_dims", "mutual_information")
+LOGGED += ("gate_std", "switching_fraction", "average_hoyer_samples", "average_hoyer_posterior_means")
+
+
+class CollapseMonitor(TrainerCallback):
+    """At every evaluation, statistics of the latent on some rows of the evaluation set; training goes on unchanged.
+
+    They are logged as `eval_active_dims` and so on, to wherever the trainer logs; the KL of every dimension goes to
+    TensorBoard as a histogram. Advice, one sentence, is a warning of this module's logger.
+
+    Args:
+        trainer: whose `eval_dataset` is looked at, and which logs.
+        rows: how many of it.
+
+    Example:
+        >>> trainer.add_callback(CollapseMonitor(trainer))
+    """
+
+    def __init__(self, trainer: Trainer, rows: int = 1000) -> None:
+        self.trainer, self.rows = trainer, rows
+        self.statistics: dict[str, Any] = {}  # of the last evaluation; see `corpus_statistics`
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Measure, log, advise; the first process does so for all."""
+        dataset: Any = self.trainer.eval_dataset
+        if dataset is None or not state.is_world_process_zero:
+            return
+        model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        size = min(self.rows, args.per_device_eval_batch_size)
+        loader = DataLoader(dataset, size, collate_fn=self.trainer.data_collator)
+        batches = (
+            {name: value.to(model.device) for name, value in batch.items()}
+            for batch in islice(loader, self.rows // size)
+        )
+        modes = model.training
+        with torch.random.fork_rng():  # training goes on as if nobody had looked
+            self.statistics = corpus_statistics(model.eval(), batches)
+        model.train(modes)
+        found = {f"eval_{name}": self.statistics[name] for name in LOGGED if name in self.statistics}
+        self.trainer.log(found)
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                kl = torch.tensor(self.statistics.get("kl_per_dimension", [0.0]))
+                callback.tb_writer.add_histogram("eval/kl_per_dimension", kl, state.global_step)
+        sentence = advice(self.statistics)
+        if sentence is not None:
+            logger.warning("step %d: %s", state.global_step, sentence)
