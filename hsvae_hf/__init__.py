@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoMod
 
 from hsvae_hf.configuration_hsvae import HSVAEConfig
 from hsvae_hf.encoding import encode, encode_vectors
+from hsvae_hf.explanation import explain
 from hsvae_hf.modeling_gaussian_vae import (
     GaussianVAEConfig,
     GaussianVAEForPreTraining,
@@ -49,6 +50,7 @@ __all__ = [
     "MODELS",
     "encode",
     "encode_vectors",
+    "explain",
     *(_class.__name__ for _classes in MODELS.values() for _class in _classes),
 ]
 

@@ -20,6 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.analysis import GateStatistics
 from hsvae_hf.batches import input_batches
+from hsvae_hf.encoding import encode
+from hsvae_hf.explanation import describe_dimensions
 from hsvae_hf.metrics import metric_path
 
 MUTUAL_INFORMATION_ROWS = 512  # the estimate's ceiling is their logarithm, 6.2 nats
@@ -273,6 +275,9 @@ def evaluate_model(
     batches = input_batches(model, tokenizer, test, batch_size, "Evaluate")
     report = corpus_statistics(model, (inputs for _, inputs in batches))
     report["advice"] = advice(report)
+    if "text" in test.column_names and tokenizer is not None:
+        texts = test["text"][:]
+        report["dimensions"] = describe_dimensions(encode(model, tokenizer, texts, batch_size), texts, num_sentences=0)
     if train is not None and "label" in train.column_names and "label" in test.column_names:
         labels, truth = np.array(train["label"][:]), np.array(test["label"][:])
         splits = [representations(model, tokenizer, split, num_samples, batch_size) for split in (train, test)]

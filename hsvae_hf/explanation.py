@@ -1,0 +1,143 @@
+"""What a dimension means: the words and sentences that switch it on, what the decoder makes of it, what pairs share."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.feature_extraction.text import CountVectorizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hsvae_hf.encoding import encode
+
+LEAST_SENTENCES = 5  # a word in fewer of those that switch a dimension on says nothing about it
+
+
+@dataclass
+class Explanation:
+    """Why two sentences are similar.
+
+    Args:
+        similarity: dot product of their codes, `math.fsum` of the contributions.
+        contributions: `(dimension, signed share of the similarity)` of every dimension that both use, largest first.
+    """
+
+    similarity: float
+    contributions: list[tuple[int, float]]
+
+
+def explain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, a: str, b: str) -> Explanation:
+    """The dimensions that two sentences share, and what each adds to the dot product of their codes.
+
+    Args:
+        model: any of this package with a text encoder.
+        tokenizer: the model's.
+        a: a sentence.
+        b: another one.
+    """
+    first, second = encode(model, tokenizer, [a, b], batch_size=2).toarray().astype(np.float64)  # products are exact
+    products = first * second
+    order = np.argsort(-np.abs(products), kind="stable")
+    contributions = [(int(index), float(products[index])) for index in order if products[index] != 0]
+    return Explanation(math.fsum(value for _, value in contributions), contributions)
+
+
+def describe_dimensions(
+    codes: sparse.csr_matrix, texts: Sequence[str], num_words: int = 8, num_sentences: int = 3
+) -> list[dict[str, Any]]:
+    """The words and sentences of both ends of every dimension that is ever on.
+
+    A word belongs to an end by the z-score of its log odds ratio, sentences with the dimension on at that end against
+    all others, counts of sentences smoothed by 1/2; given are words above 2 that are in five such sentences.
+
+    Args:
+        codes: of `texts`, `(sentences, latent_size)`.
+        texts: raw sentences.
+        num_words: at most so many for each end.
+        num_sentences: likewise, by the size of the code.
+
+    Returns:
+        For each dimension `dimension`, and `positive` and `negative` where it has such codes: `share` of the sentences,
+        `mean` code, `words`, `sentences`.
+
+    Raises:
+        ValueError: if there are not as many codes as texts.
+    """
+    if codes.shape[0] != len(texts):
+        raise ValueError(f"`texts` must be those of the {codes.shape[0]} codes, got {len(texts)}; pass both in order.")
+    counter = CountVectorizer(binary=True, min_df=LEAST_SENTENCES, token_pattern=r"(?u)\b\w\w+\b")
+    try:
+        words = counter.fit_transform(texts)
+        vocabulary = counter.get_feature_names_out()
+    except ValueError:  # no word is in enough sentences
+        words, vocabulary = sparse.csr_matrix((len(texts), 0)), np.array([])
+    total = np.asarray(words.sum(axis=0), dtype=np.float64).ravel()
+    columns = codes.tocsc()
+    ends: dict[str, Any] = {"positive": columns.multiply(columns > 0), "negative": columns.multiply(columns < 0)}
+    found: dict[int, dict[str, Any]] = {}
+    for end, part in ends.items():
+        part = part.tocsc()
+        part.eliminate_zeros()
+        on = (part != 0).astype(np.float64)
+        together = np.asarray((words.T @ on).todense())
+        for index in np.flatnonzero(on.getnnz(axis=0)):
+            column = part[:, index]
+            scores = _log_odds(together[:, index], total, column.nnz, len(texts))
+            scores[together[:, index] < LEAST_SENTENCES] = -np.inf
+            top = [word for word in np.argsort(-scores)[:num_words] if scores[word] > 2]
+            rows = column.indices[np.argsort(-np.abs(column.data), kind="stable")[:num_sentences]]
+            found.setdefault(int(index), {"dimension": int(index)})[end] = {
+                "share": column.nnz / len(texts),
+                "mean": float(column.data.mean()),
+                "words": vocabulary[top].tolist(),
+                "sentences": [texts[row] for row in rows],
+            }
+    return [found[index] for index in sorted(found)]
+
+
+def _log_odds(on: np.ndarray, total: np.ndarray, sentences_on: int, sentences: int) -> np.ndarray:
+    """z-scores of log odds ratios, from counts of sentences with a word: where the dimension is on, and in all."""
+    cells = (on, sentences_on - on, total - on, sentences - sentences_on - (total - on))
+    a, b, c, d = (cell + 0.5 for cell in cells)
+    return np.log(a * d / (b * c)) / np.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
+
+
+@torch.inference_mode()
+def decode_switched(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    dimension: int,
+    value: float,
+    **generate: Any,
+) -> list[tuple[str, str]]:
+    """What the decoder says of sentences with a dimension off, and on.
+
+    Args:
+        model: for pre-training, with a decoder of words.
+        tokenizer: the model's.
+        texts: raw sentences.
+        dimension: which to switch.
+        value: of the latent where it is on, such as the mean code of an end.
+        generate: options of `model.generate`.
+
+    Returns:
+        For each sentence, the words with the dimension at 0 and those with it at `value`.
+
+    Raises:
+        ValueError: if there is no such dimension; if the model decodes vectors.
+    """
+    if not 0 <= dimension < model.config.latent_size:
+        raise ValueError(f"`dimension` must be from 0 to {model.config.latent_size - 1}, got {dimension}; see --help.")
+    inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
+    latent = model.base_model(inputs["input_ids"], inputs["attention_mask"]).latent
+    said, length = [], {"max_new_tokens": min(tokenizer.model_max_length, 1000)}
+    for setting in (0.0, value):
+        switched = latent.clone()
+        switched[:, dimension] = setting
+        words = cast(Any, model).generate(latents=switched, **(length | generate))
+        said.append(tokenizer.batch_decode(words, skip_special_tokens=True))
+    return list(zip(*said, strict=True))
