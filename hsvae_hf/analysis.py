@@ -186,7 +186,7 @@ def class_kl(token_ids: Iterable[Sequence[int]], labels: object, num_classes: in
     return np.sum(share * log_share, axis=1)[:, None] - share @ log_share.T
 
 
-def _dimension_order(activity: np.ndarray) -> np.ndarray:
+def dimension_order(activity: np.ndarray) -> np.ndarray:
     """Order of the dimensions that shows structure: a block for each class, then what classes share, then the unused.
 
     A dimension belongs to the class that uses it most if that class stands out from the mean by at least 0.1.
@@ -228,7 +228,7 @@ def plot_gate_heatmap(
     axes = figure.subplots()
     axes.set_facecolor("0.8")
     image = axes.imshow(
-        activity[:, _dimension_order(activity)], aspect="auto", cmap="magma_r", vmin=0, vmax=1, interpolation="nearest"
+        activity[:, dimension_order(activity)], aspect="auto", cmap="magma_r", vmin=0, vmax=1, interpolation="nearest"
     )
     axes.set_yticks(range(num_classes), class_names)
     axes.set_yticks(np.arange(0.5, num_classes - 1), minor=True)

@@ -1,5 +1,6 @@
 """What is set after training: the threshold for a wanted number of active dimensions, the scale of codes of vectors."""
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hsvae_hf.batches import input_batches
 
 
-@torch.inference_mode()
 def calibrate_threshold(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -36,6 +36,13 @@ def calibrate_threshold(
     Raises:
         ValueError: if the model has no gates, or cannot have so many active dimensions.
     """
+    batches = input_batches(model, tokenizer, dataset, batch_size, "Calibrate")
+    return set_threshold(model, (inputs for _, inputs in batches), target_active_dims)
+
+
+@torch.inference_mode()
+def set_threshold(model: PreTrainedModel, batches: Iterable[dict[str, Any]], target_active_dims: float) -> float:
+    """`calibrate_threshold` on batches of the model's input."""
     if not hasattr(model.config, "active_threshold"):
         raise ValueError(
             f"`model` must have gates with a threshold, got a {model.config.model_type}; use another type."
@@ -44,10 +51,9 @@ def calibrate_threshold(
         raise ValueError(
             f"`target_active_dims` must be between 0 and {model.config.latent_size}, got {target_active_dims}."
         )
-    base, parts = cast(Any, model.base_model), []
-    for _, inputs in input_batches(model.eval(), tokenizer, dataset, batch_size, "Calibrate"):
-        parts.append(base.latent_head.diagnostics(base(**inputs))["spike_probability"].float().cpu().numpy())
-    off = np.concatenate(parts).ravel()
+    base = cast(Any, model.eval().base_model)
+    parts = (base.latent_head.diagnostics(base(**inputs))["spike_probability"] for inputs in batches)
+    off = np.concatenate([part.float().cpu().numpy() for part in parts]).ravel()
     rank = max(1, round(target_active_dims * len(off) / model.config.latent_size))
     threshold = float(np.partition(off, (rank - 1, rank))[rank - 1 : rank + 1].mean(dtype=np.float64))
     threshold = min(max(threshold, 1e-6), 1 - 1e-6)

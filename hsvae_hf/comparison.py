@@ -16,12 +16,14 @@ from matplotlib.figure import Figure
 from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification, set_seed
 
 import hsvae_hf
+from hsvae_hf.analysis import class_gate_activity
 from hsvae_hf.batches import input_batches
+from hsvae_hf.calibration import set_threshold
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference, load_tokenizer
 from hsvae_hf.evaluation import average_hoyer, corpus_statistics, probe_accuracy, representations, tfidf_accuracy
 from hsvae_hf.modeling_text_vae import special_token_ids
-from hsvae_hf.monitor import CollapseMonitor
+from hsvae_hf.monitor import CollapseMonitor, held_out_batches
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.training import (
     RunArguments,
@@ -46,13 +48,14 @@ SYSTEMS: dict[str, System] = {
     "Sparsemax": ("sparsemax-ae", {}, ()),
     "Simple": ("text-encoder", {}, ()),
     "B-HSVAE": ("hsvae", {}, ()),
+    "B-VAE": ("gaussian-vae", {}, ()),
+    "B-MAT-VAE": ("mat-vae", {}, ()),
     "BERT": ("text-encoder", {}, ()),
 }
-PRETRAINED = ("B-HSVAE", "BERT")
 CLASSIFIERS = ("Simple", "BERT")  # no decoder is trained
 TRAINING = ("learning_rate", "lr_scheduler_type", "weight_decay", "max_steps", "kl_annealing", "kl_warmup_steps")
 NOT_SETTINGS = ("output_dir", "models", "seeds", "search_runs")  # may change between calls on one folder
-CURVE_ROWS = 500
+CURVE_ROWS = 1000  # held-out rows that are looked at during training
 REFERENCE = "HSVAE"  # whose reconstruction the others are matched to
 
 
@@ -153,7 +156,7 @@ class Comparison:
         fields = self.fields(system, weight)
         if system in CLASSIFIERS:
             fields |= {"num_labels": len(self.names), "num_samples": 0}
-        if system not in PRETRAINED:
+        if not is_pretrained(system):
             ids = special_token_ids(self.words)
             return model_class(config_class(vocab_size=len(self.words), **fields, **ids)), self.words
         source, frozen = self.options.encoder_name_or_path, self.options.freeze_text_encoder
@@ -165,7 +168,7 @@ class Comparison:
         """Training settings, alike for all."""
         options = self.options
         rate = options.learning_rate
-        if system in PRETRAINED:
+        if is_pretrained(system):
             rate = options.encoder_learning_rate or (1e-3 if options.freeze_text_encoder else 8e-5)
         fixed: dict[str, Any] = {"output_dir": str(self.folder / "runs"), "eval_strategy": "no", "save_strategy": "no"}
         fixed |= {"report_to": "none", "logging_steps": 500, "learning_rate": rate, "disable_tqdm": True}
@@ -206,8 +209,15 @@ class Comparison:
         trainer = TextVAETrainer(model, arguments, RowCollator(tokenizer), rows, looked, processing_class=tokenizer)
         trainer.add_callback(CollapseMonitor(trainer, CURVE_ROWS))
         trainer.train()
+        found: dict[str, Any] = {}
+        target = getattr(model.config, "target_active_dims", None)
+        if target is not None:
+            found["active_dims_before"] = corpus_statistics(model.eval(), held_out_batches(trainer, CURVE_ROWS))[
+                "active_dims"
+            ]
+            set_threshold(model, held_out_batches(trainer, CURVE_ROWS), target)
         looks = [look for look in trainer.state.log_history if "eval_active_dims" in look]
-        return {"curve": looks, "seconds": trainer.state.log_history[-1]["train_runtime"]}
+        return found | {"curve": looks, "seconds": trainer.state.log_history[-1]["train_runtime"]}
 
     def measure(self, system: str, model: Any, tokenizer: Any) -> dict[str, Any]:
         """Sparsity, gates, a linear probe on the code, and with a decoder the loss terms, on the test rows."""
@@ -221,8 +231,13 @@ class Comparison:
                 "average_hoyer_posterior_means": average_hoyer(seen["code"].toarray()),
                 "active_dims": seen["code"].nnz / len(self.test),
             }
-        splits = [representations(model, tokenizer, split, num_samples=1) for split in (self.data["train"], self.test)]
+        splits: Any = [
+            representations(model, tokenizer, split, num_samples=1) for split in (self.data["train"], self.test)
+        ]
         labels = [np.array(split["label"][:]) for split in (self.data["train"], self.test)]
+        if "gate" in splits[1]:
+            activity = class_gate_activity(1 - splits[1]["gate"].toarray(), labels[1], len(self.names))
+            found["class_activity"] = activity.round(4).tolist()
         for name in ("code", "gate", "samples"):
             if name in splits[0]:
                 found[f"accuracy_{name}"] = probe_accuracy(splits[0][name], labels[0], splits[1][name], labels[1])
@@ -298,6 +313,11 @@ class Comparison:
             }
             rows.append({"model": system, "weight": weight, "seeds": len(runs), **row})
         return rows
+
+
+def is_pretrained(system: str) -> bool:
+    """Whether a system stands on a pretrained text encoder."""
+    return system.startswith("B-") or system == "BERT"
 
 
 def find_system(name: str) -> System:

@@ -25,6 +25,8 @@ class HSVAEConfig(TextVAEConfig):
         gate_concentration_min: lower bound of the posterior's Beta parameters (> 0).
         gate_concentration_max: upper bound of the same. Gradients pass both bounds unchanged.
         slab_std_min: lower bound of the slab's standard deviation (> 0).
+        gate_balance_weight: of a penalty that is not the paper's, 0 for none: every dimension is to be on for the same
+            share of the batch, `target_active_dims / latent_size` or else the prior's mean; see `HSVAEHead`.
         target_active_dims: non-zeros per code that training is to end with, on average: it adapts the weight of the
             gate's KL, from `gamma_kl_weight` on, once the KL is annealed. None keeps the weight.
         active_threshold: a dimension is active where `E[gamma|x]` is below it, in (0, 1); the paper's Binarise is 0.5.
@@ -41,6 +43,7 @@ class HSVAEConfig(TextVAEConfig):
     gate_concentration_min: float | int = 0.5
     gate_concentration_max: float | int = 100.0
     slab_std_min: float | int = 1e-3
+    gate_balance_weight: float | int = 0.0
     target_active_dims: float | int | None = None
     active_threshold: float | int = 0.5
 
@@ -55,6 +58,8 @@ class HSVAEConfig(TextVAEConfig):
         require(
             low < high < float("inf"), "gate_concentration_max", f"above `gate_concentration_min` ({low})", high, remedy
         )
+        value, rule = self.gate_balance_weight, "at least 0 and finite"
+        require(0 <= value < float("inf"), "gate_balance_weight", rule, value, "0 leaves it out, 1 is a start")
         remedy = "0.5 is the paper's"
         require(0 < self.active_threshold < 1, "active_threshold", "inside (0, 1)", self.active_threshold, remedy)
 

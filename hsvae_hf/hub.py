@@ -64,6 +64,7 @@ SHOWN = {
     "test_accuracy": "accuracy of the classifier, test",
     "validation_accuracy": "accuracy of the classifier, validation",
 }
+SHOWN_DIMENSIONS = 16  # ends of dimensions, in the card
 PROBES = {"code": "the code", "gate": "the binarised gate alone", "samples": "draws", "tfidf": "TF-IDF, same rows"}
 
 
@@ -131,9 +132,22 @@ def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) 
         settings={key: _shown(value) for key, value in settings.items()},
         report=[(key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in rows.items()],
         evaluated=_evaluated(report, results),
+        advice=report.get("advice"),
+        dimensions=_dimensions(report),
         limits=limits,
         citation=CITATION,
     )
+
+
+def _dimensions(report: dict[str, Any]) -> list[tuple[int, str, float, str]]:
+    """Dimension, end, share of the sentences and words, of those that tell most: on for some, with words to name."""
+    rows = [
+        (found["dimension"], sign, found[end]["share"], ", ".join(found[end]["words"]))
+        for found in report.get("dimensions", ())
+        for end, sign in (("positive", "+"), ("negative", "-"))
+        if end in found and found[end]["share"] < 0.4 and len(found[end]["words"]) >= 5
+    ]
+    return sorted(sorted(rows, key=lambda row: -row[2])[:SHOWN_DIMENSIONS])
 
 
 def _eval_results(rows: dict[str, Any], dataset: str, classes: bool) -> list[EvalResult]:

@@ -1,11 +1,14 @@
 """HSVAE (Prokhorov et al. 2021): a Beta-distributed gate per latent dimension decides spike (off) or slab (on)."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.distributions import Beta
 
 from .configuration_hsvae import HSVAEConfig
 from .distributions import (
+    bernoulli_kl,
     beta_kl,
     clamp_with_gradient,
     logit_of_mean,
@@ -38,11 +41,17 @@ class HSVAEHead(LatentHead):
     `closed_form`: `(1 - gamma) KL(N(mu, sigma^2) || N(0, 1))`, the KL of the pair (z, indicator), an upper bound of
     the mixture KL, with `b / (a + b)` for `1 - gamma` where the slab does not read gamma;
     `collapsed`: the objective of `closed_form` with gamma integrated out of the draw of z as well: no Beta draw.
+
+    Beyond the paper: KL_gamma averaged over sentences is `I(x; gamma) + KL(q(gamma) || p(gamma))`, so it also costs
+    what a gate tells of its sentence, and training may end with the same dimensions on for all. With
+    `gate_balance_weight` w the objective has `w sum_i KL(Bern(mean_x (1 - E[gamma_i|x])) || Bern(share))` besides: the
+    aggregate is held, not the sentence, so a small `gamma_kl_weight` is enough and the choice is free to follow x.
     """
 
     def __init__(self, config: HSVAEConfig) -> None:
         super().__init__()
         self.config, self.target_active_dims = config, config.target_active_dims
+        self.needs_even_batches = config.gate_balance_weight > 0
         slab_inputs = config.feature_size + (config.latent_size if config.condition_slab_on_gate else 0)
         self.gate = Float32Linear(config.feature_size, 2 * config.latent_size)
         self.slab = Float32Linear(slab_inputs, 2 * config.latent_size)
@@ -102,7 +111,19 @@ class HSVAEHead(LatentHead):
                 z_kl = spike_slab_log_ratio(sample["z"], *gate, mean, std, spike_std)
             else:
                 z_kl = spike_slab_kl_rao_blackwell(*gate, mean, std, spike_std)
-        return {"z_kl": z_kl, "gamma_kl": beta_kl(alpha, beta, self.config.prior_alpha, self.config.prior_beta)}
+        costs = {"z_kl": z_kl, "gamma_kl": beta_kl(alpha, beta, self.config.prior_alpha, self.config.prior_beta)}
+        if self.config.gate_balance_weight > 0:
+            costs["penalty"] = self.config.gate_balance_weight * self._imbalance(posterior.gate_mean)
+        return costs
+
+    def _imbalance(self, gate_mean: Tensor) -> Tensor:
+        """How far the shares of the batch that dimensions are on for are from the wanted one."""
+        config = self.config
+        share = config.prior_beta / (config.prior_alpha + config.prior_beta)
+        if config.target_active_dims is not None:
+            share = config.target_active_dims / config.latent_size
+        log_on = (1 - gate_mean).mean(0).clamp(1e-6, 1 - 1e-6).log()
+        return bernoulli_kl(log_on, log_on.new_tensor(math.log(share))).sum()
 
     def diagnostics(self, posterior: HSVAEModelOutput) -> dict[str, Tensor]:
         """`E[z|x]`, slab mean and `E[gamma|x]`."""

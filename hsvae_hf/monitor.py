@@ -1,10 +1,12 @@
 """What the latent does while training goes on: a callback that logs it, and says when something is wrong."""
 
 import logging
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
@@ -14,6 +16,14 @@ from hsvae_hf.evaluation import advice, corpus_statistics
 logger = logging.getLogger(__name__)
 LOGGED: tuple[str, ...] = ("active_dims", "active_units", "dead_dims", "always_on_dims", "mutual_information")
 LOGGED += ("gate_std", "switching_fraction", "average_hoyer_samples", "average_hoyer_posterior_means")
+
+
+def held_out_batches(trainer: Trainer, rows: int) -> Iterator[dict[str, Tensor]]:
+    """About the first `rows` rows of the trainer's evaluation set, on the model's device, in this process alone."""
+    dataset: Any = trainer.eval_dataset
+    size = min(rows, trainer.args.per_device_eval_batch_size)
+    for batch in islice(DataLoader(dataset, size, collate_fn=trainer.data_collator), rows // size):
+        yield {name: value.to(trainer.args.device) for name, value in batch.items()}
 
 
 class CollapseMonitor(TrainerCallback):
@@ -36,19 +46,12 @@ class CollapseMonitor(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure, log, advise; the first process does so for all."""
-        dataset: Any = self.trainer.eval_dataset
-        if dataset is None or not state.is_world_process_zero:
+        if self.trainer.eval_dataset is None or not state.is_world_process_zero:
             return
         model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        size = min(self.rows, args.per_device_eval_batch_size)
-        loader = DataLoader(dataset, size, collate_fn=self.trainer.data_collator)
-        batches = (
-            {name: value.to(model.device) for name, value in batch.items()}
-            for batch in islice(loader, self.rows // size)
-        )
         modes = model.training
         with torch.random.fork_rng():  # training goes on as if nobody had looked
-            self.statistics = corpus_statistics(model.eval(), batches)
+            self.statistics = corpus_statistics(model.eval(), held_out_batches(self.trainer, self.rows))
         model.train(modes)
         found = {f"eval_{name}": self.statistics[name] for name in LOGGED if name in self.statistics}
         self.trainer.log(found)

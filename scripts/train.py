@@ -13,12 +13,12 @@ import torch
 from transformers import HfArgumentParser, PreTrainedConfig, set_seed
 
 import hsvae_hf
-from hsvae_hf.calibration import fit_code_scale
+from hsvae_hf.calibration import fit_code_scale, set_threshold
 from hsvae_hf.cli import run
 from hsvae_hf.data import HUB_IDS, MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_tokenizer
 from hsvae_hf.modeling_text_vae import special_token_ids
-from hsvae_hf.monitor import CollapseMonitor
+from hsvae_hf.monitor import CollapseMonitor, held_out_batches
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.training import (
     TextVAETrainer,
@@ -219,6 +219,15 @@ def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
         raise ValueError("`streaming` must be off with `decoder_type` 'vector': the vectors are computed once, before.")
 
 
+def hold_target(trainer: TextVAETrainer, target: float) -> None:
+    """The controller holds the number of active dimensions on the training text: set it for text that is held out."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    try:
+        set_threshold(model, held_out_batches(trainer, 4000), target)
+    except ValueError as error:  # the run is not lost for that
+        print(f"warning: active_threshold stays {model.config.active_threshold}: {error}", file=sys.stderr)
+
+
 def main() -> None:
     """Parse, train, evaluate, save."""
     data, flags, arguments = parse_arguments()
@@ -249,6 +258,8 @@ def main() -> None:
     if "validation" in splits:
         trainer.add_callback(CollapseMonitor(trainer))
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if flags.get("target_active_dims") is not None and "validation" in splits:
+        hold_target(trainer, flags["target_active_dims"])
     if flags["decoder_type"] == "vector":
         fit_code_scale(trainer.accelerator.unwrap_model(trainer.model), splits["train"].vectors.numpy())
     if "validation" in splits:

@@ -9,9 +9,9 @@ import torch
 
 from hsvae_hf.analysis import (
     GateStatistics,
-    _dimension_order,
     class_gate_activity,
     class_kl,
+    dimension_order,
     gate_statistics,
     plot_gate_heatmap,
 )
@@ -151,9 +151,9 @@ def test_class_kl_of_real_text_is_small_between_like_classes():
     assert kl[film, names.index("Album")] < kl[film, village]
 
 
-def test_dimension_order_is_classes_then_shared_then_unused():
+def testdimension_order_is_classes_then_shared_then_unused():
     gates, labels, order = class_gates()
-    arranged = order[_dimension_order(class_gate_activity(gates, labels, 4))]
+    arranged = order[dimension_order(class_gate_activity(gates, labels, 4))]
     assert list(arranged[:5]) == [0, 1, 2, 3, 4]
     assert set(arranged[5:]) == {5, 6}
 
@@ -162,7 +162,7 @@ def test_a_class_without_sentences_does_not_disturb_the_order():
     gates, labels, _ = class_gates()
     activity = class_gate_activity(gates, labels, 4)
     with_empty = np.insert(activity, 2, np.nan, axis=0)
-    np.testing.assert_array_equal(_dimension_order(with_empty), _dimension_order(activity))
+    np.testing.assert_array_equal(dimension_order(with_empty), dimension_order(activity))
 
 
 @pytest.mark.parametrize(("num_classes", "latent_size"), [(14, 768), (8, 64), (2, 2), (1, 1)])

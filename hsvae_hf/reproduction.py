@@ -1,0 +1,460 @@
+"""The paper's figures, and this package's own two: runs that are kept, pictures, numbers, and what they show."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from hsvae_hf.analysis import class_kl, dimension_order
+from hsvae_hf.comparison import CompareArguments, Comparison
+from hsvae_hf.data import tokenize_dataset
+from hsvae_hf.evaluation import probe_accuracy
+from hsvae_hf.training import staged_folder
+from hsvae_hf.vectors import embed_dataset
+
+LENGTHS = {"yelp": 200, "dbpedia": 60, "yahoo": 30}
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {
+        "max_steps": 400,
+        "batch_size": 64,
+        "learning_rate": 2e-3,
+        "vocab_size": 3000,
+        "embedding_size": 64,
+        "hidden_size": 128,
+        "word_dropout": 0.5,
+        "max_length": 20,
+        "max_train_samples": 4000,
+        "max_samples": 2000,
+        "classifier_epochs": 3,
+    },
+    "paper": {
+        "max_steps": 6000,
+        "batch_size": 256,
+        "learning_rate": 8e-4,
+        "vocab_size": 20_000,
+        "embedding_size": 256,
+        "hidden_size": 512,
+        "word_dropout": 0.0,
+        "max_train_samples": None,
+        "max_samples": None,
+        "classifier_epochs": 15,
+    },
+}
+# Gates follow the sentence late: studies of them take longer runs.
+LONGER: dict[str, dict[str, Any]] = {
+    "small": {
+        "max_steps": 1000,
+        "vocab_size": 5000,
+        "max_length": 30,
+        "max_train_samples": 8000,
+        "classifier_epochs": 2,
+        "curve_points": 4,
+    },
+    "paper": {},
+}
+GRU_SYSTEMS = ["HSVAE", "VAE", "VAE_L1", "VAE_L2", "MAT-VAE", "VSC", "SDLGM", "Sparsemax", "Simple"]
+BERT_SYSTEMS = ["B-HSVAE", "B-VAE", "B-MAT-VAE", "BERT"]
+PRIORS = [(1, 4), (30, 30), (30, 10), (4, 1), (10, 1)]  # alpha, beta
+MAT_WEIGHTS = [(0.01, 0.01), (0.01, 1.0), (1.0, 0.01), (1.0, 1.0)]  # psi, lambda
+TARGETS = [8, 16, 32, 64]
+STUDY = {  # what may drive the gates, one change at a time, then together
+    "estimator": ["kl_estimator=mc", "kl_estimator=closed_form", "kl_estimator=collapsed"],
+    "weights": ["z_kl_weight=0.1", "gamma_kl_weight=0.1", "gamma_kl_weight=0.001"],
+    "prior": ["prior_alpha=1 prior_beta=1", "prior_alpha=10 prior_beta=0.2"],
+    "relaxation": ["concrete_temperature=0.2", "concrete_temperature=1.0"],
+    "slab reads gamma": ["condition_slab_on_gate=true"],
+    "gate's range": ["gate_concentration_max=1000.0"],
+    "learning rate": ["learning_rate=0.0005", "learning_rate=0.005"],
+    "steps": ["max_steps=500", "max_steps=3000"],
+    "warm-up": ["kl_annealing=linear kl_warmup_steps=500"],
+    "free bits": ["free_bits=0.1"],
+    "word dropout": ["word_dropout=0.0", "word_dropout=0.75"],
+    "latent size": ["latent_size=256"],
+    "wanted active dimensions": [
+        "kl_estimator=collapsed target_active_dims=8",
+        "kl_estimator=collapsed target_active_dims=16",
+        "kl_estimator=collapsed latent_size=256 target_active_dims=16",
+    ],
+}
+STUDIED = (
+    "accuracy_code",
+    "accuracy_gate",
+    "accuracy_samples",
+    "accuracy",
+    "active_dims",
+    "gate_std",
+    "switching_fraction",
+    "dead_dims",
+    "always_on_dims",
+    "mutual_information",
+    "perplexity",
+)
+GREYS = ("0.15", "0.6", "0.85", "0.4")
+MARKS = ("o-", "s--", "^:", "v-.", "D-", "x--", "*:", "P-.")
+
+
+@dataclass
+class ReproduceArguments:
+    """Which figure, of which data, at which size."""
+
+    figure: str = field(metadata={"help": "figure2, figure3, figure4, figure5, gates, dial or nonzeros."})
+    dataset: list[str] = field(metadata={"help": "Short names, Hub ids or local paths, with labels."})
+    output_dir: str = field(metadata={"help": "Folder of figures and finished runs; a call goes on where one ended."})
+    size: str = field(default="small", metadata={"help": "small (minutes a run on two cores) or paper (a GPU)."})
+    seeds: int = field(default=3, metadata={"help": "Runs of each."})
+    latent_sizes: list[int] = field(default_factory=lambda: [32, 768], metadata={"help": "Latent dimensions."})
+    encoder_name_or_path: str = field(
+        default="bert-base-uncased", metadata={"help": "Text encoder of the B- models, frozen; of `nonzeros` too."}
+    )
+    models: list[str] | None = field(default=None, metadata={"help": "Of those of the figure; all by default."})
+    vectors_json: str | None = field(
+        default=None, metadata={"help": "nonzeros: vectors.json of compare_vectors.py on the same rows and encoder."}
+    )
+
+
+def comparison(
+    options: ReproduceArguments, dataset: str, latent_size: int, group: str = "figures", **changes: Any
+) -> Comparison:
+    """The runs of one data set at one latent size; figures of one group share them."""
+    folder = Path(options.output_dir) / "runs" / f"{group}-{options.size}-{Path(dataset).name}-{latent_size}"
+    fields: dict[str, Any] = {
+        "dataset": dataset,
+        "output_dir": str(folder),
+        "encoder_name_or_path": options.encoder_name_or_path,
+        "models": options.models or [],
+        "max_length": LENGTHS.get(Path(dataset).name, 60),
+        "latent_size": latent_size,
+        "curve_points": 8,
+        "search_runs": 0,
+    }
+    fields |= SIZES[options.size] | changes
+    return Comparison(CompareArguments(**fields))
+
+
+def results(made: Comparison, system: str, seeds: int) -> list[dict[str, Any]]:
+    """Of every seed of a system, trained where that is not done."""
+    return [made.result(system, None, seed) for seed in range(1, seeds + 1)]
+
+
+def spread(runs: Sequence[dict[str, Any]], name: str) -> Any:
+    """Mean and sample deviation over runs, None where a model has no such number."""
+    values = [run[name] for run in runs if name in run]
+    return (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0) if values else None
+
+
+def name_of(dataset: str) -> str:
+    """Of a data set in a figure."""
+    return Path(dataset).name
+
+
+Made = tuple[Figure, Any, str]
+
+
+def figure2(options: ReproduceArguments) -> Made:
+    """Accuracy and Average Hoyer of all models."""
+    numbers: list[dict[str, Any]] = []
+    systems = options.models or GRU_SYSTEMS + BERT_SYSTEMS
+    for dataset in options.dataset:
+        for size in options.latent_sizes:
+            made = comparison(options, dataset, size)
+            for system in systems:
+                runs = results(made, system, options.seeds)
+                row: dict[str, Any] = {"dataset": name_of(dataset), "latent_size": size, "model": system}
+                for name in ("accuracy", "accuracy_code", "average_hoyer_samples", "average_hoyer_posterior_means"):
+                    row[name] = spread(runs, name)
+                numbers.append(row | {"seeds": len(runs)})
+    figure = Figure(figsize=(1 + 4.2 * len(options.dataset), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(options.dataset), squeeze=False, sharex=True)
+    shown = (("accuracy", "accuracy, K = 5 classifier"), ("average_hoyer_samples", "Average Hoyer of samples"))
+    for column, dataset in enumerate(options.dataset):
+        for line, (name, label) in enumerate(shown):
+            axis = axes[line, column]
+            for place, size in enumerate(options.latent_sizes):
+                rows = [row for row in numbers if (row["dataset"], row["latent_size"]) == (name_of(dataset), size)]
+                found = [(systems.index(row["model"]), row[name]) for row in rows if row[name] is not None]
+                width = 0.8 / len(options.latent_sizes)
+                positions = [index + width * (place - (len(options.latent_sizes) - 1) / 2) for index, _ in found]
+                means, deviations = zip(*(value for _, value in found), strict=True)
+                axis.bar(positions, means, width, yerr=deviations, color=GREYS[place], label=f"{size} dimensions")
+            axis.set_ylabel(label)
+        axes[0, column].set_title(name_of(dataset))
+        axes[1, column].set_xticks(range(len(systems)), systems, rotation=60, ha="right")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    lines = []
+    for dataset in map(name_of, options.dataset):
+        for size in options.latent_sizes:
+            own = {row["model"]: row for row in numbers if (row["dataset"], row["latent_size"]) == (dataset, size)}
+            text = [
+                f"{name} {row['accuracy'][0]:.3f}"
+                + (f" (Hoyer {row['average_hoyer_samples'][0]:.2f})" if row["average_hoyer_samples"] else "")
+                for name, row in own.items()
+            ]
+            lines.append(f"{dataset}, {size} dimensions: {', '.join(text)}.")
+    return figure, numbers, "Accuracy of the K = 5 classifier and Average Hoyer of samples. " + " ".join(lines)
+
+
+def figure3(options: ReproduceArguments) -> Made:
+    """Average Hoyer during training, by the prior of HSVAE and by the weights of MAT-VAE."""
+    families = {
+        "HSVAE": [f"HSVAE prior_alpha={a} prior_beta={b}" for a, b in PRIORS],
+        "MAT-VAE": [f"MAT-VAE z_kl_weight={psi} penalty_weight={weight}" for psi, weight in MAT_WEIGHTS],
+    }
+    kinds = {"average_hoyer_samples": "samples", "average_hoyer_posterior_means": "means"}
+    numbers: list[dict[str, Any]] = []
+    size = options.latent_sizes[0]
+    for dataset in options.dataset:
+        made = comparison(options, dataset, size, models=[name for names in families.values() for name in names])
+        for family, systems in families.items():
+            for system in systems:
+                curves = [run["curve"] for run in results(made, system, options.seeds)]
+                row: dict[str, Any] = {"dataset": name_of(dataset), "family": family, "model": system}
+                row["step"] = [look["step"] for look in curves[0]]
+                for kind in kinds:
+                    values = np.array([[look[f"eval_{kind}"] for look in curve] for curve in curves])
+                    deviation = values.std(0, ddof=1) if len(values) > 1 else 0 * values[0]
+                    row[kind] = {"mean": values.mean(0).tolist(), "std": deviation.tolist()}
+                numbers.append(row | {"seeds": len(curves), "latent_size": size})
+    figure = Figure(figsize=(13, 0.6 + 2.9 * len(options.dataset)), layout="constrained")
+    axes = figure.subplots(len(options.dataset), 4, squeeze=False, sharex=True, sharey=True)
+    for line, dataset in enumerate(map(name_of, options.dataset)):
+        for column, (family, kind) in enumerate((family, kind) for family in families for kind in kinds):
+            axis = axes[line, column]
+            _curves(axis, [row for row in numbers if (row["dataset"], row["family"]) == (dataset, family)], kind)
+            axis.set_title(f"{dataset}: {family}, {kinds[kind]}", fontsize=9)
+        axes[line, 0].set_ylabel("Average Hoyer")
+    for axis in axes[-1]:
+        axis.set_xlabel("training step")
+    for axis in axes[0, ::2]:
+        axis.legend(fontsize=7, frameon=False)
+    last = [
+        f"{row['dataset']} {row['model']} {row['average_hoyer_samples']['mean'][-1]:.2f}"
+        f" ± {row['average_hoyer_samples']['std'][-1]:.2f}"
+        for row in numbers
+    ]
+    return figure, numbers, f"Average Hoyer of samples at the end of training: {'; '.join(last)}."
+
+
+def _curves(axis: Any, rows: list[dict[str, Any]], kind: str) -> None:
+    """A line with its deviation for each model."""
+    signs = {"prior_alpha=": r"$\alpha$ ", "prior_beta=": r"$\beta$ "}
+    signs |= {"z_kl_weight=": r"$\psi$ ", "penalty_weight=": r"$\lambda$ "}
+    for index, row in enumerate(rows):
+        label = row["model"].partition(" ")[2].replace(" ", ", ")
+        for name, sign in signs.items():
+            label = label.replace(name, sign)
+        mean, deviation = (np.array(row[kind][name]) for name in ("mean", "std"))
+        shade = str(0.1 + 0.13 * index)
+        axis.plot(row["step"], mean, MARKS[index], color=shade, markersize=3, linewidth=1, label=label)
+        axis.fill_between(row["step"], mean - deviation, mean + deviation, color=shade, alpha=0.15)
+
+
+def figure4(options: ReproduceArguments) -> Made:
+    """Which dimensions the sentences of each class switch on, in HSVAE."""
+    size = options.latent_sizes[0]
+    numbers: list[dict[str, Any]] = []
+    for dataset in options.dataset:
+        made = comparison(options, dataset, size)
+        run = made.result("HSVAE", None, 1)
+        numbers.append({"dataset": name_of(dataset), "classes": made.names, "activity": run["class_activity"]})
+    figure = Figure(figsize=(1 + 4.5 * len(options.dataset), 4), layout="constrained")
+    axes = figure.subplots(1, len(options.dataset), squeeze=False)[0]
+    found = []
+    for axis, row in zip(axes, numbers, strict=True):
+        activity = np.array(row["activity"])
+        order = dimension_order(activity)
+        image = axis.imshow(activity[:, order], aspect="auto", cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_yticks(range(len(row["classes"])), row["classes"], fontsize=6)
+        axis.set_xlabel(f"{size} latent dimensions, sorted")
+        axis.set_title(row["dataset"])
+        contrast = float((activity.max(0) - activity.min(0)).mean())
+        own = int((activity.max(0) - activity.min(0) > 0.5).sum())
+        found.append(
+            f"{row['dataset']}: mean spread between classes {contrast:.2f}, {own} of {size} dimensions above .5"
+        )
+    figure.colorbar(image, ax=list(axes), label="share of sentences with the dimension on")
+    return figure, numbers, f"The share of a class's sentences that switch a dimension on. {'; '.join(found)}."
+
+
+def figure5(options: ReproduceArguments) -> Made:
+    """KL divergence between the word distributions of classes."""
+    numbers: list[dict[str, Any]] = []
+    for dataset in options.dataset:
+        made = comparison(options, dataset, options.latent_sizes[0])
+        train = made.data["train"]
+        ids = [row[:-1] for row in tokenize_dataset(train.select_columns(["text"]), made.words)["input_ids"]]
+        kl = class_kl(ids, np.array(train["label"][:]), len(made.names), len(made.words))
+        numbers.append({"dataset": name_of(dataset), "classes": made.names, "kl": kl.tolist()})
+    figure = Figure(figsize=(1 + 4.2 * len(options.dataset), 4), layout="constrained")
+    axes = figure.subplots(1, len(options.dataset), squeeze=False)[0]
+    highest, found = max(np.max(row["kl"]) for row in numbers), []
+    for axis, row in zip(axes, numbers, strict=True):
+        kl, classes = np.array(row["kl"]), row["classes"]
+        image = axis.imshow(kl, cmap="Greys", vmin=0, vmax=highest)
+        axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=6)
+        axis.set_yticks(range(len(classes)), classes, fontsize=6)
+        axis.set_title(row["dataset"])
+        off = kl[~np.eye(len(classes), dtype=bool)]
+        found.append(f"{row['dataset']} {off.mean():.2f} on average, from {off.min():.2f} to {off.max():.2f}")
+    figure.colorbar(image, ax=list(axes), label="KL(row || column), nats")
+    return figure, numbers, f"How far the classes' words are apart, in nats: {'; '.join(found)}."
+
+
+def gates(options: ReproduceArguments) -> Made:
+    """What drives the gates: one change of the released settings at a time."""
+    size = options.latent_sizes[0]
+    systems = options.models or ["HSVAE", *(f"HSVAE {change}" for changes in STUDY.values() for change in changes)]
+    numbers: list[dict[str, Any]] = []
+    for dataset in options.dataset:
+        made = comparison(options, dataset, size, "study", models=systems, **LONGER[options.size])
+        for system in systems:
+            runs = results(made, system, options.seeds)
+            numbers.append(
+                {"dataset": name_of(dataset), "model": system, "seeds": len(runs)}
+                | {name: spread(runs, name) for name in STUDIED}
+            )
+    figure = Figure(figsize=(7, 1 + 0.28 * len(systems)), layout="constrained")
+    axis = figure.subplots()
+    rows = [row for row in numbers if row["dataset"] == name_of(options.dataset[0])]
+    places = np.arange(len(rows))[::-1]
+    for mark, name, label in (("o", "accuracy_code", "the code"), ("x", "accuracy_gate", "its gate alone")):
+        means, deviations = zip(*(row[name] for row in rows), strict=True)
+        axis.errorbar(means, places, xerr=deviations, fmt=mark, color="0.2", label=label, capsize=2)
+    axis.set_yticks(places, [row["model"].partition(" ")[2] or "released settings" for row in rows], fontsize=8)
+    axis.set_xlabel(f"accuracy of a linear probe, {name_of(options.dataset[0])}")
+    axis.legend(frameon=False)
+    best = max(rows, key=lambda row: row["accuracy_gate"][0])
+    first, most = ([row[name][0] for name in ("accuracy_code", "accuracy_gate")] for row in (rows[0], best))
+    text = (
+        f"The released settings give {first[0]:.3f} from the code and {first[1]:.3f} from its gate alone; the most "
+        f"from the gate, {most[1]:.3f}, with `{best['model']}` ({most[0]:.3f} from the code)."
+    )
+    return figure, numbers, text
+
+
+def dial(options: ReproduceArguments) -> Made:
+    """Wanted and found numbers of active dimensions."""
+    size = options.latent_sizes[0]
+    numbers: list[dict[str, Any]] = []
+    systems = {f"HSVAE kl_estimator=collapsed target_active_dims={wanted}": wanted for wanted in TARGETS}
+    systems = {system: wanted for system, wanted in systems.items() if wanted < size}
+    for dataset in options.dataset:
+        made = comparison(options, dataset, size, "study", models=list(systems), **LONGER[options.size])
+        for system, wanted in systems.items():
+            runs = results(made, system, options.seeds)
+            row: dict[str, Any] = {
+                "dataset": name_of(dataset),
+                "latent_size": size,
+                "wanted": wanted,
+                "seeds": len(runs),
+            }
+            names = ("active_dims", "active_dims_before", "accuracy_code", "accuracy_gate", "mutual_information")
+            numbers.append(row | {name: spread(runs, name) for name in names})
+    figure = Figure(figsize=(4.5, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for mark, dataset in zip(MARKS, map(name_of, options.dataset), strict=False):
+        rows = [row for row in numbers if row["dataset"] == dataset]
+        axis.plot([row["wanted"] for row in rows], [row["active_dims"][0] for row in rows], mark, label=dataset)
+    axis.plot([TARGETS[0], TARGETS[-1]], [TARGETS[0], TARGETS[-1]], color="0.7", zorder=0)
+    axis.set(xscale="log", yscale="log", xlabel="wanted", ylabel="active dimensions of held-out codes")
+    axis.legend(frameon=False)
+    off = max(abs(row["active_dims"][0] / row["wanted"] - 1) for row in numbers)
+    return figure, numbers, f"Held-out codes are at most {off:.1%} off the wanted number of active dimensions."
+
+
+def nonzeros(options: ReproduceArguments) -> Made:
+    """Accuracy of everything that an engineer would use, by the number of non-zeros."""
+    size = options.latent_sizes[0]
+    numbers: list[dict[str, Any]] = []
+    models = {
+        f"{system} kl_estimator=collapsed target_active_dims={wanted}": (system, wanted)
+        for system in ("HSVAE", "B-HSVAE")
+        for wanted in TARGETS
+        if wanted < size
+    }
+    for dataset in options.dataset:
+        scale = LONGER[options.size] | {"max_train_samples": 8000, "max_samples": 2500}  # as in compare_vectors.py
+        made = comparison(options, dataset, size, "nonzeros", models=list(models), **scale)
+        rows: list[dict[str, Any]] = _word_vectors(made)
+        encoder, tokenizer = made.new_model("BERT", None)
+        dense = [embed_dataset(split, encoder.eval(), tokenizer) for split in (made.data["train"], made.test)]
+        labels = [np.array(split["label"][:]) for split in (made.data["train"], made.test)]
+        accuracy = probe_accuracy(dense[0], labels[0], dense[1], labels[1])
+        rows.append({"system": "dense vectors", "non_zeros": dense[0].shape[1], "accuracy": (accuracy, 0.0)})
+        for system, (family, _) in models.items():
+            runs = results(made, system, options.seeds)
+            found = spread(runs, "active_dims")
+            rows.append(
+                {"system": f"{family} of words", "non_zeros": found[0], "accuracy": spread(runs, "accuracy_code")}
+            )
+        if options.vectors_json is not None:
+            for row in json.loads(Path(options.vectors_json).read_text()):
+                if row["dataset"] == name_of(dataset) and row["latent_size"] == 512:
+                    value = row["accuracy"], row["accuracy_std"]
+                    name = f"{row['system']} of vectors"
+                    rows.append({"system": name, "non_zeros": row["active_dims"], "accuracy": value})
+        numbers += [{"dataset": name_of(dataset)} | row for row in rows]
+    figure = Figure(figsize=(1 + 4.2 * len(options.dataset), 4), layout="constrained")
+    axes = figure.subplots(1, len(options.dataset), squeeze=False)[0]
+    for axis, dataset in zip(axes, map(name_of, options.dataset), strict=True):
+        own = [row for row in numbers if row["dataset"] == dataset]
+        for place, system in enumerate(dict.fromkeys(row["system"] for row in own)):
+            one = [row for row in own if row["system"] == system]
+            values = [[row["non_zeros"] for row in one], *zip(*(row["accuracy"] for row in one), strict=True)]
+            shade = str(0.09 * (place % 8))
+            axis.errorbar(*values, fmt=MARKS[place % len(MARKS)], color=shade, label=system, markersize=4, capsize=2)
+        axis.set(xscale="log", xlabel="non-zeros per sentence", title=dataset)
+    axes[0].set_ylabel("accuracy of a linear probe")
+    axes[0].legend(fontsize=7, frameon=False)
+    text = [f"{row['dataset']} {row['system']} {row['non_zeros']:.0f}: {row['accuracy'][0]:.3f}" for row in numbers]
+    return figure, numbers, f"Accuracy by non-zeros. {'; '.join(text)}."
+
+
+def _word_vectors(made: Comparison) -> list[dict[str, Any]]:
+    """TF-IDF, as it is and reduced."""
+    texts = [split["text"][:] for split in (made.data["train"], made.test)]
+    labels = [np.array(split["label"][:]) for split in (made.data["train"], made.test)]
+    words = TfidfVectorizer(sublinear_tf=True)
+    train, test = words.fit_transform(texts[0]), words.transform(texts[1])
+    rows: list[dict[str, Any]] = []
+    accuracy = probe_accuracy(train, labels[0], test, labels[1])
+    rows.append({"system": "TF-IDF", "non_zeros": test.nnz / test.shape[0], "accuracy": (accuracy, 0.0)})
+    for size in (wanted for wanted in (*TARGETS, 128) if wanted < train.shape[1]):
+        reduce = TruncatedSVD(size, random_state=0).fit(train)
+        accuracy = probe_accuracy(reduce.transform(train), labels[0], reduce.transform(test), labels[1])
+        rows.append({"system": "TF-IDF, SVD (dense)", "non_zeros": size, "accuracy": (accuracy, 0.0)})
+    return rows
+
+
+FIGURES: dict[str, Callable[[ReproduceArguments], Made]] = {
+    make.__name__: make for make in (figure2, figure3, figure4, figure5, gates, dial, nonzeros)
+}
+
+
+def reproduce(options: ReproduceArguments) -> str:
+    """Train what is missing; write the figure's PNG, JSON and Markdown to the output folder.
+
+    Returns:
+        The paragraph on what it shows.
+
+    Raises:
+        ValueError: if there is no such figure, size or model, or the data has no labels.
+    """
+    if options.figure not in FIGURES:
+        raise ValueError(f"`figure` must be one of {', '.join(FIGURES)}, got {options.figure!r}; name one of them.")
+    if options.size not in SIZES:
+        raise ValueError(f"`size` must be one of {', '.join(SIZES)}, got {options.size!r}; name one of them.")
+    if options.seeds < 1 or not options.latent_sizes:
+        raise ValueError(f"`seeds` must be at least 1, got {options.seeds}, and `latent_sizes` must not be empty.")
+    figure, numbers, text = FIGURES[options.figure](options)
+    with staged_folder(options.output_dir) as folder:
+        figure.savefig(folder / f"{options.figure}.png", dpi=150)
+        content = {"settings": vars(options) | {"scale": SIZES[options.size]}, "numbers": numbers}
+        (folder / f"{options.figure}.json").write_text(json.dumps(content, indent=1) + "\n")
+        (folder / f"{options.figure}.md").write_text(text + "\n")
+    return text

@@ -1,0 +1,21 @@
+"""The paper's figures: `reproduce.py figure2 --dataset yahoo dbpedia --output_dir runs/reproduction`, and so on."""
+
+import sys
+
+from transformers import HfArgumentParser
+
+from hsvae_hf.cli import run
+from hsvae_hf.reproduction import ReproduceArguments, reproduce
+
+
+def main() -> None:
+    """Run what is missing, write the figure, print what it shows."""
+    words = sys.argv[1:]
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--figure")  # `reproduce.py figure2` reads better
+    (options,) = HfArgumentParser(ReproduceArguments, description=__doc__).parse_args_into_dataclasses(words)
+    print(reproduce(options))
+
+
+if __name__ == "__main__":
+    run(main)

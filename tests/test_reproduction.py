@@ -1,0 +1,112 @@
+"""The figures, at a size of seconds, on a corpus of a few sentences."""
+
+import json
+
+import numpy as np
+import pytest
+import transformers
+from families import bert
+
+from hsvae_hf import reproduction, vectors
+from hsvae_hf.comparison import Comparison
+from hsvae_hf.reproduction import ReproduceArguments, reproduce
+
+TINY = {"max_steps": 2, "batch_size": 8, "learning_rate": 1e-3, "vocab_size": 60, "embedding_size": 8}
+TINY |= {"hidden_size": 12, "classifier_epochs": 1, "max_train_samples": None, "max_samples": None}
+
+
+@pytest.fixture
+def call(sentences, labels, tokenizer, tmp_path, monkeypatch):
+    path = tmp_path / "corpus.jsonl"
+    rows = [{"text": text, "label": label} for text, label in zip(sentences, labels, strict=True)] * 8
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    transformers.BertModel(bert(len(tokenizer))["encoder_config"]).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    monkeypatch.setattr(vectors.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setitem(reproduction.SIZES, "small", TINY)
+    monkeypatch.setitem(reproduction.LONGER, "small", {})
+    monkeypatch.setattr(reproduction, "TARGETS", [2, 4])
+
+    def make(figure, **changes):
+        fields = {"figure": figure, "dataset": [str(path)], "output_dir": str(tmp_path / "out"), "latent_sizes": [6]}
+        options = ReproduceArguments(**(fields | {"encoder_name_or_path": str(tmp_path / "encoder")} | changes))
+        text = reproduce(options)
+        made = json.loads((tmp_path / "out" / f"{figure}.json").read_text())
+        assert (tmp_path / "out" / f"{figure}.md").read_text().strip() == text
+        assert (tmp_path / "out" / f"{figure}.png").stat().st_size > 5000
+        return made["numbers"], text
+
+    return make
+
+
+def test_figure_2_has_every_model_and_goes_on_where_it_stopped(call, monkeypatch):
+    numbers, text = call("figure2", seeds=2, latent_sizes=[4, 6], models=["HSVAE", "VAE", "Simple", "B-VAE"])
+    assert [(row["latent_size"], row["model"]) for row in numbers][:4] == [
+        (4, "HSVAE"),
+        (4, "VAE"),
+        (4, "Simple"),
+        (4, "B-VAE"),
+    ]
+    assert all(0 <= row["accuracy"][0] <= 1 for row in numbers)
+    assert numbers[0]["seeds"] == 2
+    assert f"HSVAE {numbers[0]['accuracy'][0]:.3f}" in text
+
+    def no_training(*arguments, **options):
+        raise AssertionError("a finished run was repeated")
+
+    monkeypatch.setattr(Comparison, "new_model", no_training)
+    assert call("figure2", seeds=2, latent_sizes=[4, 6], models=["HSVAE", "VAE", "Simple", "B-VAE"])[0] == numbers
+    activity = np.array(call("figure4")[0][0]["activity"])  # of the same HSVAE
+    assert activity.shape == (3, 6)
+    assert ((activity >= 0) & (activity <= 1)).all()
+
+
+def test_figure_3_follows_the_hoyer_of_priors_and_weights_through_training(call):
+    numbers, text = call("figure3", seeds=1)
+    assert [row["family"] for row in numbers] == ["HSVAE"] * 5 + ["MAT-VAE"] * 4
+    for row in numbers:
+        assert row["step"] == [1, 2]
+        assert all(0 <= value <= 1 for value in row["average_hoyer_samples"]["mean"])
+    assert "HSVAE prior_alpha=1 prior_beta=4" in text
+
+
+def test_figure_5_is_a_divergence_of_classes(call):
+    (found,) = call("figure5")[0]
+    kl = np.array(found["kl"])
+    assert kl.shape == (3, 3)
+    assert np.allclose(np.diag(kl), 0)
+    assert (kl[~np.eye(3, dtype=bool)] > 0).all()
+
+
+def test_the_study_and_the_dial(call):
+    systems = ["HSVAE", "HSVAE kl_estimator=collapsed max_steps=6", "HSVAE learning_rate=0.01"]
+    numbers, text = call("gates", seeds=1, models=systems)
+    assert [row["model"] for row in numbers] == systems
+    assert "released settings" in text
+    numbers, _ = call("dial", seeds=1)
+    assert [row["wanted"] for row in numbers] == [2, 4]
+    for row in numbers:
+        assert row["active_dims"][0] == pytest.approx(row["wanted"], abs=1.0)
+
+
+def test_everything_by_non_zeros(call, tmp_path):
+    found = {"dataset": "corpus.jsonl", "latent_size": 512, "system": "CSR", "active_dims": 8.0, "accuracy": 0.9}
+    (tmp_path / "vectors.json").write_text(json.dumps([found | {"accuracy_std": 0.01}]))
+    numbers, _ = call("nonzeros", seeds=1, vectors_json=str(tmp_path / "vectors.json"))
+    systems = {row["system"] for row in numbers}
+    assert {"TF-IDF", "TF-IDF, SVD (dense)", "dense vectors", "HSVAE of words", "B-HSVAE of words"} <= systems
+    assert {"dataset": "corpus.jsonl", "system": "CSR of vectors", "non_zeros": 8.0, "accuracy": [0.9, 0.01]} in numbers
+    assert next(row for row in numbers if row["system"] == "dense vectors")["non_zeros"] == 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"figure": "figure1"}, "`figure` must be one of figure2"),
+        ({"figure": "figure2", "size": "huge"}, "`size` must be one of small, paper"),
+        ({"figure": "figure2", "seeds": 0}, "`seeds` must be at least 1"),
+    ],
+)
+def test_bad_options_are_named(call, changes, message):
+    with pytest.raises(ValueError, match=message):
+        call(**changes)
