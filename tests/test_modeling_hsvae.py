@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributions import Bernoulli, kl_divergence
 from torch.nn import functional as F
 
 from hsvae_hf import HSVAEConfig, HSVAEForPreTraining, HSVAEModel
@@ -91,6 +92,21 @@ def test_mc_and_rao_blackwell_estimate_the_same_kl_and_closed_form_bounds_it():
         means[estimator] = latent_head.costs(posterior, latent_head.sample(posterior), None)["z_kl"].mean(0)
     torch.testing.assert_close(means["mc"], means["rao_blackwell"], atol=0.02, rtol=0.02)
     assert (means["closed_form"] > means["rao_blackwell"] - 0.01).all()
+
+
+@pytest.mark.parametrize(("target", "share"), [(None, 0.2), (3, 0.5)])
+def test_the_balance_is_that_of_the_batch(target, share):
+    latent_head = head(gate_balance_weight=2.0, target_active_dims=target, gamma_kl_weight=0.01)
+    assert latent_head.needs_even_batches
+    assert not head().needs_even_batches
+    posterior = latent_head(torch.randn(7, 12))
+    costs = latent_head.costs(posterior, latent_head.sample(posterior), None)
+    on = (1 - posterior.gate_mean.double()).mean(0)
+    expected = kl_divergence(Bernoulli(on), Bernoulli(torch.full_like(on, share))).sum()
+    torch.testing.assert_close(costs["penalty"].double(), 2 * expected, rtol=1e-4, atol=1e-5)
+    assert "penalty" not in head().costs(posterior, latent_head.sample(posterior), None)
+    costs["penalty"].backward()
+    assert latent_head.gate.weight.grad.abs().sum() > 0
 
 
 def test_prior_samples_follow_the_prior():
