@@ -8,9 +8,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 import torch
+from datasets import Dataset
 
 import hsvae_hf
+from hsvae_hf.data import TextCollator, tokenize_dataset
 from hsvae_hf.tokenization import train_tokenizer
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
 
 TOPICS = {
     "animals": [
@@ -60,6 +63,27 @@ def tokenizer(sentences):
 @pytest.fixture
 def small_config(tokenizer):
     return hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), embedding_size=8, hidden_size=12, latent_size=6)
+
+
+@pytest.fixture
+def make_trainer(small_config, tokenizer, sentences, tmp_path):
+    """A trainer of a tiny model on the sentences."""
+
+    def make(folder="run", model=None, **options):
+        torch.manual_seed(0)
+        rows = tokenize_dataset(Dataset.from_dict({"text": sentences}), tokenizer)
+        defaults = {"per_device_train_batch_size": 4, "logging_steps": 1, "report_to": "none", "seed": 7}
+        arguments = TextVAETrainingArguments(output_dir=str(tmp_path / folder), **(defaults | options))
+        return TextVAETrainer(
+            model=hsvae_hf.HSVAEForPreTraining(small_config) if model is None else model(),
+            args=arguments,
+            train_dataset=rows,
+            eval_dataset=rows.select(range(6)),
+            data_collator=TextCollator(tokenizer),
+            processing_class=tokenizer,
+        )
+
+    return make
 
 
 @pytest.fixture

@@ -14,16 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from families import FAMILIES, bert
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
 import hsvae_hf
 from hsvae_hf.cli import run as run_script
-from hsvae_hf.data import TextCollator, tokenize_dataset
 from hsvae_hf.training import (
     AnnealingCallback,
-    TextVAETrainer,
     TextVAETrainingArguments,
     check_output_dir,
     check_resumable,
@@ -33,25 +30,6 @@ from hsvae_hf.training import (
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--embedding_size", "8", "--hidden_size", "12", "--latent_size", "6", "--per_device_train_batch_size", "4"]
-
-
-@pytest.fixture
-def make_trainer(small_config, tokenizer, sentences, tmp_path):
-    def make(folder="run", model=None, **options):
-        torch.manual_seed(0)
-        rows = tokenize_dataset(Dataset.from_dict({"text": sentences}), tokenizer)
-        defaults = {"per_device_train_batch_size": 4, "logging_steps": 1, "report_to": "none", "seed": 7}
-        arguments = TextVAETrainingArguments(output_dir=str(tmp_path / folder), **(defaults | options))
-        return TextVAETrainer(
-            model=hsvae_hf.HSVAEForPreTraining(small_config) if model is None else model(),
-            args=arguments,
-            train_dataset=rows,
-            eval_dataset=rows.select(range(6)),
-            data_collator=TextCollator(tokenizer),
-            processing_class=tokenizer,
-        )
-
-    return make
 
 
 def losses(trainer):

@@ -1,0 +1,52 @@
+"""The collapse monitor: it sees what there is, says so, and leaves training alone."""
+
+import logging
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from hsvae_hf.evaluation import corpus_statistics
+from hsvae_hf.monitor import CollapseMonitor, held_out_batches
+
+
+def test_it_logs_the_latent_and_changes_nothing(make_trainer, tmp_path):
+    plain = make_trainer("plain", num_train_epochs=3, save_strategy="no")
+    plain.train()
+    watched = make_trainer("watched", num_train_epochs=3, save_strategy="no", report_to="tensorboard")
+    monitor = CollapseMonitor(watched)
+    watched.add_callback(monitor)
+    watched.train()
+    for name in ("loss", "eval_loss"):
+        assert [row[name] for row in plain.state.log_history if name in row] == [
+            row[name] for row in watched.state.log_history if name in row
+        ]
+    looks = [row for row in watched.state.log_history if "eval_active_dims" in row]
+    assert [row["step"] for row in looks] == [3, 6, 9]
+    assert looks[-1]["eval_mutual_information"] == monitor.statistics["mutual_information"]
+    assert monitor.statistics["rows"] == 6
+    torch.manual_seed(0)
+    again = corpus_statistics(watched.model.eval(), held_out_batches(watched, 1000))
+    for name in ("active_dims", "active_units", "dead_dims", "always_on_dims"):
+        assert again[name] == monitor.statistics[name]
+    events = EventAccumulator(str(next(tmp_path.glob("**/events*")).parent))
+    events.Reload()
+    assert "eval/mutual_information" in events.Tags()["scalars"]
+    assert "eval/kl_per_dimension" in events.Tags()["histograms"]
+
+
+def test_a_collapsed_latent_is_named(make_trainer, caplog):
+    trainer = make_trainer(max_steps=1, eval_strategy="steps", eval_steps=1, save_strategy="no")
+    for parameter in trainer.model.model.latent_head.parameters():
+        torch.nn.init.zeros_(parameter)
+    trainer.add_callback(CollapseMonitor(trainer))
+    with caplog.at_level(logging.WARNING, logger="hsvae_hf.monitor"):
+        trainer.evaluate()
+    assert "step 0: The code ignores the sentence (posterior collapse)" in caplog.text
+
+
+@pytest.mark.parametrize("rows", [1, 4, 1000])
+def test_held_out_rows_are_those_asked_for(make_trainer, rows):
+    trainer = make_trainer(per_device_eval_batch_size=2)
+    seen = sum(len(batch["input_ids"]) for batch in held_out_batches(trainer, rows))
+    assert seen == min(rows, 6)
