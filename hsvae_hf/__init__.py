@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
-from hsvae_hf.configuration_hsvae import HSVAEConfig
+from hsvae_hf.configuration_hsvae import RELEASED, HSVAEConfig
 from hsvae_hf.encoding import encode, encode_vectors
 from hsvae_hf.explanation import explain
 from hsvae_hf.modeling_gaussian_vae import (
@@ -48,6 +48,7 @@ MODELS: dict[str, tuple[Any, Any, Any, Any]] = {
 }
 __all__ = [
     "MODELS",
+    "RELEASED",
     "encode",
     "encode_vectors",
     "explain",

@@ -1,10 +1,24 @@
 """Configuration of HSVAE: the Beta prior over the gates, the estimators, the threshold of the codes."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
 from .configuration_text_vae import TextVAEConfig, require
+
+# The settings of the code released with the paper, as fields of HSVAEConfig.
+RELEASED: dict[str, Any] = {
+    "prior_alpha": 4.0,
+    "prior_beta": 1.0,
+    "z_kl_weight": 0.01,
+    "gamma_kl_weight": 0.01,
+    "concrete_temperature": 0.5,
+    "spike_std": 0.05,
+    "kl_estimator": "mc",
+    "condition_slab_on_gate": False,
+    "gate_balance_weight": 0.0,
+    "active_threshold": 0.5,
+}
 
 
 @strict
@@ -12,7 +26,8 @@ class HSVAEConfig(TextVAEConfig):
     """Configuration of the hierarchical sparse VAE (Prokhorov et al. 2021).
 
     `gamma` is the spike probability of a latent dimension: near 1 = dimension off. The defaults are the released
-    settings, with the lower-variance estimator of the same objective.
+    settings, except for what makes the gates follow the sentence: `kl_estimator`, `gamma_kl_weight` and
+    `gate_balance_weight`; `HSVAEConfig(**RELEASED)` has all of the released ones.
 
     Args:
         prior_alpha: alpha of the prior `gamma ~ Beta(alpha, beta)` (> 0); larger switches more dimensions off.
@@ -25,25 +40,28 @@ class HSVAEConfig(TextVAEConfig):
         gate_concentration_min: lower bound of the posterior's Beta parameters (> 0).
         gate_concentration_max: upper bound of the same. Gradients pass both bounds unchanged.
         slab_std_min: lower bound of the slab's standard deviation (> 0).
+        gamma_kl_weight: lambda, of the gate's KL (>= 0).
         gate_balance_weight: of a penalty that is not the paper's, 0 for none: every dimension is to be on for the same
-            share of the batch, `target_active_dims / latent_size` or else the prior's mean; see `HSVAEHead`.
+            share of the batch, `target_active_dims / latent_size`; see `HSVAEHead`.
         target_active_dims: non-zeros per code that training is to end with, on average: it adapts the weight of the
-            gate's KL, from `gamma_kl_weight` on, once the KL is annealed. None keeps the weight.
+            gate's KL, from `gamma_kl_weight` on, once the KL is annealed. None keeps the weight; with
+            `gate_balance_weight` it takes what the prior says, `latent_size * prior_beta / (prior_alpha + prior_beta)`.
         active_threshold: a dimension is active where `E[gamma|x]` is below it, in (0, 1); the paper's Binarise is 0.5.
     """
 
     model_type = "hsvae"
 
+    gamma_kl_weight: float | int = 0.001
     prior_alpha: float | int = 4.0
     prior_beta: float | int = 1.0
     concrete_temperature: float | int = 0.5
     spike_std: float | int = 0.05
-    kl_estimator: Literal["mc", "rao_blackwell", "closed_form", "collapsed"] = "rao_blackwell"
+    kl_estimator: Literal["mc", "rao_blackwell", "closed_form", "collapsed"] = "collapsed"
     condition_slab_on_gate: bool = False
     gate_concentration_min: float | int = 0.5
     gate_concentration_max: float | int = 100.0
     slab_std_min: float | int = 1e-3
-    gate_balance_weight: float | int = 0.0
+    gate_balance_weight: float | int = 1.0
     target_active_dims: float | int | None = None
     active_threshold: float | int = 0.5
 

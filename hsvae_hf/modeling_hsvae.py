@@ -52,6 +52,8 @@ class HSVAEHead(LatentHead):
         super().__init__()
         self.config, self.target_active_dims = config, config.target_active_dims
         self.needs_even_batches = config.gate_balance_weight > 0
+        if self.target_active_dims is None and self.needs_even_batches and config.gamma_kl_weight > 0:
+            self.target_active_dims = config.latent_size * config.prior_beta / (config.prior_alpha + config.prior_beta)
         slab_inputs = config.feature_size + (config.latent_size if config.condition_slab_on_gate else 0)
         self.gate = Float32Linear(config.feature_size, 2 * config.latent_size)
         self.slab = Float32Linear(slab_inputs, 2 * config.latent_size)
@@ -118,10 +120,9 @@ class HSVAEHead(LatentHead):
 
     def _imbalance(self, gate_mean: Tensor) -> Tensor:
         """How far the shares of the batch that dimensions are on for are from the wanted one."""
-        config = self.config
-        share = config.prior_beta / (config.prior_alpha + config.prior_beta)
-        if config.target_active_dims is not None:
-            share = config.target_active_dims / config.latent_size
+        share = self.config.prior_beta / (self.config.prior_alpha + self.config.prior_beta)
+        if self.target_active_dims is not None:
+            share = self.target_active_dims / self.config.latent_size
         log_on = (1 - gate_mean).mean(0).clamp(1e-6, 1 - 1e-6).log()
         return bernoulli_kl(log_on, log_on.new_tensor(math.log(share))).sum()
 

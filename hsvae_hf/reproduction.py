@@ -58,28 +58,50 @@ LONGER: dict[str, dict[str, Any]] = {
     },
     "paper": {},
 }
-GRU_SYSTEMS = ["HSVAE", "VAE", "VAE_L1", "VAE_L2", "MAT-VAE", "VSC", "SDLGM", "Sparsemax", "Simple"]
-BERT_SYSTEMS = ["B-HSVAE", "B-VAE", "B-MAT-VAE", "BERT"]
+GRU_SYSTEMS = ["HSVAE", "HSVAE-balanced", "VAE", "VAE_L1", "VAE_L2", "MAT-VAE", "VSC", "SDLGM", "Sparsemax", "Simple"]
+BERT_SYSTEMS = ["B-HSVAE", "B-HSVAE-balanced", "B-VAE", "B-MAT-VAE", "BERT"]
 PRIORS = [(1, 4), (30, 30), (30, 10), (4, 1), (10, 1)]  # alpha, beta
 MAT_WEIGHTS = [(0.01, 0.01), (0.01, 1.0), (1.0, 0.01), (1.0, 1.0)]  # psi, lambda
 TARGETS = [8, 16, 32, 64]
-STUDY = {  # what may drive the gates, one change at a time, then together
-    "estimator": ["kl_estimator=mc", "kl_estimator=closed_form", "kl_estimator=collapsed"],
-    "weights": ["z_kl_weight=0.1", "gamma_kl_weight=0.1", "gamma_kl_weight=0.001"],
-    "prior": ["prior_alpha=1 prior_beta=1", "prior_alpha=10 prior_beta=0.2"],
-    "relaxation": ["concrete_temperature=0.2", "concrete_temperature=1.0"],
-    "slab reads gamma": ["condition_slab_on_gate=true"],
-    "gate's range": ["gate_concentration_max=1000.0"],
-    "learning rate": ["learning_rate=0.0005", "learning_rate=0.005"],
-    "steps": ["max_steps=500", "max_steps=3000"],
-    "warm-up": ["kl_annealing=linear kl_warmup_steps=500"],
-    "free bits": ["free_bits=0.1"],
-    "word dropout": ["word_dropout=0.0", "word_dropout=0.75"],
-    "latent size": ["latent_size=256"],
-    "wanted active dimensions": [
-        "kl_estimator=collapsed target_active_dims=8",
+STUDY = {  # what may drive the gates: one change of the paper's settings at a time, then of this package's
+    "HSVAE": [
+        "kl_estimator=mc",
+        "kl_estimator=closed_form",
+        "kl_estimator=collapsed",
+        "z_kl_weight=0.1",
+        "gamma_kl_weight=0.1",
+        "gamma_kl_weight=0.001",
+        "prior_alpha=1 prior_beta=1",
+        "prior_alpha=10 prior_beta=0.2",
+        "concrete_temperature=0.2",
+        "concrete_temperature=1.0",
+        "condition_slab_on_gate=true",
+        "gate_concentration_max=1000.0",
+        "learning_rate=0.0005",
+        "learning_rate=0.005",
+        "max_steps=500",
+        "max_steps=3000",
+        "kl_annealing=linear kl_warmup_steps=500",
+        "free_bits=0.1",
+        "word_dropout=0.0",
+        "word_dropout=0.75",
+        "latent_size=256",
         "kl_estimator=collapsed target_active_dims=16",
-        "kl_estimator=collapsed latent_size=256 target_active_dims=16",
+        "gate_balance_weight=1.0",
+        "gate_balance_weight=1.0 gamma_kl_weight=0.001",
+    ],
+    "HSVAE-balanced": [
+        "gate_balance_weight=0.1",
+        "gate_balance_weight=0.3",
+        "gate_balance_weight=10.0",
+        "gamma_kl_weight=0.01",
+        "z_kl_weight=0.001",
+        "z_kl_weight=0.1",
+        "learning_rate=0.005",
+        "max_steps=3000",
+        "target_active_dims=8",
+        "target_active_dims=16",
+        "latent_size=256",
     ],
 }
 STUDIED = (
@@ -306,9 +328,9 @@ def figure5(options: ReproduceArguments) -> Made:
 
 
 def gates(options: ReproduceArguments) -> Made:
-    """What drives the gates: one change of the released settings at a time."""
+    """What drives the gates: one change at a time."""
     size = options.latent_sizes[0]
-    systems = options.models or ["HSVAE", *(f"HSVAE {change}" for changes in STUDY.values() for change in changes)]
+    systems = options.models or [f"{base} {change}".strip() for base in STUDY for change in ("", *STUDY[base])]
     numbers: list[dict[str, Any]] = []
     for dataset in options.dataset:
         made = comparison(options, dataset, size, "study", models=systems, **LONGER[options.size])
@@ -325,13 +347,13 @@ def gates(options: ReproduceArguments) -> Made:
     for mark, name, label in (("o", "accuracy_code", "the code"), ("x", "accuracy_gate", "its gate alone")):
         means, deviations = zip(*(row[name] for row in rows), strict=True)
         axis.errorbar(means, places, xerr=deviations, fmt=mark, color="0.2", label=label, capsize=2)
-    axis.set_yticks(places, [row["model"].partition(" ")[2] or "released settings" for row in rows], fontsize=8)
+    axis.set_yticks(places, [row["model"] for row in rows], fontsize=8)
     axis.set_xlabel(f"accuracy of a linear probe, {name_of(options.dataset[0])}")
     axis.legend(frameon=False)
     best = max(rows, key=lambda row: row["accuracy_gate"][0])
     first, most = ([row[name][0] for name in ("accuracy_code", "accuracy_gate")] for row in (rows[0], best))
     text = (
-        f"The released settings give {first[0]:.3f} from the code and {first[1]:.3f} from its gate alone; the most "
+        f"The paper's settings give {first[0]:.3f} from the code and {first[1]:.3f} from its gate alone; the most "
         f"from the gate, {most[1]:.3f}, with `{best['model']}` ({most[0]:.3f} from the code)."
     )
     return figure, numbers, text
@@ -341,7 +363,7 @@ def dial(options: ReproduceArguments) -> Made:
     """Wanted and found numbers of active dimensions."""
     size = options.latent_sizes[0]
     numbers: list[dict[str, Any]] = []
-    systems = {f"HSVAE kl_estimator=collapsed target_active_dims={wanted}": wanted for wanted in TARGETS}
+    systems = {f"HSVAE-balanced target_active_dims={wanted}": wanted for wanted in TARGETS}
     systems = {system: wanted for system, wanted in systems.items() if wanted < size}
     for dataset in options.dataset:
         made = comparison(options, dataset, size, "study", models=list(systems), **LONGER[options.size])
@@ -372,8 +394,8 @@ def nonzeros(options: ReproduceArguments) -> Made:
     size = options.latent_sizes[0]
     numbers: list[dict[str, Any]] = []
     models = {
-        f"{system} kl_estimator=collapsed target_active_dims={wanted}": (system, wanted)
-        for system in ("HSVAE", "B-HSVAE")
+        f"{system} target_active_dims={wanted}": (system.removesuffix("-balanced"), wanted)
+        for system in ("HSVAE-balanced", "B-HSVAE-balanced")
         for wanted in TARGETS
         if wanted < size
     }

@@ -39,7 +39,7 @@ VECTOR_DEFAULTS: dict[str, Any] = {
 }
 HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
     "text-encoder": {"latent_size": 0},  # its features' own
-    "hsvae": {"prior_alpha": 10.0, "prior_beta": 0.2, "kl_estimator": "collapsed"},
+    "hsvae": {"prior_alpha": 10.0, "prior_beta": 0.2, "gate_balance_weight": 0.0},
 }
 
 

@@ -59,6 +59,9 @@ class DataArguments:
         metadata={"help": "A .npy or .parquet file of sentence vectors made elsewhere, instead of a data set."},
     )
     model_type: str = field(default="hsvae", metadata={"help": f"One of {', '.join(hsvae_hf.MODELS)}."})
+    preset: str = field(
+        default="default", metadata={"help": "released: the defaults of hsvae are those of the paper's released code."}
+    )
     encoder_name_or_path: str | None = field(
         default=None,
         metadata={"help": "A pretrained text encoder to build on, with its tokenizer; learning rate 8e-5 by default."},
@@ -104,12 +107,15 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
     first.add_argument("--encoder_name_or_path")
     first.add_argument("--decoder_type", default="gru")
     first.add_argument("--vectors")
+    first.add_argument("--preset", default=DataArguments.preset)
     known = first.parse_known_args()[0]
     name = known.model_type
     if name not in hsvae_hf.MODELS:
         raise ValueError(
             f"`model_type` must be a text VAE of {', '.join(hsvae_hf.MODELS)}, got {name!r}; name another."
         )
+    if known.preset not in ("default", "released") or (known.preset == "released" and name != "hsvae"):
+        raise ValueError(f"`preset` must be default, or released for hsvae, got {known.preset!r} for {name}.")
     parser = HfArgumentParser((DataArguments, config_arguments(hsvae_hf.MODELS[name][0]), TextVAETrainingArguments))
     if known.decoder_type == "vector" or known.vectors is not None:
         defaults = VECTOR_DEFAULTS | HEAD_DEFAULTS.get(name, {}) | {"decoder_type": "vector"}
@@ -118,6 +124,8 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
         parser.set_defaults(**defaults)
     elif known.encoder_name_or_path is not None:
         parser.set_defaults(learning_rate=ENCODER_LEARNING_RATE, tie_word_embeddings=False)
+    if known.preset == "released":
+        parser.set_defaults(**hsvae_hf.RELEASED)
     data, flags, arguments = parser.parse_args_into_dataclasses()
     return data, vars(flags), arguments
 
@@ -219,9 +227,12 @@ def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
         raise ValueError("`streaming` must be off with `decoder_type` 'vector': the vectors are computed once, before.")
 
 
-def hold_target(trainer: TextVAETrainer, target: float) -> None:
+def hold_target(trainer: TextVAETrainer) -> None:
     """The controller holds the number of active dimensions on the training text: set it for text that is held out."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    target = model.model.latent_head.target_active_dims
+    if target is None:
+        return
     try:
         set_threshold(model, held_out_batches(trainer, 4000), target)
     except ValueError as error:  # the run is not lost for that
@@ -258,8 +269,8 @@ def main() -> None:
     if "validation" in splits:
         trainer.add_callback(CollapseMonitor(trainer))
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    if flags.get("target_active_dims") is not None and "validation" in splits:
-        hold_target(trainer, flags["target_active_dims"])
+    if "validation" in splits:
+        hold_target(trainer)
     if flags["decoder_type"] == "vector":
         fit_code_scale(trainer.accelerator.unwrap_model(trainer.model), splits["train"].vectors.numpy())
     if "validation" in splits:

@@ -62,7 +62,8 @@ def tokenizer(sentences):
 
 @pytest.fixture
 def small_config(tokenizer):
-    return hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), embedding_size=8, hidden_size=12, latent_size=6)
+    sizes = {"vocab_size": len(tokenizer), "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
+    return hsvae_hf.HSVAEConfig(**sizes, **hsvae_hf.RELEASED)
 
 
 @pytest.fixture

@@ -55,9 +55,9 @@ def family(name: str, model_type: str, **options: Any) -> Family:
 
 
 FAMILIES = [
-    family("hsvae", "hsvae"),
-    family("hsvae-mc", "hsvae", kl_estimator="mc"),
-    family("hsvae-collapsed", "hsvae", kl_estimator="collapsed", gate_balance_weight=1.0),
+    family("hsvae", "hsvae", kl_estimator="rao_blackwell", gate_balance_weight=0.0),
+    family("hsvae-released", "hsvae", **hsvae_hf.RELEASED),
+    family("hsvae-balanced", "hsvae"),
     family("hsvae-conditioned", "hsvae", kl_estimator="closed_form", condition_slab_on_gate=True),
     family("hsvae-bert", "hsvae", **bert()),
     family("vae", "gaussian-vae"),

@@ -5,7 +5,7 @@ from families import FAMILIES
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from hsvae_hf import HSVAEConfig
+from hsvae_hf import RELEASED, HSVAEConfig
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -19,10 +19,13 @@ def test_round_trip(family, tmp_path):
     assert one == other
 
 
-def test_defaults_are_the_papers():
-    config = HSVAEConfig()
+def test_the_preset_is_the_released_code_and_the_defaults_differ_where_the_gates_do():
+    config, default = HSVAEConfig(**RELEASED), HSVAEConfig().to_dict()
+    differing = {name for name, value in config.to_dict().items() if default[name] != value}
+    assert differing == {"kl_estimator", "gamma_kl_weight", "gate_balance_weight"}
     sizes = (config.vocab_size, config.embedding_size, config.hidden_size, config.latent_size)
     assert sizes == (20_000, 256, 512, 768)
+    assert (config.kl_estimator, config.gate_balance_weight) == ("mc", 0.0)
     assert (config.prior_alpha, config.prior_beta, config.z_kl_weight, config.gamma_kl_weight) == (4, 1, 0.01, 0.01)
     assert (config.concrete_temperature, config.spike_std, config.active_threshold) == (0.5, 0.05, 0.5)
     assert (config.gate_concentration_min, config.gate_concentration_max) == (0.5, 100)
@@ -41,6 +44,7 @@ def test_defaults_are_the_papers():
         ({"active_threshold": 1.5}, r"`active_threshold` must be inside \(0, 1\), got 1.5"),
         ({"gate_concentration_max": 0.1}, "`gate_concentration_max` must be above"),
         ({"kl_estimator": "collapsed", "condition_slab_on_gate": True}, "`kl_estimator` must be another"),
+        ({"gate_balance_weight": -1.0}, "`gate_balance_weight` must be at least 0"),
         ({"kl_estimator": "exact"}, "kl_estimator"),
         ({"latent_size": "64"}, "latent_size"),
         ({"encoder_type": "lstm"}, "encoder_type"),

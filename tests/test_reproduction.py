@@ -79,10 +79,10 @@ def test_figure_5_is_a_divergence_of_classes(call):
 
 
 def test_the_study_and_the_dial(call):
-    systems = ["HSVAE", "HSVAE kl_estimator=collapsed max_steps=6", "HSVAE learning_rate=0.01"]
+    systems = ["HSVAE", "HSVAE-balanced max_steps=6", "HSVAE learning_rate=0.01"]
     numbers, text = call("gates", seeds=1, models=systems)
     assert [row["model"] for row in numbers] == systems
-    assert "released settings" in text
+    assert "The paper's settings" in text
     numbers, _ = call("dial", seeds=1)
     assert [row["wanted"] for row in numbers] == [2, 4]
     for row in numbers:
