@@ -1,5 +1,6 @@
 """What is set after training: the threshold for a wanted number of active dimensions, the scale of codes of vectors."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.batches import input_batches
+
+logger = logging.getLogger(__name__)
 
 
 def calibrate_threshold(
@@ -65,6 +68,20 @@ def set_threshold(model: PreTrainedModel, batches: Iterable[dict[str, Any]], tar
         )
     model.config.active_threshold = threshold
     return threshold
+
+
+def hold_target(model: PreTrainedModel, batches: Iterable[dict[str, Any]]) -> None:
+    """`set_threshold` to the number of active dimensions that the model was trained for, if to any.
+
+    Training holds that number on its own text. Gates that do not allow it are warned of, since a run is not lost.
+    """
+    target = cast(Any, model.base_model).latent_head.target_active_dims
+    if target is None:
+        return
+    try:
+        set_threshold(model, batches, target)
+    except ValueError as error:
+        logger.warning("`active_threshold` stays %s: %s", model.config.active_threshold, error)
 
 
 NEAR_PAIRS, OTHER_PAIRS = 50, 5  # of each row

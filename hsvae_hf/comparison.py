@@ -18,7 +18,7 @@ from transformers import AutoModelForPreTraining, AutoModelForSequenceClassifica
 import hsvae_hf
 from hsvae_hf.analysis import class_gate_activity
 from hsvae_hf.batches import input_batches
-from hsvae_hf.calibration import set_threshold
+from hsvae_hf.calibration import hold_target
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference, load_tokenizer
 from hsvae_hf.evaluation import average_hoyer, corpus_statistics, probe_accuracy, representations, tfidf_accuracy
@@ -212,15 +212,9 @@ class Comparison:
         trainer = TextVAETrainer(model, arguments, RowCollator(tokenizer), rows, looked, processing_class=tokenizer)
         trainer.add_callback(CollapseMonitor(trainer, CURVE_ROWS))
         trainer.train()
-        found: dict[str, Any] = {}
-        target = model.model.latent_head.target_active_dims
-        if target is not None:
-            found["active_dims_before"] = corpus_statistics(model.eval(), held_out_batches(trainer, CURVE_ROWS))[
-                "active_dims"
-            ]
-            set_threshold(model, held_out_batches(trainer, CURVE_ROWS), target)
+        hold_target(model, held_out_batches(trainer, CURVE_ROWS))
         looks = [look for look in trainer.state.log_history if "eval_active_dims" in look]
-        return found | {"curve": looks, "seconds": trainer.state.log_history[-1]["train_runtime"]}
+        return {"curve": looks, "seconds": trainer.state.log_history[-1]["train_runtime"]}
 
     def measure(self, system: str, model: Any, tokenizer: Any) -> dict[str, Any]:
         """Sparsity, gates, a linear probe on the code, and with a decoder the loss terms, on the test rows."""

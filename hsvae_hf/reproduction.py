@@ -375,7 +375,7 @@ def dial(options: ReproduceArguments) -> Made:
                 "wanted": wanted,
                 "seeds": len(runs),
             }
-            names = ("active_dims", "active_dims_before", "accuracy_code", "accuracy_gate", "mutual_information")
+            names = ("active_dims", "accuracy_code", "accuracy_gate", "mutual_information")
             numbers.append(row | {name: spread(runs, name) for name in names})
     figure = Figure(figsize=(4.5, 3.6), layout="constrained")
     axis = figure.subplots()

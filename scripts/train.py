@@ -13,7 +13,7 @@ import torch
 from transformers import HfArgumentParser, PreTrainedConfig, set_seed
 
 import hsvae_hf
-from hsvae_hf.calibration import fit_code_scale, set_threshold
+from hsvae_hf.calibration import fit_code_scale, hold_target
 from hsvae_hf.cli import run
 from hsvae_hf.data import HUB_IDS, MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_tokenizer
@@ -227,18 +227,6 @@ def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
         raise ValueError("`streaming` must be off with `decoder_type` 'vector': the vectors are computed once, before.")
 
 
-def hold_target(trainer: TextVAETrainer) -> None:
-    """The controller holds the number of active dimensions on the training text: set it for text that is held out."""
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    target = model.model.latent_head.target_active_dims
-    if target is None:
-        return
-    try:
-        set_threshold(model, held_out_batches(trainer, 4000), target)
-    except ValueError as error:  # the run is not lost for that
-        print(f"warning: active_threshold stays {model.config.active_threshold}: {error}", file=sys.stderr)
-
-
 def main() -> None:
     """Parse, train, evaluate, save."""
     data, flags, arguments = parse_arguments()
@@ -270,7 +258,7 @@ def main() -> None:
         trainer.add_callback(CollapseMonitor(trainer))
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if "validation" in splits:
-        hold_target(trainer)
+        hold_target(trainer.accelerator.unwrap_model(trainer.model), held_out_batches(trainer, 4000))
     if flags["decoder_type"] == "vector":
         fit_code_scale(trainer.accelerator.unwrap_model(trainer.model), splits["train"].vectors.numpy())
     if "validation" in splits:

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 
 import hsvae_hf
 from hsvae_hf import vectors as vectors_module
-from hsvae_hf.calibration import NEAR_PAIRS, _pairs, calibrate_threshold, fit_code_scale
+from hsvae_hf.calibration import NEAR_PAIRS, _pairs, calibrate_threshold, fit_code_scale, hold_target
 from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
 from hsvae_hf.evaluation import evaluate_model
 from hsvae_hf.hub import model_card
@@ -547,6 +547,22 @@ def test_damaged_vectors_are_named(model_type):
     vectors[2, 3] = np.nan
     with pytest.raises(ValueError, match="`vectors` must be finite, got NaN or infinity in row 2"):
         encode_vectors(model, vectors)
+
+
+def test_the_target_is_held_where_the_gates_allow_it(caplog):
+    vectors = torch.randn(200, 5)
+    model = small(target_active_dims=2.0, gamma_kl_weight=0.1)
+    hold_target(model, [{"vectors": vectors}])
+    codes = encode_vectors(model, vectors.numpy())
+    assert codes.nnz / 200 == pytest.approx(2.0, abs=0.01)
+    threshold = model.config.active_threshold
+    hold_target(small(gate_balance_weight=0.0), [{"vectors": vectors}])  # nothing to hold
+    with torch.no_grad():
+        model.model.latent_head.gate.weight.zero_()
+        model.model.latent_head.gate.bias.zero_()
+    hold_target(model, [{"vectors": vectors}])
+    assert model.config.active_threshold == threshold
+    assert "gates of equal value cannot be told apart" in caplog.text
 
 
 def test_words_are_not_taken_for_vectors():
