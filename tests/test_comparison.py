@@ -45,7 +45,7 @@ def test_every_system_that_needs_no_download_has_a_row(options, tmp_path, monkey
     assert table[3 + len(names)].startswith("Mean and standard deviation")
     assert (folder / "comparison.png").stat().st_size > 10_000
     for row in result["models"]:
-        runs = [path for path in (folder / "runs").glob(f"{row['model']}*.json")]
+        runs = [path for path in (folder / "runs").glob(f"{row['model']}-[0-9]*.json")]
         assert len(runs) >= 2
         assert ("reconstruction_loss" in row) == (row["model"] != "Simple")
         found = [json.loads(path.read_text()) for path in runs]
