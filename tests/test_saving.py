@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from families import FAMILIES, bert
 from sentence_transformers import SparseEncoder
+from transformers import AutoModel, AutoTokenizer
 
 import hsvae_hf
 from hsvae_hf.encoding import load_for_inference
@@ -147,3 +149,18 @@ def test_pickles_are_not_read(tokenizer, tmp_path):
     loaded = family.pretraining.from_pretrained(tmp_path)
     for one, other in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_encoder_in_the_repository_gives_codes_at_once():
+    folder = Path(hsvae_hf.__file__).parent.parent / "model_cards/hsvae-dbpedia-16"
+    for path in folder.glob("*.py"):  # what a Hub user would run; save the model again when the package changes
+        assert path.read_text() == (Path(hsvae_hf.__file__).parent / path.name).read_text(), path.name
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    sentences = ["a small village in the north of iran", "a town in turkey", "an american jazz guitarist and composer"]
+    codes = hsvae_hf.encode(model, tokenizer, sentences)
+    assert codes.shape == (3, 128)
+    assert (codes.getnnz(axis=1) < 64).all()
+    scores = (codes @ codes.T).toarray()
+    assert scores[0, 1] > 1.5 * max(scores[0, 2], scores[1, 2])
+    contributions = hsvae_hf.explain(model, tokenizer, *sentences[:2])
+    assert contributions.similarity == pytest.approx(float(scores[0, 1]), rel=1e-4)

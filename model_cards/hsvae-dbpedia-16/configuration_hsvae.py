@@ -1,0 +1,102 @@
+"""Configuration of HSVAE: the Beta prior over the gates, the estimators, the threshold of the codes."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_text_vae import TextVAEConfig, require
+
+# The settings of the code released with the paper, as fields of HSVAEConfig.
+RELEASED: dict[str, Any] = {
+    "prior_alpha": 4.0,
+    "prior_beta": 1.0,
+    "z_kl_weight": 0.01,
+    "gamma_kl_weight": 0.01,
+    "concrete_temperature": 0.5,
+    "spike_std": 0.05,
+    "kl_estimator": "mc",
+    "condition_slab_on_gate": False,
+    "gate_balance_weight": 0.0,
+    "active_threshold": 0.5,
+}
+
+
+@strict
+class HSVAEConfig(TextVAEConfig):
+    """Configuration of the hierarchical sparse VAE (Prokhorov et al. 2021).
+
+    `gamma` is the spike probability of a latent dimension: near 1 = dimension off. The defaults are the released
+    settings, except for what makes the gates follow the sentence: `kl_estimator`, `gamma_kl_weight` and
+    `gate_balance_weight`; `HSVAEConfig(**RELEASED)` has all of the released ones.
+
+    Args:
+        prior_alpha: alpha of the prior `gamma ~ Beta(alpha, beta)` (> 0); larger switches more dimensions off.
+        prior_beta: beta of the same prior (> 0).
+        concrete_temperature: temperature of the straight-through binary Concrete indicator (> 0).
+        spike_std: standard deviation of the spike in prior and posterior (> 0; the paper lets it go to 0).
+        kl_estimator: how KL_z is estimated; see `hsvae_hf.modeling_hsvae.HSVAEHead`.
+        condition_slab_on_gate: whether the slab's network takes gamma as input (paper, section 3) or not (released
+            code).
+        gate_concentration_min: lower bound of the posterior's Beta parameters (> 0).
+        gate_concentration_max: upper bound of the same. Gradients pass both bounds unchanged.
+        slab_std_min: lower bound of the slab's standard deviation (> 0).
+        gamma_kl_weight: lambda, of the gate's KL (>= 0).
+        gate_balance_weight: of a penalty that is not the paper's, 0 for none: every dimension is to be on for the same
+            share of the batch, `target_active_dims / latent_size`; see `HSVAEHead`.
+        target_active_dims: non-zeros per code that training is to end with, on average: it adapts the weight of the
+            gate's KL, from `gamma_kl_weight` on, once the KL is annealed. None keeps the weight; with
+            `gate_balance_weight` it takes what the prior says, `latent_size * prior_beta / (prior_alpha + prior_beta)`.
+        active_threshold: a dimension is active where `E[gamma|x]` is below it, in (0, 1); the paper's Binarise is 0.5.
+    """
+
+    model_type = "hsvae"
+
+    gamma_kl_weight: float | int = 0.001
+    prior_alpha: float | int = 4.0
+    prior_beta: float | int = 1.0
+    concrete_temperature: float | int = 0.5
+    spike_std: float | int = 0.05
+    kl_estimator: Literal["mc", "rao_blackwell", "closed_form", "collapsed"] = "collapsed"
+    condition_slab_on_gate: bool = False
+    gate_concentration_min: float | int = 0.5
+    gate_concentration_max: float | int = 100.0
+    slab_std_min: float | int = 1e-3
+    gate_balance_weight: float | int = 1.0
+    target_active_dims: float | int | None = None
+    active_threshold: float | int = 0.5
+
+    def validate_gate(self) -> None:
+        """Positive Beta parameters and scales, ordered bounds, a threshold inside (0, 1)."""
+        positive = ("prior_alpha", "prior_beta", "concrete_temperature", "spike_std", "slab_std_min")
+        for name in (*positive, "gate_concentration_min"):
+            value = getattr(self, name)
+            require(0 < value < float("inf"), name, "positive and finite", value, "choose a value above 0")
+        low, high = self.gate_concentration_min, self.gate_concentration_max
+        remedy = "the released code proposes the bounds 0.5 and 100"
+        require(
+            low < high < float("inf"), "gate_concentration_max", f"above `gate_concentration_min` ({low})", high, remedy
+        )
+        value, rule = self.gate_balance_weight, "at least 0 and finite"
+        require(0 <= value < float("inf"), "gate_balance_weight", rule, value, "0 leaves it out, 1 is a start")
+        remedy = "0.5 is the paper's"
+        require(0 < self.active_threshold < 1, "active_threshold", "inside (0, 1)", self.active_threshold, remedy)
+
+    def validate_target(self) -> None:
+        """As many non-zeros as a code can have, and a weight to start from."""
+        if self.target_active_dims is None:
+            return
+        most = min(self.latent_size, self.max_active_dims or self.latent_size)
+        rule, remedy = f"between 0 and {most}", "choose fewer than `latent_size` and `max_active_dims` allow"
+        require(0 < self.target_active_dims < most, "target_active_dims", rule, self.target_active_dims, remedy)
+        rule, remedy = "positive with `target_active_dims`", "0.1 is a start"
+        require(self.gamma_kl_weight > 0, "gamma_kl_weight", rule, self.gamma_kl_weight, remedy)
+
+    def validate_estimator(self) -> None:
+        """The collapsed estimator integrates gamma out, which a slab conditioned on gamma does not allow."""
+        require(
+            not (self.kl_estimator == "collapsed" and self.condition_slab_on_gate),
+            "kl_estimator",
+            "another than 'collapsed' where `condition_slab_on_gate` is True",
+            self.kl_estimator,
+            "set `condition_slab_on_gate=False` or `kl_estimator='closed_form'`",
+        )

@@ -1,0 +1,184 @@
+"""What every text VAE of this package shares: encoder, decoder, vocabulary, latent size."""
+
+from typing import Any, Literal, cast
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+
+def require(valid: bool, argument: str, rule: str, value: Any, remedy: str) -> None:
+    """Raise the package's one kind of configuration error unless `valid`.
+
+    Raises:
+        ValueError: naming `argument`, the rule, the value and the remedy.
+    """
+    if not valid:
+        raise ValueError(f"`{argument}` must be {rule}, got {value!r}; {remedy}.")
+
+
+@strict
+class TextVAEConfig(PreTrainedConfig):
+    """Configuration of the body: text encoder, latent size, decoder, classification head.
+
+    Args:
+        vocab_size: number of word types, special tokens included.
+        embedding_size: width of the word embeddings, shared by encoder and decoder.
+        hidden_size: width of the GRU state, of encoder and decoder.
+        latent_size: number of latent dimensions.
+        encoder_type: `"gru"` reads the last hidden state after the end-of-sentence token; `"transformer"` pools the
+            last layer of a text encoder of transformers (see `from_encoder_pretrained`); `"vector"` is no encoder at
+            all: the model takes sentence vectors made elsewhere.
+        encoder_config: configuration of the transformer, or its fields as a dict with `model_type`; None for a GRU.
+        freeze_text_encoder: keep the transformer as it is, dropout off, in training too.
+        pooling: of a transformer's token states: their `"mean"`, the first (`"cls"`) or the `"last"`.
+        normalize_vectors: whether a transformer's pooled vector is scaled to length 1.
+        prompts: texts that go before a sentence, by name, where the transformer was trained with such; None for none.
+        default_prompt_name: the prompt of a sentence that comes with no name; None for none.
+        vector_size: width of the vectors, for `encoder_type="vector"` alone.
+        decoder_type: `"gru"` reconstructs the words; it gets `[embedding(x_{t-1}); z]` at every step. `"vector"`
+            reconstructs the frozen encoder's vector, standardised over the training text: `N(W z + b, decoder_std^2)`.
+        decoder_std: scale of the vector decoder, in standard deviations of the vectors (> 0).
+        learn_decoder_std: whether that scale is trained.
+        tie_word_embeddings: share the word embeddings between encoder and decoder (GRU encoders only).
+        z_kl_weight: psi, the weight of KL_z in the objective (>= 0).
+        gamma_kl_weight: lambda, the weight of the gate's KL in the objective (>= 0).
+        penalty_weight: weight of the latent head's penalty, if it has one (>= 0).
+        free_bits: nats per latent dimension (batch mean) below which a KL costs nothing extra; 0 is off.
+        word_dropout: probability that a decoder input word is replaced by the unknown word in training; 0 is off.
+        max_active_dims: keep at most this many non-zero dimensions of a code, largest magnitudes first; None keeps all.
+        num_samples: K, the Monte-Carlo samples of the classification head; 0 classifies the deterministic code.
+        classifier_hidden_size: width of the classifier's two dense layers.
+        freeze_encoder: train the classifier alone, on a frozen encoder and latent head.
+        initializer_range: standard deviation of the word embeddings at initialisation.
+        pad_token_id: padding id, never read by the model.
+        bos_token_id: first decoder input; the end-of-sentence token, as in the released code.
+        eos_token_id: end-of-sentence id; the encoder reads it, the decoder predicts it.
+        unk_token_id: unknown-word id, the replacement of word dropout.
+        decoder_start_token_id: what generation starts from, the same as `bos_token_id`.
+    """
+
+    model_type = "text-vae"
+    _auto_class = "AutoConfig"  # its code is saved with it
+    sub_configs = {"encoder_config": AutoConfig}
+    attribute_map = {"projection_dim": "latent_size"}  # where sentence-transformers looks for a code's width
+    keys_to_ignore_at_inference = ["reconstruction_loss", "z_kl", "gamma_kl", "penalty", "num_tokens", "squared_error"]
+
+    vocab_size: int = 20_000
+    embedding_size: int = 256
+    hidden_size: int = 512
+    latent_size: int = 768
+    encoder_type: Literal["gru", "transformer", "vector"] = "gru"
+    encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    freeze_text_encoder: bool = False
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    normalize_vectors: bool = False
+    prompts: dict[str, str] | None = None
+    default_prompt_name: str | None = None
+    vector_size: int | None = None
+    decoder_type: Literal["gru", "vector"] = "gru"
+    decoder_std: float | int = 0.5
+    learn_decoder_std: bool = False
+    tie_word_embeddings: bool = True
+    z_kl_weight: float | int = 0.01
+    gamma_kl_weight: float | int = 0.01
+    penalty_weight: float | int = 1.0
+    free_bits: float | int = 0.0
+    word_dropout: float | int = 0.0
+    max_active_dims: int | None = None
+    num_samples: int = 5
+    classifier_hidden_size: int = 32
+    freeze_encoder: bool = True
+    initializer_range: float | int = 0.05
+    is_encoder_decoder: bool = True
+    pad_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 1
+    unk_token_id: int = 2
+    decoder_start_token_id: int = 1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Turn a dict of the encoder's fields, as read from config.json, into its configuration."""
+        if isinstance(self.encoder_config, dict):
+            kind = str(self.encoder_config.get("model_type"))
+            remedy = "give the configuration of a text encoder of transformers"
+            require(kind in CONFIG_MAPPING, "encoder_config", "a dict with a known `model_type`", kind, remedy)
+            self.encoder_config = CONFIG_MAPPING[kind](**self.encoder_config)
+        super().__post_init__(**kwargs)
+
+    @property
+    def feature_size(self) -> int:
+        """Width of the encoder's features."""
+        if self.encoder_type == "vector":
+            return cast(int, self.vector_size)
+        return cast(int, getattr(self.encoder_config, "hidden_size", self.hidden_size))
+
+    @property
+    def word_embedding_size(self) -> int:
+        """Width of the encoder's word embeddings."""
+        if self.encoder_config is None:
+            return self.embedding_size
+        return cast(int, getattr(self.encoder_config, "embedding_size", self.feature_size))
+
+    def validate_encoder(self) -> None:
+        """A transformer has a configuration and word embeddings of its own; a GRU and vectors have neither."""
+        transformer = self.encoder_type == "transformer"
+        found = type(self.encoder_config).__name__
+        rule, remedy = "given if and only if `encoder_type` is 'transformer'", "use `from_encoder_pretrained`"
+        require(transformer == (self.encoder_config is not None), "encoder_config", rule, found, remedy)
+        both = getattr(self.encoder_config, "is_encoder_decoder", False)
+        rule, remedy = "that of a text encoder, without a decoder", "choose one such as BERT"
+        require(not both, "encoder_config", rule, found, remedy)
+        rule, remedy = "False without a GRU encoder", "its word embeddings are not those of the decoder"
+        tied = self.encoder_type != "gru" and self.tie_word_embeddings
+        require(not tied, "tie_word_embeddings", rule, True, remedy)
+        rule, remedy = "False without a transformer", "there is nothing pretrained to keep"
+        require(transformer or not self.freeze_text_encoder, "freeze_text_encoder", rule, True, remedy)
+        names = (None, *(self.prompts or {}))
+        rule, remedy = f"one of {', '.join(map(str, names))}", "name one of `prompts`"
+        require(self.default_prompt_name in names, "default_prompt_name", rule, self.default_prompt_name, remedy)
+
+    def validate_vectors(self) -> None:
+        """A vector decoder reconstructs what does not move: vectors as they come, or of a frozen transformer."""
+        vectors = self.encoder_type == "vector"
+        rule, remedy = "given if and only if `encoder_type` is 'vector'", "give the width of the vectors"
+        require(vectors == (self.vector_size is not None), "vector_size", rule, self.vector_size, remedy)
+        require((self.vector_size or 1) >= 1, "vector_size", "at least 1", self.vector_size, remedy)
+        rule, remedy = "'vector' where `encoder_type` is", "there are no words to reconstruct"
+        require(not vectors or self.decoder_type == "vector", "decoder_type", rule, self.decoder_type, remedy)
+        rule, remedy = "'vector' or 'transformer' with a vector decoder", "use a pretrained encoder"
+        words = self.decoder_type == "vector" and self.encoder_type == "gru"
+        require(not words, "encoder_type", rule, self.encoder_type, remedy)
+        moves = self.decoder_type == "vector" and self.encoder_type == "transformer" and not self.freeze_text_encoder
+        rule, remedy = "True with a vector decoder", "the vector that is reconstructed must not move"
+        require(not moves, "freeze_text_encoder", rule, False, remedy)
+        value = self.decoder_std
+        require(0 < value < float("inf"), "decoder_std", "positive and finite", value, "0.5 is the default")
+
+    def validate_sizes(self) -> None:
+        """Sizes are positive, counts are not negative."""
+        for name in ("vocab_size", "embedding_size", "hidden_size", "latent_size", "classifier_hidden_size"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name), "choose a positive size")
+        require(self.num_samples >= 0, "num_samples", "at least 0", self.num_samples, "0 uses the deterministic code")
+        if self.max_active_dims is not None:
+            remedy = "choose a positive number, or None to keep all"
+            require(self.max_active_dims >= 1, "max_active_dims", "at least 1", self.max_active_dims, remedy)
+
+    def validate_weights(self) -> None:
+        """Weights are not negative; word dropout is a probability below 1."""
+        for name in ("z_kl_weight", "gamma_kl_weight", "penalty_weight", "free_bits"):
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), name, "at least 0 and finite", value, "use 0 to switch the term off")
+        value = self.initializer_range
+        require(0 < value < float("inf"), "initializer_range", "positive and finite", value, "0.05 is the default")
+        remedy = "use 0 to switch it off"
+        require(0 <= self.word_dropout < 1, "word_dropout", "in [0, 1)", self.word_dropout, remedy)
+
+    def validate_special_tokens(self) -> None:
+        """The special tokens are words of the vocabulary, and padding is none of the others."""
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "decoder_start_token_id"):
+            value = getattr(self, name)
+            remedy = "take it and `vocab_size` from the tokenizer"
+            require(0 <= value < self.vocab_size, name, f"an id below `vocab_size` ({self.vocab_size})", value, remedy)
+        remedy = "padding must be a token of its own"
+        clash = self.decoder_type == "gru" and self.pad_token_id == self.eos_token_id
+        require(not clash, "pad_token_id", "not `eos_token_id`", self.pad_token_id, remedy)

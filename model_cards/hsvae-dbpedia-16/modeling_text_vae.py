@@ -1,0 +1,651 @@
+"""The body every text VAE shares: encoder -> latent head -> decoder, and a classification head.
+
+Nothing here knows a particular latent; `modeling_latent.py` says what a latent head answers.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    GenerationMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .configuration_text_vae import TextVAEConfig
+from .modeling_decoder import GRUCache, GRUDecoder, VectorDecoder
+from .modeling_encoders import GRUEncoder, NoEncoder, Standardizer, TransformerEncoder, check_ids
+from .modeling_latent import LatentHead
+from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
+from .pooling import read_pooling
+from .saving import auto_map, write_sentence_transformers_files
+
+CONTROL_RATE = 0.03  # of the controller of `target_active_dims`: share of the log ratio that it corrects per step
+
+_CONVERT = (
+    "Weights are read from model.safetensors alone. To convert a .bin checkpoint that you trust, run in its folder: "
+    "import torch, safetensors.torch as s; weights = torch.load('pytorch_model.bin', weights_only=True); "
+    "s.save_file({name: w.clone() for name, w in weights.items()}, 'model.safetensors', {'format': 'pt'})"
+)
+
+
+def keep_largest(code: Tensor, max_active_dims: int | None) -> Tensor:
+    """Zero all but the `max_active_dims` largest magnitudes of each row of `code` `(batch, latent_size)`."""
+    if max_active_dims is None or max_active_dims >= code.shape[-1]:
+        return code
+    kept = code.abs().topk(max_active_dims, dim=-1).indices
+    return torch.zeros_like(code).scatter(-1, kept, code.gather(-1, kept))
+
+
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The fields of a configuration that name the special tokens of `tokenizer`.
+
+    Raises:
+        ValueError: if one is missing.
+    """
+    ends = tokenizer("")["input_ids"] or [tokenizer.eos_token_id]  # what begins and ends a sentence, in that order
+    unknown = tokenizer.mask_token_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    found = {"pad_token_id": tokenizer.pad_token_id, "unk_token_id": unknown}
+    found |= {"bos_token_id": ends[0], "eos_token_id": ends[-1]}
+    for name, value in found.items():
+        if value is None:
+            raise ValueError(f"`{name}` must be known, got a tokenizer without it; add that token to the tokenizer.")
+    return found | {"decoder_start_token_id": found["bos_token_id"]}
+
+
+class TextVAEPreTrainedModel(PreTrainedModel):
+    """Initialisation and loading shared by all models; a model family sets `config_class` and `latent_head_class`."""
+
+    config_class = TextVAEConfig
+    latent_head_class: type[LatentHead]
+    _auto_class = "AutoModel"  # the code of the model is saved with it
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = False
+    _keep_in_fp32_modules_strict = {"latent_head", "standardizer"}
+    _no_split_modules = ["GRUEncoder", "TransformerEncoder", "GRUDecoder"]
+
+    def __init__(self, config: Any) -> None:
+        config.validate()  # loading with overrides changes fields after the configuration has checked itself
+        super().__init__(config)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.GRU | nn.Linear):
+            for name, parameter in module.named_parameters(recurse=False):
+                (init.zeros_ if "bias" in name else init.lecun_normal_)(parameter)
+        if isinstance(module, LatentHead):
+            module.init_parameters()
+        if isinstance(module, VectorDecoder):
+            init.constant_(module.log_std, module.initial_log_std)
+        if isinstance(module, Standardizer):
+            init.zeros_(module.mean)
+            init.ones_(module.std)
+        for name in ("code_scale", "gamma_kl_scale"):  # a checkpoint may be without them
+            if isinstance(getattr(module, name, None), Tensor):
+                init.ones_(getattr(module, name))
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, is_main_process: bool = True, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """As in transformers; the folder also holds the code of the model and what sentence-transformers reads.
+
+        It then loads with `trust_remote_code=True` where this package is not installed, by every Auto class and by
+        sentence-transformers' `SparseEncoder`.
+        """
+        self.config.auto_map = auto_map(self.config, type(self).__module__)
+        hub = {name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private") if name in kwargs}
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            write_sentence_transformers_files(save_directory, self.config)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from safetensors alone; what the configuration freezes is frozen.
+
+        Raises:
+            OSError: if there are no such weights; a `.bin` checkpoint is a pickle, which can run code when it is read.
+        """
+        try:
+            found = super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
+        except OSError as error:
+            if "safetensors" in str(error):
+                raise OSError(f"{error} {_CONVERT}") from error
+            raise
+        (found[0] if isinstance(found, tuple) else found).freeze()
+        return found
+
+    def freeze(self) -> None:
+        """Stop gradients of what `freeze_text_encoder` and, in a classifier, `freeze_encoder` name."""
+        if self.config.freeze_text_encoder:
+            self.base_model.encoder.requires_grad_(False)
+
+    def without_encoder(self) -> Any:
+        """The light form: this model without its frozen text encoder; it takes `vectors` of that encoder alone.
+
+        Raises:
+            ValueError: if words are what this model reconstructs.
+        """
+        if self.config.decoder_type != "vector":
+            raise ValueError("`decoder_type` must be 'vector' for a model without a text encoder, got 'gru'.")
+        config = copy.deepcopy(self.config)
+        config.encoder_type, config.encoder_config, config.freeze_text_encoder = "vector", None, False
+        config.vector_size = self.config.feature_size
+        light = type(self)(config)
+        kept = light.state_dict().keys()
+        light.load_state_dict({name: value for name, value in self.state_dict().items() if name in kept})
+        return light.train(self.training)
+
+    def _resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """The library resizes the encoder's embeddings and the projection; the rest follows here."""
+        embeddings = super()._resize_token_embeddings(*args, **kwargs)
+        words = embeddings.num_embeddings
+        decoder: Any = getattr(self, "decoder", None)
+        if self.config.encoder_config is not None:
+            self.config.encoder_config.vocab_size = words
+        if hasattr(decoder, "embed_tokens") and not self.config.tie_word_embeddings:
+            decoder.embed_tokens = self._get_resized_embeddings(decoder.embed_tokens, words)
+        return embeddings
+
+    @classmethod
+    def from_encoder_pretrained(cls, encoder_name_or_path: str, **config: Any) -> Any:
+        """A new model around a pretrained text encoder (paper, B-VAE and B-HSVAE), the rest of it untrained.
+
+        Use the encoder's own tokenizer with it. A saved model holds everything, the encoder included. With
+        `decoder_type="vector"` the encoder is frozen, and where it is a sentence-transformers model, its pooling,
+        normalisation and prompts are its own; elsewhere the paper's mean over the tokens is the default.
+
+        Args:
+            encoder_name_or_path: a Hub id or a folder that `AutoModel` and `AutoTokenizer` load.
+            config: fields of the model's configuration, such as `latent_size` or `freeze_text_encoder`.
+
+        Raises:
+            ValueError: if there is no such encoder, its tokenizer lacks a special token that the decoder needs, or a
+                sentence-transformers model does what this package does not.
+        """
+        folder = ""
+        if config.get("decoder_type") == "vector":
+            own, place = read_pooling(str(encoder_name_or_path))
+            config, folder = {"freeze_text_encoder": True, **own, **config}, place.get("subfolder", "")
+        try:
+            encoder, report = AutoModel.from_pretrained(
+                encoder_name_or_path, subfolder=folder, dtype=torch.float32, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(encoder_name_or_path, subfolder=folder)
+        except OSError as error:
+            raise ValueError(
+                "`encoder_name_or_path` must be the folder or the Hub id of a text encoder with its tokenizer, got "
+                f"{str(encoder_name_or_path)!r}; check the path, or the id and the network."
+            ) from error
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+        if missing:
+            raise ValueError(
+                f"`encoder_name_or_path` must hold all weights of its encoder, got {str(encoder_name_or_path)!r} "
+                f"without {missing[0]!r} and {len(missing) - 1} more; download it again."
+            )
+        words = encoder.get_input_embeddings().num_embeddings
+        fields: dict[str, Any] = {"encoder_type": "transformer", "encoder_config": encoder.config, "vocab_size": words}
+        if config.get("decoder_type") == "vector":  # no word is predicted: only padding has to be known
+            ids = {"pad_token_id": tokenizer.pad_token_id or 0}
+        else:
+            ids = special_token_ids(tokenizer)
+        fields |= {"tie_word_embeddings": False, **ids, **config}
+        model = cls(cls.config_class(**fields))
+        cast(TransformerEncoder, model.base_model.encoder).adopt(encoder)
+        return model
+
+
+class TextVAEModel(TextVAEPreTrainedModel):
+    """Encoder and latent head: sentences in, sparse codes out."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\.", "gamma_kl_scale"]
+
+    def __init__(self, config: TextVAEConfig) -> None:
+        super().__init__(config)
+        encoders = {"gru": GRUEncoder, "transformer": TransformerEncoder, "vector": NoEncoder}
+        self.encoder = encoders[config.encoder_type](config)
+        if config.decoder_type == "vector":
+            self.standardizer = Standardizer(config.feature_size)
+            self.register_buffer("code_scale", torch.ones(config.latent_size))
+        self.latent_head = self.latent_head_class(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word embeddings."""
+        return self.encoder.get_word_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings."""
+        self.encoder.set_word_embeddings(cast(nn.Embedding, value))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        vectors: Tensor | None = None,
+        **kwargs: Any,
+    ) -> TextVAEModelOutput:
+        """Encode sentences; nothing is drawn, in training mode too.
+
+        Args:
+            input_ids: `(batch, steps)`, each sentence ended by the end-of-sentence token.
+            attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side; without it, `pad_token_id` is
+                padding.
+            inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
+            vectors: `(batch, feature_size)`, the encoder's features instead of text, where they are there already.
+            kwargs: ignored, as pipelines and generation pass more than this model needs.
+
+        Returns:
+            The latent head's output; first field `sparse_embedding`, `(batch, latent_size)`. Where vectors are
+            reconstructed, its values are those the decoder reads, scaled so that dot products of codes are near those
+            of the vectors (`hsvae_hf.calibration.fit_code_scale`).
+
+        Raises:
+            ValueError: if `vectors` have another shape, or come with text.
+        """
+        if vectors is None:
+            if attention_mask is None and input_ids is not None:
+                attention_mask = input_ids != self.config.pad_token_id
+            features = self.encoder(input_ids, attention_mask, inputs_embeds)
+        else:
+            self._check_vectors(vectors, input_ids if input_ids is not None else inputs_embeds)
+            features = vectors
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            if self.config.decoder_type == "vector":
+                features = self.standardizer(features)
+            output = self.latent_head(features)
+            code, vector = output.sparse_embedding, self.config.decoder_type == "vector"
+            code = keep_largest(
+                torch.where(code != 0, output.latent, 0.0) if vector else code, self.config.max_active_dims
+            )
+            output.sparse_embedding = cast(Tensor, self.code_scale) * code if vector else code
+        return output
+
+    def _check_vectors(self, vectors: Tensor, text: Tensor | None) -> None:
+        if text is not None:
+            raise ValueError("`vectors` must come without text, got both; they are what the encoder makes of it.")
+        if vectors.dim() != 2 or vectors.shape[1] != self.config.feature_size:
+            rule = f"(batch, {self.config.feature_size})"
+            raise ValueError(f"`vectors` must be {rule}, got {tuple(vectors.shape)}; use the encoder of this model.")
+
+    def sample(self, posterior: TextVAEModelOutput) -> dict[str, Tensor]:
+        """Draw from the posterior, in fp32; the entry `z` is `(batch, latent_size)`."""
+        with torch.autocast(posterior.features.device.type, enabled=False):
+            return self.latent_head.sample(posterior)
+
+    def costs(self, posterior: TextVAEModelOutput, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Named, unweighted costs of a draw, in fp32; see `LatentHead.costs`."""
+        with torch.autocast(posterior.features.device.type, enabled=False):
+            return self.latent_head.costs(posterior, sample, self._encode)
+
+    def _encode(self, inputs_embeds: Tensor) -> Tensor:
+        features = self.encoder(inputs_embeds=inputs_embeds.to(self.dtype)).float()
+        return self.standardizer(features) if self.config.decoder_type == "vector" else features
+
+
+class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
+    """Encoder, latent head and decoder: the sampled ELBO, and text out of latents."""
+
+    _auto_class = "AutoModelForPreTraining"
+    _tied_weights_keys = {"decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight"}  # GRU encoders
+    _is_stateful = True
+    model_class: type[TextVAEModel]
+
+    def __init__(self, config: TextVAEConfig) -> None:
+        super().__init__(config)
+        if config.encoder_type != "gru":
+            self._tied_weights_keys = {}
+        self.model = self.model_class(config)
+        self.decoder: Any = (GRUDecoder if config.decoder_type == "gru" else VectorDecoder)(config)
+        self.kl_scale = 1.0  # set by KL annealing; training only, so that evaluation losses stay comparable
+        if self.model.latent_head.target_active_dims is not None:
+            self.register_buffer("gamma_kl_scale", torch.ones(()))  # a buffer, so that a resumed run goes on with it
+        self.post_init()
+
+    def get_encoder(self, modality: str | None = None) -> TextVAEModel:
+        """What generation encodes with."""
+        return self.model
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The vocabulary projection, where words are decoded."""
+        return getattr(self.decoder, "lm_head", None)
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replace the vocabulary projection."""
+        self.decoder.lm_head = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        vectors: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        encoder_outputs: TextVAEModelOutput | None = None,
+        past_key_values: GRUCache | None = None,
+        use_cache: bool | None = None,
+        return_loss: bool = True,
+        **kwargs: Any,
+    ) -> TextVAEForPreTrainingOutput:
+        """The sampled objective of a batch, or, where `decoder_input_ids` are given, next-token logits.
+
+        Args:
+            input_ids: `(batch, steps)`.
+            attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side.
+            labels: sentences to reconstruct, `(batch, target_steps)`, padded with -100 or the padding token; without
+                them the input is its own target.
+            inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`; `labels` are needed then.
+            vectors: `(batch, feature_size)`, the encoder's features instead of text; words need `labels` then.
+            decoder_input_ids: words so far, `(batch, decoder_steps)`, for generation.
+            encoder_outputs: posterior to decode from instead of `input_ids`.
+            past_key_values: the GRU state of the words so far.
+            use_cache: whether to return the GRU state.
+            return_loss: present so that a Trainer with `label_names=[]` evaluates without labels; the loss is always
+                returned.
+            kwargs: ignored, as generation passes more than this model needs.
+
+        Returns:
+            Loss and terms, averaged over the batch; one Monte-Carlo sample of z per sentence, in evaluation too.
+
+        Raises:
+            ValueError: if there is no sentence to reconstruct.
+        """
+        posterior = encoder_outputs
+        if posterior is None:
+            posterior = self.model(input_ids, attention_mask, inputs_embeds, vectors)
+        if decoder_input_ids is not None:
+            logits, cache = self.decoder.step(posterior.latent, decoder_input_ids, past_key_values)
+            state: Any = None if use_cache is False else cache
+            return TextVAEForPreTrainingOutput(logits=logits, past_key_values=state)
+        if self.config.decoder_type == "vector":
+            sample = self.model.sample(posterior)
+            nats, squared_error = self.decoder(sample["z"], posterior.features)
+            terms = {"squared_error": squared_error}
+        else:
+            targets = self._targets(input_ids, attention_mask, labels, encoded=encoder_outputs is None)
+            sample = self.model.sample(posterior)
+            nats, num_tokens = self.decoder(sample["z"], *targets)
+            terms = {"num_tokens": num_tokens}
+        target = self.model.latent_head.target_active_dims
+        if self.training and target is not None:
+            self._control(posterior.sparse_embedding, target)
+        reconstruction_loss = nats / len(sample["z"])
+        costs = self.model.costs(posterior, sample)
+        loss = reconstruction_loss.float() + self._weighted(costs)
+        terms |= {name: cost.mean(0).sum() if cost.dim() else cost for name, cost in costs.items()}
+        return TextVAEForPreTrainingOutput(loss=loss, reconstruction_loss=reconstruction_loss, **terms)
+
+    def _targets(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None, encoded: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The words to reconstruct, `(batch, steps)`, and which of them are padding; `encoded`: ids are checked."""
+        if labels is not None:
+            ignore = (labels == -100) | (labels == self.config.pad_token_id)
+        elif input_ids is not None:
+            labels = input_ids
+            ignore = ~attention_mask.bool() if attention_mask is not None else labels == self.config.pad_token_id
+        else:
+            raise ValueError("`labels` must be given where `input_ids` are not: they are the sentences to reconstruct.")
+        if self.config.decoder_start_token_id != self.config.eos_token_id:  # [CLS] and the like: given, not predicted
+            ignore = ignore | (labels == self.config.decoder_start_token_id)
+        if labels is not input_ids or not encoded:
+            check_ids(labels, ~ignore, self.config.vocab_size, "labels")
+        return labels, ignore
+
+    @torch.no_grad()
+    def _control(self, codes: Tensor, target: float) -> None:
+        """Move the weight of the gate's KL to where codes have `target_active_dims` non-zeros on average."""
+        if self.kl_scale < 1.0:
+            return
+        active = (codes != 0).float().sum(-1).mean()
+        ratio = (active / target).clamp(0.25, 4.0)
+        cast(Tensor, self.gamma_kl_scale).mul_(ratio**CONTROL_RATE).clamp_(1e-4, 1e4)
+
+    def _weighted(self, costs: dict[str, Tensor]) -> Tensor | float:
+        total: Tensor | float = 0.0
+        for name, cost in costs.items():
+            if name.endswith("_kl"):
+                per_dimension = cost.mean(0)  # (latent_size,)
+                if self.config.free_bits > 0:
+                    per_dimension = per_dimension.clamp_min(self.config.free_bits)
+                cost = per_dimension.sum() * (self.kl_scale if self.training else 1.0)
+                if name == "gamma_kl" and self.model.latent_head.target_active_dims is not None:
+                    cost = cost * cast(Tensor, self.gamma_kl_scale)
+            total = total + getattr(self.config, f"{name}_weight") * cost
+        return total
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        encoder_outputs: TextVAEModelOutput,
+        past_key_values: GRUCache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The words that the GRU state has not read, and the latents."""
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        return {
+            "decoder_input_ids": input_ids[:, seen:],
+            "encoder_outputs": encoder_outputs,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+        }
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        inputs: Tensor | None = None,
+        generation_config: Any = None,
+        *,
+        latents: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Decode sentences (greedy, sampling or beam search, as in transformers) from text or from latents.
+
+        Args:
+            inputs: sentences to reconstruct, `(batch, steps)`; also as `input_ids=` with `attention_mask=`.
+            generation_config: of `GenerationMixin.generate`.
+            latents: codes to decode instead, `(batch, latent_size)`.
+            kwargs: of `GenerationMixin.generate`.
+
+        Returns:
+            Token ids, `(batch, steps)`.
+
+        Raises:
+            ValueError: if `latents` has another width than `latent_size`, or comes together with text; if this model
+                decodes vectors, not words.
+        """
+        if self.config.decoder_type == "vector":
+            raise ValueError(
+                "`decoder_type` must be 'gru' to generate words, got 'vector'; `decode_vectors` gives vectors."
+            )
+        if latents is not None:
+            if latents.dim() != 2 or latents.shape[1] != self.config.latent_size:
+                width = self.config.latent_size
+                raise ValueError(f"`latents` must be (batch, {width}), got {tuple(latents.shape)}; stack single codes.")
+            if inputs is not None or "input_ids" in kwargs:
+                raise ValueError("`latents` must come without `input_ids`, got both; drop one of them.")
+            inputs = latents.new_full((len(latents), 1), self.config.pad_token_id, dtype=torch.long)  # batch size only
+            kwargs["encoder_outputs"] = TextVAEModelOutput(sparse_embedding=latents, latent=latents)
+        return super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
+
+    @torch.no_grad()
+    def decode_vectors(self, latents: Tensor) -> Tensor:
+        """Sentence vectors, in the encoder's own units, `(batch, feature_size)`, out of latents `(batch, latent_size)`.
+
+        Raises:
+            ValueError: if this model decodes words.
+        """
+        if self.config.decoder_type != "vector":
+            raise ValueError("`decoder_type` must be 'vector' to decode vectors, got 'gru'; `generate` gives words.")
+        return self.model.standardizer.undo(self.decoder.mean(latents).float())
+
+    def _decode(self, latents: Tensor, **kwargs: Any) -> Any:
+        if self.config.decoder_type == "vector":
+            return self.decode_vectors(latents)
+        return self.generate(latents=latents, **kwargs)
+
+    def sample_prior(self, num_samples: int, **kwargs: Any) -> Any:
+        """Decode `num_samples` draws from the prior; `kwargs` as in `generate`.
+
+        Returns:
+            Token ids, `(num_samples, steps)`, or vectors, `(num_samples, feature_size)`.
+        """
+        latents = self.model.latent_head.sample_prior(num_samples, self.model._encode)
+        return self._decode(latents.to(self.device), **kwargs)
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int, **kwargs: Any) -> Any:
+        """Decode points on the line between two sentences.
+
+        Args:
+            a: token ids `(1, steps)` of a sentence, or a latent `(1, latent_size)` (floating point).
+            b: likewise.
+            steps: number of points, both ends included, at least 2.
+            kwargs: as in `generate`.
+
+        Returns:
+            Token ids, `(steps, tokens)`, or vectors, `(steps, feature_size)`.
+
+        Raises:
+            ValueError: if `steps` is below 2 or an end is not one sentence.
+        """
+        if steps < 2:
+            raise ValueError(f"`steps` must be at least 2, got {steps}; both ends count.")
+        ends = []
+        for name, end in (("a", a), ("b", b)):
+            if end.dim() != 2 or len(end) != 1:
+                raise ValueError(f"`{name}` must be one sentence or latent with a batch dimension of 1, got "
+                                 f"shape {tuple(end.shape)}; call interpolate once per pair.")  # fmt: skip
+            ends.append(end if end.is_floating_point() else self.model(end.to(self.device)).latent)
+        share = torch.linspace(0, 1, steps, device=self.device).unsqueeze(1)  # (steps, 1)
+        first, last = (end.to(self.device).float() for end in ends)
+        return self._decode(torch.lerp(first, last, share), **kwargs)
+
+
+class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
+    """Classifier with K-sample Monte-Carlo marginalisation: `p(y|x) = mean_k p(y|z_k)`, `z_k ~ q(z|x)`."""
+
+    _auto_class = "AutoModelForSequenceClassification"
+    model_class: type[TextVAEModel]
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", "gamma_kl_scale"]
+
+    def __init__(self, config: TextVAEConfig) -> None:
+        super().__init__(config)
+        self.num_labels = len(config.id2label or {})
+        self.model = self.model_class(config)
+        width = config.classifier_hidden_size
+        self.classifier = nn.Sequential(
+            nn.Linear(config.latent_size, width),
+            nn.LeakyReLU(),
+            nn.Linear(width, width),
+            nn.LeakyReLU(),
+            nn.Linear(width, self.num_labels),
+        )
+        self.post_init()
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Stop gradients of what `freeze_text_encoder` and `freeze_encoder` name."""
+        super().freeze()
+        if self.config.freeze_encoder:
+            self.model.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "TextVAEForSequenceClassification":
+        """Training mode, except for a frozen encoder, which keeps its dropout off."""
+        super().train(mode)
+        self.model.train(mode and not self.config.freeze_encoder)
+        return self
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        vectors: Tensor | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Classify sentences.
+
+        With `num_samples = K > 0` the draws are random, in evaluation too (seed torch to repeat them); with
+        `num_samples = 0` the deterministic code is classified.
+
+        Args:
+            input_ids: `(batch, steps)`.
+            attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side.
+            inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
+            labels: `(batch,)` class ids; `(batch, num_labels)` for multi-label; floats for regression.
+            vectors: `(batch, feature_size)`, the encoder's features instead of text, where they are there already.
+            kwargs: ignored.
+
+        Returns:
+            Loss, and logits `(batch, num_labels)`: log marginal probabilities (single label), log odds of the marginal
+            probabilities (multi-label) or the mean prediction (regression).
+
+        Raises:
+            ValueError: if `labels` are outside the range.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
+            posterior = self.model(input_ids, attention_mask, inputs_embeds, vectors)
+            samples = max(self.config.num_samples, 1)
+            z = posterior.sparse_embedding
+            if self.config.decoder_type == "vector":  # on the scale of the draws, whatever the code's
+                z = torch.where(z != 0, posterior.latent, 0.0)
+            if self.config.num_samples > 0:
+                fields = {name: value.repeat_interleave(samples, dim=0) for name, value in posterior.items()}
+                z = self.model.sample(type(posterior)(**fields))["z"]
+        dtype = self.classifier[0].weight.dtype
+        scores = self.classifier(z.to(dtype)).float().unflatten(0, (-1, samples))  # (batch, samples, num_labels)
+        problem = self._problem_type(labels)
+        if problem == "regression":
+            logits = scores.mean(1)
+        elif problem == "multi_label_classification":
+            log_yes, log_no = F.logsigmoid(scores).logsumexp(1), F.logsigmoid(-scores).logsumexp(1)
+            logits = log_yes - log_no
+        else:
+            logits = scores.log_softmax(-1).logsumexp(1) - torch.tensor(float(samples)).log().to(scores.device)
+        loss = None if labels is None else self._loss(problem, logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _problem_type(self, labels: Tensor | None) -> str:
+        if self.config.problem_type is not None:
+            return self.config.problem_type
+        if self.num_labels == 1:
+            return "regression"
+        floating = labels is not None and labels.is_floating_point()
+        return "multi_label_classification" if floating else "single_label_classification"
+
+    def _loss(self, problem: str, logits: Tensor, labels: Tensor) -> Tensor:
+        if problem == "regression":
+            return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype).view_as(logits.squeeze(-1)))
+        if problem == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        lowest, highest = labels.min().item(), labels.max().item()
+        if lowest < 0 or highest >= self.num_labels:
+            raise ValueError(
+                f"`labels` must be from 0 to {self.num_labels - 1}, got {lowest if lowest < 0 else highest}; "
+                "set `num_labels` to the number of classes."
+            )
+        return F.nll_loss(logits, labels)
