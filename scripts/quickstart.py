@@ -11,11 +11,15 @@ from transformers.utils import logging
 
 import hsvae_hf
 from hsvae_hf.analysis import class_gate_activity, plot_gate_heatmap
+from hsvae_hf.batches import input_batches
+from hsvae_hf.calibration import hold_target
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import evaluate_model, print_report, representations
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, run_settings, save_run
+
+ACTIVE_DIMS = 12  # of 64, for a sentence on average
 
 
 @dataclass
@@ -54,13 +58,18 @@ def main() -> None:
     tokenizer = train_tokenizer(dataset["train"]["text"], vocab_size=6_000, max_length=32)
     tokens = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
     config = hsvae_hf.HSVAEConfig(
-        vocab_size=len(tokenizer), embedding_size=96, hidden_size=192, latent_size=64, word_dropout=0.5
+        vocab_size=len(tokenizer),
+        embedding_size=96,
+        hidden_size=192,
+        latent_size=64,
+        word_dropout=0.5,
+        target_active_dims=ACTIVE_DIMS,
     )
     arguments = TextVAETrainingArguments(
         output_dir=options.output_dir,
         num_train_epochs=options.num_train_epochs,
         per_device_train_batch_size=64,
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         logging_steps=200,
         eval_strategy="no",
         save_strategy="no",
@@ -77,6 +86,8 @@ def main() -> None:
         processing_class=tokenizer,
     )
     metrics = trainer.train().metrics
+    held_out = input_batches(model, tokenizer, dataset["validation"], 256, "Calibrate")
+    hold_target(model, (inputs for _, inputs in held_out))
     settings = run_settings(arguments, dataset="docstrings", max_train_samples=options.max_train_samples)
     save_run(options.output_dir, model, tokenizer, metrics, settings)
 
