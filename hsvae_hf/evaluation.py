@@ -237,15 +237,15 @@ def advice(statistics: dict[str, Any]) -> str | None:
         return "Codes are empty: set target_active_dims, or lower prior_alpha and raise prior_beta."
     if statistics["switching_fraction"] < 0.05:
         return (
-            "Gates hardly follow the sentence, the same dimensions are on for all: train longer, set "
-            "target_active_dims, or use kl_estimator='collapsed'."
+            "Gates hardly follow the sentence, the same dimensions are on for all: set gate_balance_weight to 1 and "
+            "gamma_kl_weight to 0.001, or train longer."
         )
     if size and statistics["dead_dims"] > size / 2:
         return f"{statistics['dead_dims']} of {size} dimensions are never on: lower latent_size or gamma_kl_weight."
     if size and statistics["always_on_dims"] > size / 2:
         return (
-            f"{statistics['always_on_dims']} of {size} dimensions are always on: set target_active_dims or raise "
-            "gamma_kl_weight."
+            f"{statistics['always_on_dims']} of {size} dimensions are always on: set gate_balance_weight to 1, with a "
+            "smaller target_active_dims."
         )
     return None
 
