@@ -29,15 +29,14 @@ def held_out_batches(trainer: Trainer, rows: int) -> Iterator[dict[str, Tensor]]
 class CollapseMonitor(TrainerCallback):
     """At every evaluation, statistics of the latent on some rows of the evaluation set; training goes on unchanged.
 
+    To be added by `trainer.add_callback(CollapseMonitor(trainer))`.
+
     They are logged as `eval_active_dims` and so on, to wherever the trainer logs; the KL of every dimension goes to
     TensorBoard as a histogram. Advice, one sentence, is a warning of this module's logger.
 
     Args:
         trainer: whose `eval_dataset` is looked at, and which logs.
         rows: how many of it.
-
-    Example:
-        >>> trainer.add_callback(CollapseMonitor(trainer))
     """
 
     def __init__(self, trainer: Trainer, rows: int = 1000) -> None:
