@@ -228,8 +228,8 @@ def advice(statistics: dict[str, Any]) -> str | None:
     size = len(statistics.get("kl_per_dimension", ())) or None
     if statistics["active_units"] == 0 or statistics.get("mutual_information", 1.0) < 0.1:
         return (
-            "The code ignores the sentence (posterior collapse): lower z_kl_weight and gamma_kl_weight, add "
-            "--kl_annealing linear, or raise word_dropout."
+            "The code ignores the sentence (posterior collapse): train longer if it has just begun; else lower "
+            "z_kl_weight and gamma_kl_weight, add --kl_annealing linear, or raise word_dropout."
         )
     if "gate_std" not in statistics:
         return None

@@ -134,7 +134,7 @@ def decode_switched(
         raise ValueError(f"`dimension` must be from 0 to {model.config.latent_size - 1}, got {dimension}; see --help.")
     inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
     latent = model.base_model(inputs["input_ids"], inputs["attention_mask"]).latent
-    said, length = [], {"max_new_tokens": min(tokenizer.model_max_length, 1000)}
+    said, length = [], {"max_length": min(tokenizer.model_max_length, 1000) + 1}  # the start token counts
     for setting in (0.0, value):
         switched = latent.clone()
         switched[:, dimension] = setting

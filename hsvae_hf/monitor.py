@@ -43,6 +43,10 @@ class CollapseMonitor(TrainerCallback):
         self.trainer, self.rows = trainer, rows
         self.statistics: dict[str, Any] = {}  # of the last evaluation; see `corpus_statistics`
 
+    def figures(self) -> dict[str, float]:
+        """What was logged at the last evaluation, by its names in the log."""
+        return {f"eval_{name}": self.statistics[name] for name in LOGGED if name in self.statistics}
+
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Measure, log, advise; the first process does so for all."""
         if self.trainer.eval_dataset is None or not state.is_world_process_zero:
@@ -52,8 +56,7 @@ class CollapseMonitor(TrainerCallback):
         with torch.random.fork_rng():  # training goes on as if nobody had looked
             self.statistics = corpus_statistics(model.eval(), held_out_batches(self.trainer, self.rows))
         model.train(modes)
-        found = {f"eval_{name}": self.statistics[name] for name in LOGGED if name in self.statistics}
-        self.trainer.log(found)
+        self.trainer.log(self.figures())
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 kl = torch.tensor(self.statistics.get("kl_per_dimension", [0.0]))

@@ -10,7 +10,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import encode, load_for_inference
 from hsvae_hf.evaluation import check_output
-from hsvae_hf.explanation import decode_switched, describe_dimensions, explain
+from hsvae_hf.explanation import LEAST_SENTENCES, decode_switched, describe_dimensions, explain
 
 
 @dataclass
@@ -70,6 +70,8 @@ def explain_dimensions(options: ExplainArguments, model: Any, tokenizer: Any) ->
     if options.dimension is not None:
         found = [one for one in found if one["dimension"] == options.dimension]
     show(found)
+    if len(texts) < 10 * LEAST_SENTENCES:
+        print(f"words need {LEAST_SENTENCES} sentences that switch a dimension on, of {len(texts)} in all: add text")
     if options.dimension is not None and not found:
         print(f"{options.dimension:>5}  off for all {len(texts)} sentences")
     for one in found if options.dimension is not None else ():

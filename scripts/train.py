@@ -254,8 +254,9 @@ def main() -> None:
         data_collator=collator,
         processing_class=tokenizer,
     )
+    monitor = CollapseMonitor(trainer)
     if "validation" in splits:
-        trainer.add_callback(CollapseMonitor(trainer))
+        trainer.add_callback(monitor)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if "validation" in splits:
         hold_target(trainer.accelerator.unwrap_model(trainer.model), held_out_batches(trainer, 4000))
@@ -263,6 +264,7 @@ def main() -> None:
         fit_code_scale(trainer.accelerator.unwrap_model(trainer.model), splits["train"].vectors.numpy())
     if "validation" in splits:
         metrics |= trainer.evaluate()
+        metrics |= monitor.figures()
     if trainer.is_world_process_zero():
         settings = run_settings(arguments, **vars(data))
         save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics, settings)
