@@ -131,7 +131,9 @@ def decode_switched(
         ValueError: if there is no such dimension; if the model decodes vectors.
     """
     if not 0 <= dimension < model.config.latent_size:
-        raise ValueError(f"`dimension` must be from 0 to {model.config.latent_size - 1}, got {dimension}; see --help.")
+        raise ValueError(
+            f"`dimension` must be from 0 to {model.config.latent_size - 1}, got {dimension}; choose one of them."
+        )
     inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
     latent = model.base_model(inputs["input_ids"], inputs["attention_mask"]).latent
     said, length = [], {"max_length": min(tokenizer.model_max_length, 1000) + 1}  # the start token counts

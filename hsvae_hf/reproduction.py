@@ -134,7 +134,7 @@ class ReproduceArguments:
     encoder_name_or_path: str = field(
         default="bert-base-uncased", metadata={"help": "Text encoder of the B- models, frozen; of `nonzeros` too."}
     )
-    models: list[str] | None = field(default=None, metadata={"help": "Of those of the figure; all by default."})
+    models: list[str] | None = field(default=None, metadata={"help": "figure2 and gates: which; all by default."})
     vectors_json: str | None = field(
         default=None, metadata={"help": "nonzeros: vectors.json of compare_vectors.py on the same rows and encoder."}
     )

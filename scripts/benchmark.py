@@ -244,7 +244,7 @@ def benchmark_vectors(arguments: BenchmarkArguments) -> dict:
     size, width = arguments.vector_size, arguments.latent_size
     batch = torch.randn(arguments.batch_size, size)
     sizes = {"encoder_type": "vector", "vector_size": size, "decoder_type": "vector", "latent_size": width}
-    config = hsvae_hf.HSVAEConfig(**sizes, tie_word_embeddings=False, kl_estimator="collapsed")
+    config = hsvae_hf.HSVAEConfig(**sizes, tie_word_embeddings=False, gate_balance_weight=0.0)
     model = hsvae_hf.HSVAEForPreTraining(config).train()
     autoencoder = SparseAutoEncoder(size, hidden_dim=width, k=16, k_aux=min(512, width)).train()
     csr = CSRLoss(CSRModel(autoencoder))
@@ -287,7 +287,10 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     sizes = ("vocab_size", "embedding_size", "hidden_size", "latent_size")
-    config = hsvae_hf.HSVAEConfig(**{name: getattr(arguments, name) for name in sizes})
+    settings = (
+        hsvae_hf.RELEASED | {"kl_estimator": "rao_blackwell"} | {name: getattr(arguments, name) for name in sizes}
+    )
+    config = hsvae_hf.HSVAEConfig(**settings)
     if arguments.task == "memory":
         report = benchmark_memory(arguments, config)
     elif arguments.task == "vectors":

@@ -151,7 +151,7 @@ def test_class_kl_of_real_text_is_small_between_like_classes():
     assert kl[film, names.index("Album")] < kl[film, village]
 
 
-def testdimension_order_is_classes_then_shared_then_unused():
+def test_dimension_order_is_classes_then_shared_then_unused():
     gates, labels, order = class_gates()
     arranged = order[dimension_order(class_gate_activity(gates, labels, 4))]
     assert list(arranged[:5]) == [0, 1, 2, 3, 4]

@@ -48,7 +48,10 @@ def test_report_is_what_a_naive_computation_gives(model, tokenizer, dataset):
     assert report["empty_rows"] == pytest.approx((active == 0).mean())
     assert report["dead_dims"] == (codes == 0).all(0).sum()
     assert report["always_on_dims"] == ((codes != 0).mean(0) > 0.99).sum()
-    assert len(report["kl_per_dimension"]) == 6
+    model.config.kl_estimator = "closed_form"  # without noise
+    exact = evaluate_model(model, tokenizer, None, dataset)
+    assert len(exact["kl_per_dimension"]) == 6
+    assert sum(exact["kl_per_dimension"]) == pytest.approx(exact["z_kl"] + exact["gamma_kl"], rel=1e-4)
     assert report["mutual_information"] <= np.log(len(dataset)) + 1e-9
 
     def average_hoyer(z):

@@ -18,6 +18,7 @@ from safetensors.torch import load as load_weights
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback, set_seed
 
 import hsvae_hf
+from hsvae_hf.comparison import PAPER
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference
 from hsvae_hf.tokenization import train_tokenizer
@@ -69,7 +70,9 @@ def local(tmp_path):
     tokenizer = train_tokenizer(splits["train"]["text"], vocab_size=3_000, max_length=32)
     set_seed(0)
     sizes = {"vocab_size": len(tokenizer), "embedding_size": 48, "hidden_size": 96, "latent_size": 32}
-    model = hsvae_hf.HSVAEForPreTraining(hsvae_hf.HSVAEConfig(**sizes, gamma_kl_weight=0.0, word_dropout=0.5))
+    model = hsvae_hf.HSVAEForPreTraining(
+        hsvae_hf.HSVAEConfig(**sizes, **(PAPER | {"gamma_kl_weight": 0.0}), word_dropout=0.5)
+    )
     arguments = TextVAETrainingArguments(
         output_dir=str(tmp_path / "run"), num_train_epochs=6, per_device_train_batch_size=32, learning_rate=4e-3
     )

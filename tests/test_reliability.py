@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import load_dataset
 
-from hsvae_hf import MODELS
+from hsvae_hf import MODELS, RELEASED
 from hsvae_hf.data import LengthGroupedSampler, TextCollator
 from hsvae_hf.tokenization import train_tokenizer
 
@@ -15,7 +15,7 @@ from hsvae_hf.tokenization import train_tokenizer
     ("model_type", "options", "steps", "autocast"),
     [
         *(
-            ("hsvae", {"kl_estimator": estimator}, steps, autocast)
+            ("hsvae", RELEASED | {"kl_estimator": estimator}, steps, autocast)
             for steps, autocast in ((10_000, False), (2_000, True))
             for estimator in ("rao_blackwell", "mc")
         ),
@@ -27,9 +27,7 @@ def test_released_settings_never_give_nan(data_dir, model_type, options, steps, 
     tokenizer = train_tokenizer(texts, vocab_size=2_000, max_length=30)
     rows = [{"input_ids": ids} for ids in tokenizer(texts, truncation=True)["input_ids"]]
     config_class, _, model_class, _ = MODELS[model_type]
-    config = config_class(
-        vocab_size=2_000, embedding_size=32, hidden_size=32, latent_size=32, **options
-    )  # psi = lambda = 0.01, alpha 4, beta 1 are the defaults
+    config = config_class(vocab_size=2_000, embedding_size=32, hidden_size=32, latent_size=32, **options)
     model = model_class(config).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=8e-4)
     collate, step = TextCollator(tokenizer), 0
