@@ -39,6 +39,9 @@ class TextVAEConfig(PreTrainedConfig):
             reconstructs the frozen encoder's vector, standardised over the training text: `N(W z + b, decoder_std^2)`.
         decoder_std: scale of the vector decoder, in standard deviations of the vectors (> 0).
         learn_decoder_std: whether that scale is trained.
+        similarity_weight: where vectors are reconstructed, weight of the term that asks that a sentence's neighbours
+            in the batch are the same by its code as by its vector (`distributions.neighbour_kl`, >= 0); 0 is the ELBO.
+        similarity_temperature: of the cosines in it; the smaller, the nearer the neighbours that count (> 0).
         tie_word_embeddings: share the word embeddings between encoder and decoder (GRU encoders only).
         z_kl_weight: psi, the weight of KL_z in the objective (>= 0).
         gamma_kl_weight: lambda, the weight of the gate's KL in the objective (>= 0).
@@ -61,7 +64,15 @@ class TextVAEConfig(PreTrainedConfig):
     _auto_class = "AutoConfig"  # its code is saved with it
     sub_configs = {"encoder_config": AutoConfig}
     attribute_map = {"projection_dim": "latent_size"}  # where sentence-transformers looks for a code's width
-    keys_to_ignore_at_inference = ["reconstruction_loss", "z_kl", "gamma_kl", "penalty", "num_tokens", "squared_error"]
+    keys_to_ignore_at_inference = [
+        "reconstruction_loss",
+        "z_kl",
+        "gamma_kl",
+        "penalty",
+        "similarity",
+        "num_tokens",
+        "squared_error",
+    ]
 
     vocab_size: int = 20_000
     embedding_size: int = 256
@@ -78,6 +89,8 @@ class TextVAEConfig(PreTrainedConfig):
     decoder_type: Literal["gru", "vector"] = "gru"
     decoder_std: float | int = 0.5
     learn_decoder_std: bool = False
+    similarity_weight: float | int = 0.0
+    similarity_temperature: float | int = 0.03
     tie_word_embeddings: bool = True
     z_kl_weight: float | int = 0.01
     gamma_kl_weight: float | int = 0.01
@@ -151,8 +164,12 @@ class TextVAEConfig(PreTrainedConfig):
         moves = self.decoder_type == "vector" and self.encoder_type == "transformer" and not self.freeze_text_encoder
         rule, remedy = "True with a vector decoder", "the vector that is reconstructed must not move"
         require(not moves, "freeze_text_encoder", rule, False, remedy)
-        value = self.decoder_std
-        require(0 < value < float("inf"), "decoder_std", "positive and finite", value, "0.5 is the default")
+        for name, default in (("decoder_std", 0.5), ("similarity_temperature", 0.03)):
+            value = getattr(self, name)
+            require(0 < value < float("inf"), name, "positive and finite", value, f"{default} is the default")
+        rule, remedy = "0 where words are reconstructed", "there is no vector to be similar by"
+        words = self.decoder_type == "gru" and self.similarity_weight > 0
+        require(not words, "similarity_weight", rule, self.similarity_weight, remedy)
 
     def validate_sizes(self) -> None:
         """Sizes are positive, counts are not negative."""
@@ -165,7 +182,7 @@ class TextVAEConfig(PreTrainedConfig):
 
     def validate_weights(self) -> None:
         """Weights are not negative; word dropout is a probability below 1."""
-        for name in ("z_kl_weight", "gamma_kl_weight", "penalty_weight", "free_bits"):
+        for name in ("z_kl_weight", "gamma_kl_weight", "penalty_weight", "similarity_weight", "free_bits"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), name, "at least 0 and finite", value, "use 0 to switch the term off")
         value = self.initializer_range

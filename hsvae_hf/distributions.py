@@ -168,6 +168,31 @@ def sparsemax(scores: Tensor) -> Tensor:
     return (scores - threshold).clamp_min(0)
 
 
+def neighbour_kl(vectors: Tensor, codes: Tensor, temperature: float) -> Tensor:
+    """`mean_m KL(P_m || Q_m)`: how far rows have other neighbours by their codes than by their vectors.
+
+    As in stochastic neighbour embedding (Hinton & Roweis 2002), `P_m(n)` is in proportion to
+    `exp(cos(x_m, x_n) / temperature)` over the other rows n of the batch, `Q_m` the same of codes.
+
+    Args:
+        vectors: `(batch, size)`; no gradient reaches them.
+        codes: `(batch, latent_size)`.
+        temperature: above 0; the smaller, the nearer the rows that count.
+
+    Returns:
+        In nats, a scalar; 0 for a single row.
+    """
+    if len(codes) < 2:
+        return codes.sum() * 0.0
+    itself = torch.eye(len(codes), dtype=torch.bool, device=codes.device)
+    log_shares = []
+    for rows in (vectors.detach(), codes):
+        unit = F.normalize(rows, dim=-1, eps=1e-2)  # a code may be all zeros
+        log_shares.append((unit @ unit.T / temperature).masked_fill(itself, -1e30).log_softmax(-1))
+    by_vectors, by_codes = log_shares
+    return (by_vectors.exp() * (by_vectors - by_codes).masked_fill(itself, 0.0)).sum(-1).mean()
+
+
 def gumbel_like(value: Tensor) -> Tensor:
     """Standard Gumbel noise in the shape of `value`."""
     return -torch.empty_like(value).exponential_().clamp_min(_TINY).log()

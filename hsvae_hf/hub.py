@@ -173,6 +173,8 @@ def _model_rows(config: Any) -> list[tuple[str, Any]]:
     rows += [("reconstructs", "the encoder's vector")] if vectors else [("vocabulary", config.vocab_size)]
     own = {item.name for item in fields(config)} - {item.name for item in fields(TextVAEConfig)}
     shared = {"z_kl_weight", "gamma_kl_weight", "penalty_weight", "word_dropout", "free_bits"}
+    if vectors:
+        shared |= {"similarity_weight", "similarity_temperature"}
     values = [(name, getattr(config, name)) for name in sorted(own | shared)]
     return rows + [(name, value) for name, value in values if value is not None]
 

@@ -12,6 +12,8 @@ from .modeling_latent import Encode, Float32Linear, LatentHead
 from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
 from .outputs import SDLGMModelOutput
 
+_NEVER = -1e30  # a logit of probability 0, finite so that 0 times it is 0
+
 
 @strict
 class SDLGMConfig(TextVAEConfig):
@@ -93,15 +95,27 @@ class SDLGMHead(LatentHead):
         count = log_count.exp()
         count_kl = (count * log_count).sum(-1, keepdim=True) + math.log(self.config.sparsity_cap)
         at_least = count.flip(-1).cumsum(-1).flip(-1)  # (batch, sparsity_cap): q(L >= k)
-        logits, terms = posterior.selection_logits, []
-        taken = torch.zeros_like(logits, dtype=torch.bool)
-        for step in range(self.config.sparsity_cap):
-            log_share = logits.masked_fill(taken, float("-inf")).log_softmax(-1).masked_fill(taken, 0.0)
-            entropy = -(log_share.exp().masked_fill(taken, 0.0) * log_share).sum(-1)
-            terms.append(math.log(self.config.latent_size - step) - entropy)
-            taken = taken.scatter(-1, sample["chosen"][:, step : step + 1], True)
-        gamma_kl = torch.cat([count_kl, at_least * torch.stack(terms, dim=-1)], dim=-1)
+        steps = torch.arange(self.config.sparsity_cap, device=count.device)
+        entropy = self._choice_entropies(posterior.selection_logits, sample["chosen"])
+        gamma_kl = torch.cat([count_kl, at_least * ((self.config.latent_size - steps).log() - entropy)], dim=-1)
         return {"z_kl": sample["mask"] * normal_kl(posterior.slab_mean, posterior.slab_std), "gamma_kl": gamma_kl}
+
+    @staticmethod
+    def _choice_entropies(logits: Tensor, chosen: Tensor) -> Tensor:
+        """Entropy of each choice among the dimensions not chosen before it, `(batch, sparsity_cap)`.
+
+        The dimensions that are never chosen are one outcome of every choice, and their own entropy is added by its
+        probability, so nothing of the size of all dimensions is computed for each choice.
+        """
+        cap = chosen.shape[-1]
+        rest = logits.scatter(-1, chosen, _NEVER)
+        log_share = rest.log_softmax(-1)
+        rest_entropy = -(log_share.exp() * log_share).sum(-1, keepdim=True)
+        outcomes = torch.cat([logits.gather(-1, chosen), rest.logsumexp(-1, keepdim=True)], dim=-1)
+        gone = torch.ones(cap, cap + 1, dtype=torch.bool, device=logits.device).tril(-1)
+        log_share = outcomes.unsqueeze(1).masked_fill(gone, _NEVER).log_softmax(-1)  # (batch, cap, cap + 1)
+        share = log_share.exp()
+        return share[..., -1] * rest_entropy - (share * log_share).sum(-1)
 
     def diagnostics(self, posterior: SDLGMModelOutput) -> dict[str, Tensor]:
         """The code, its values before the mask, and the mask as a probability of being off, 0 or 1."""

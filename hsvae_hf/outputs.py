@@ -94,11 +94,12 @@ class TextVAEForPreTrainingOutput(ModelOutput):
     """Loss and its terms, or the logits of a generation step.
 
     Args:
-        loss: negative weighted ELBO in nats, scalar: reconstruction_loss + weighted KLs and penalty.
+        loss: negative weighted ELBO in nats, scalar: reconstruction_loss + weighted KLs, penalty and similarity.
         reconstruction_loss: `-E log p(x|z)`, summed over tokens or a vector's dimensions, mean over the batch, scalar.
         z_kl: KL of z, unweighted, summed over latent dimensions, mean over the batch, scalar.
         gamma_kl: KL of the gate, likewise.
         penalty: the latent head's penalty, unweighted, scalar.
+        similarity: how far neighbours by code are from those by vector, unweighted, in nats, scalar.
         num_tokens: number of predicted tokens in the batch, scalar; `exp(reconstruction_loss * batch / num_tokens)`
             is the perplexity per token.
         squared_error: of vectors, standardised, per dimension, in place of `num_tokens`: with one draw of z, scalar.
@@ -111,6 +112,7 @@ class TextVAEForPreTrainingOutput(ModelOutput):
     z_kl: Tensor = _ABSENT
     gamma_kl: Tensor = _ABSENT
     penalty: Tensor = _ABSENT
+    similarity: Tensor = _ABSENT
     num_tokens: Tensor = _ABSENT
     squared_error: Tensor = _ABSENT
     logits: Tensor = _ABSENT

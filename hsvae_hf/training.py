@@ -216,7 +216,7 @@ class TextVAETrainer(WholeCheckpointTrainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         rows = len(next(iter(inputs.values())))
         sums = self._terms["" if model.training else "eval_"]
-        names = ("reconstruction_loss", "z_kl", "gamma_kl", "penalty", "squared_error")
+        names = ("reconstruction_loss", "z_kl", "gamma_kl", "penalty", "similarity", "squared_error")
         terms = {name: outputs.get(name) for name in names}
         weight = 1.0 if model.training else float(rows)  # as the Trainer weighs the loss that stands beside them
         # nn.DataParallel gathers scalars into vectors

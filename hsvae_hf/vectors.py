@@ -25,6 +25,7 @@ VECTOR_DEFAULTS: dict[str, Any] = {
     "latent_size": 512,
     "z_kl_weight": 0.1,
     "gamma_kl_weight": 0.1,
+    "similarity_weight": 20.0,
     "learning_rate": 1e-2,
     "weight_decay": 0.1,
     "lr_scheduler_type": "cosine",

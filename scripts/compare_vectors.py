@@ -106,7 +106,7 @@ def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, st
     # No threshold gives VSC's codes so many: its gates are fully on or off.
     own = {"hsvae": {"target_active_dims": wanted}, "sdlgm": {"sparsity_cap": wanted}}
     own["vsc"] = {"prior_activity": wanted / size, "penalty_weight": 1.0, "max_active_dims": wanted}
-    names = ("z_kl_weight", "gamma_kl_weight", "tie_word_embeddings")
+    names = ("z_kl_weight", "gamma_kl_weight", "similarity_weight", "tie_word_embeddings")
     fields = {name: VECTOR_DEFAULTS[name] for name in names} | HEAD_DEFAULTS.get(model_type, {}) | own[model_type]
     fields |= {"encoder_type": "vector", "decoder_type": "vector", "vector_size": rows.train.shape[1]}
     model = model_class(config_class(**fields, latent_size=size))

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from torch.autograd import gradcheck
-from torch.distributions import Bernoulli, Normal, kl_divergence
+from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 import hsvae_hf
 from hsvae_hf.distributions import (
@@ -246,6 +246,20 @@ def test_sdlgm_kl_is_that_of_all_sequences():
     assert costs["gamma_kl"].shape == (20_000, 4)
 
 
+@pytest.mark.parametrize(("size", "cap"), [(30, 5), (6, 6), (1, 1)])
+def test_each_choice_of_sdlgm_has_the_entropy_of_what_is_left(size, cap):
+    logits = 3 * torch.randn(4, size, dtype=torch.float64, requires_grad=True)
+    chosen = torch.rand(4, size).topk(cap).indices
+    entropies = SDLGMHead._choice_entropies(logits, chosen)
+    assert gradcheck(lambda value: SDLGMHead._choice_entropies(value, chosen), (logits,))
+    for row in range(4):
+        left = list(range(size))
+        for step, index in enumerate(chosen[row].tolist()):
+            expected = Categorical(logits=logits[row, left]).entropy()
+            torch.testing.assert_close(entropies[row, step], expected)
+            left.remove(index)
+
+
 def test_relaxed_selection_has_the_gradient_of_finite_differences():
     counts = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     scores = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
@@ -294,6 +308,7 @@ def test_reparameterised_draws_have_the_gradient_of_finite_differences(head_clas
     ("config_class", "field", "value"),
     [
         (hsvae_hf.GaussianVAEConfig, "std_min", 0.0),
+        (hsvae_hf.GaussianVAEConfig, "similarity_weight", 1.0),
         (hsvae_hf.GaussianVAEConfig, "code_snr_min", -1.0),
         (hsvae_hf.MATVAEConfig, "prior_spike_probability", 1.0),
         (hsvae_hf.VSCConfig, "gate_sharpness", 0.0),

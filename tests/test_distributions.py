@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Beta, Normal, kl_divergence
+from torch.autograd import gradcheck
+from torch.distributions import Beta, Categorical, Normal, kl_divergence
 
 from hsvae_hf.distributions import (
     beta_kl,
     clamp_with_gradient,
+    neighbour_kl,
     normal_kl,
     sample_beta,
     sample_binary_concrete,
@@ -106,6 +108,24 @@ def test_concrete_is_hard_with_the_gradient_of_its_relaxation():
     relaxed = [torch.sigmoid((logits.detach() + sign * step + noise) / 0.5).sum() for sign in (1, -1)]
     (gradient,) = torch.autograd.grad(hard.sum(), logits)
     torch.testing.assert_close(gradient.sum(), (relaxed[0] - relaxed[1]) / (2 * step), rtol=1e-5, atol=0)
+
+
+def test_neighbours_by_code_and_by_vector_are_compared_row_by_row():
+    vectors, codes = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+
+    def shares(rows, row):
+        others = [other for other in range(5) if other != row]
+        cosines = [torch.cosine_similarity(rows[row], rows[other], dim=0) for other in others]
+        return Categorical(logits=torch.stack(cosines) / 0.1)
+
+    expected = sum(kl_divergence(shares(vectors, row), shares(codes, row)) for row in range(5)) / 5
+    torch.testing.assert_close(neighbour_kl(vectors, codes, 0.1), expected)
+    assert gradcheck(lambda c: neighbour_kl(vectors, c, 0.1), (codes,))
+    torch.testing.assert_close(neighbour_kl(vectors, 3 * vectors, 0.01), f64(0.0))
+    assert neighbour_kl(vectors[:1], codes[:1], 0.1) == 0
+    empty = torch.zeros(5, 7, requires_grad=True)
+    neighbour_kl(vectors.float(), empty, 0.01).backward()
+    assert empty.grad.isfinite().all()
 
 
 def test_clamp_bounds_the_value_and_keeps_the_gradient():

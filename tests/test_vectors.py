@@ -22,6 +22,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 import hsvae_hf
 from hsvae_hf import vectors as vectors_module
 from hsvae_hf.calibration import NEAR_PAIRS, _pairs, calibrate_threshold, fit_code_scale, hold_target
+from hsvae_hf.distributions import neighbour_kl
 from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
 from hsvae_hf.evaluation import evaluate_model
 from hsvae_hf.hub import model_card
@@ -130,6 +131,32 @@ def test_a_vector_model_learns_to_reconstruct(family):
     assert errors[-1] < 0.6 * errors[0]
 
 
+@pytest.mark.parametrize("family", VECTOR_FAMILIES, ids=lambda family: family.name)
+def test_the_similarity_term_reaches_the_code_in_the_vectors_own_units(family):
+    torch.manual_seed(0)
+    model = family.pretraining(family.config(similarity_weight=2.0, similarity_temperature=0.2)).without_encoder()
+    vectors = torch.randn(20, 16) * torch.linspace(0.1, 3, 16) + 1
+    model.model.standardizer.fit(vectors)
+    model.eval()
+    output = model(vectors=vectors)
+    codes = model.model(vectors=vectors).sparse_embedding
+    torch.testing.assert_close(output.similarity, neighbour_kl(vectors, codes, 0.2), rtol=1e-4, atol=1e-5)
+    costs = ("z_kl", "gamma_kl", "penalty", "similarity")
+    weighted = sum(getattr(model.config, f"{name}_weight") * output.get(name, 0.0) for name in costs)
+    torch.testing.assert_close(output.loss, output.reconstruction_loss + weighted)
+    weights = list(model.model.latent_head.parameters())
+    if weights:  # a plain text encoder has none
+        gradients = torch.autograd.grad(output.similarity, weights, allow_unused=True)
+        found = torch.stack([gradient.abs().sum() for gradient in gradients if gradient is not None])
+        assert found.sum() > 0 and found.isfinite().all()
+
+
+def test_the_similarity_term_opens_and_closes_gates():
+    model = small(similarity_weight=1.0)
+    model(vectors=torch.randn(10, 5)).similarity.backward()
+    assert model.model.latent_head.gate.weight.grad.abs().sum() > 0
+
+
 def test_decoding_gives_vectors_in_the_encoders_units():
     family = VECTOR_FAMILIES[0]
     model = family.pretraining(family.config()).eval()
@@ -229,6 +256,8 @@ def test_what_cannot_be_honoured_is_refused(encoder):
     [
         ({"freeze_text_encoder": False}, "`freeze_text_encoder` must be True with a vector decoder"),
         ({"decoder_std": 0.0}, "`decoder_std` must be positive"),
+        ({"similarity_temperature": 0.0}, "`similarity_temperature` must be positive"),
+        ({"similarity_weight": -1.0}, "`similarity_weight` must be at least 0"),
         ({"vector_size": 3}, "`vector_size` must be given if and only if"),
         ({"encoder_type": "gru", "encoder_config": None, "freeze_text_encoder": False}, "`encoder_type` must be"),
         ({"default_prompt_name": "query"}, "`default_prompt_name` must be one of None"),

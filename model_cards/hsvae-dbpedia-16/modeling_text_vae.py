@@ -22,6 +22,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_text_vae import TextVAEConfig
+from .distributions import neighbour_kl, straight_through
 from .modeling_decoder import GRUCache, GRUDecoder, VectorDecoder
 from .modeling_encoders import GRUEncoder, NoEncoder, Standardizer, TransformerEncoder, check_ids
 from .modeling_latent import LatentHead
@@ -292,6 +293,13 @@ class TextVAEModel(TextVAEPreTrainedModel):
         with torch.autocast(posterior.features.device.type, enabled=False):
             return self.latent_head.costs(posterior, sample, self._encode)
 
+    def neighbour_cost(self, posterior: TextVAEModelOutput) -> Tensor:
+        """`neighbour_kl` of vectors and codes; gates learn through `E[z|x]` (straight-through)."""
+        with torch.autocast(posterior.features.device.type, enabled=False):
+            soft = cast(Tensor, self.code_scale) * self.latent_head.diagnostics(posterior)["posterior_mean"]
+            codes = straight_through(posterior.sparse_embedding, soft)
+            return neighbour_kl(self.standardizer.undo(posterior.features), codes, self.config.similarity_temperature)
+
     def _encode(self, inputs_embeds: Tensor) -> Tensor:
         features = self.encoder(inputs_embeds=inputs_embeds.to(self.dtype)).float()
         return self.standardizer(features) if self.config.decoder_type == "vector" else features
@@ -387,6 +395,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, GenerationMixin):
             self._control(posterior.sparse_embedding, target)
         reconstruction_loss = nats / len(sample["z"])
         costs = self.model.costs(posterior, sample)
+        if self.config.similarity_weight > 0:
+            costs["similarity"] = self.model.neighbour_cost(posterior)
         loss = reconstruction_loss.float() + self._weighted(costs)
         terms |= {name: cost.mean(0).sum() if cost.dim() else cost for name, cost in costs.items()}
         return TextVAEForPreTrainingOutput(loss=loss, reconstruction_loss=reconstruction_loss, **terms)
