@@ -85,6 +85,7 @@ def hold_target(model: PreTrainedModel, batches: Iterable[dict[str, Any]]) -> No
 
 
 NEAR_PAIRS, OTHER_PAIRS = 50, 5  # of each row
+RIDGE = 0.3  # pull towards one scale for all: rare dimensions meet too few pairs to tell
 
 
 @torch.inference_mode()
@@ -93,7 +94,8 @@ def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000
 
     The least-squares solution over each row's nearest rows and a few at random: scales `s > 0` that minimise
     `sum_{m, n} (sum_i s_i^2 c_mi c_ni - x_m . x_n)^2`, c the unscaled codes and x the vectors, a quadratic in `s^2`.
-    Over all pairs, far ones would decide. Dimensions that no row uses get the mean scale.
+    A ridge pulls them towards one scale for all. Over all pairs, far ones would decide. Dimensions that no row uses get
+    the mean scale.
 
     Args:
         model: of `decoder_type="vector"`.
@@ -114,8 +116,9 @@ def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000
     a, b = (shared.T @ shared).toarray(), shared.T @ products
     if not a.sum() > 0:  # no two rows share a dimension
         return
-    a += 1e-2 * a.diagonal()[used].mean() * np.eye(len(b))  # rare dimensions meet too few pairs to tell
     even = max(b.sum() / a.sum(), 1e-12)
+    ridge = RIDGE * a.diagonal()[used].mean()
+    a, b = a + ridge * np.eye(len(b)), b + ridge * even
     start, bounds = np.full(len(b), even), [(0.01 * even, None)] * len(b)  # a scale of 0 would switch dimensions off
     weights, _, _ = fmin_l_bfgs_b(
         lambda w: (0.5 * w @ (product := a @ w) - b @ w, product - b), start, bounds=bounds, maxiter=500

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 
 import hsvae_hf
 from hsvae_hf import vectors as vectors_module
-from hsvae_hf.calibration import NEAR_PAIRS, _pairs, calibrate_threshold, fit_code_scale, hold_target
+from hsvae_hf.calibration import NEAR_PAIRS, RIDGE, _pairs, calibrate_threshold, fit_code_scale, hold_target
 from hsvae_hf.distributions import neighbour_kl
 from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
 from hsvae_hf.evaluation import evaluate_model
@@ -492,9 +492,10 @@ def test_the_scale_of_codes_is_the_least_squares_solution():
     nearest = np.sort(np.argsort(-similarity)[:, :NEAR_PAIRS])
     assert (np.sort(second.reshape(60, -1)[:, :NEAR_PAIRS]) == nearest).all()
     products = unscaled[first] * unscaled[second]
-    ridge = 1e-2 * np.mean((products**2).sum(0)[(unscaled != 0).any(0)])
+    ridge = RIDGE * np.mean((products**2).sum(0)[(unscaled != 0).any(0)])
+    even = (products.T @ wanted).sum() / (products.T @ products).sum()
     stacked = np.vstack([products, np.sqrt(ridge) * np.eye(6)])
-    expected = np.sqrt(nnls(stacked, np.concatenate([wanted, np.zeros(6)]))[0])
+    expected = np.sqrt(nnls(stacked, np.concatenate([wanted, np.full(6, np.sqrt(ridge) * even)]))[0])
     used = (unscaled != 0).any(0)
     np.testing.assert_allclose(scale[used], expected[used], rtol=1e-2, atol=1e-3)
 
