@@ -7,12 +7,10 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
 from .configuration_text_vae import TextVAEConfig, require
-from .distributions import gumbel_like, normal_kl, select_dimensions, softplus
+from .distributions import choice_entropies, gumbel_like, normal_kl, select_dimensions, softplus
 from .modeling_latent import Encode, Float32Linear, LatentHead
 from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
 from .outputs import SDLGMModelOutput
-
-_NEVER = -1e30  # a logit of probability 0, finite so that 0 times it is 0
 
 
 @strict
@@ -96,26 +94,9 @@ class SDLGMHead(LatentHead):
         count_kl = (count * log_count).sum(-1, keepdim=True) + math.log(self.config.sparsity_cap)
         at_least = count.flip(-1).cumsum(-1).flip(-1)  # (batch, sparsity_cap): q(L >= k)
         steps = torch.arange(self.config.sparsity_cap, device=count.device)
-        entropy = self._choice_entropies(posterior.selection_logits, sample["chosen"])
+        entropy = choice_entropies(posterior.selection_logits, sample["chosen"])
         gamma_kl = torch.cat([count_kl, at_least * ((self.config.latent_size - steps).log() - entropy)], dim=-1)
         return {"z_kl": sample["mask"] * normal_kl(posterior.slab_mean, posterior.slab_std), "gamma_kl": gamma_kl}
-
-    @staticmethod
-    def _choice_entropies(logits: Tensor, chosen: Tensor) -> Tensor:
-        """Entropy of each choice among the dimensions not chosen before it, `(batch, sparsity_cap)`.
-
-        The dimensions that are never chosen are one outcome of every choice, and their own entropy is added by its
-        probability, so nothing of the size of all dimensions is computed for each choice.
-        """
-        cap = chosen.shape[-1]
-        rest = logits.scatter(-1, chosen, _NEVER)
-        log_share = rest.log_softmax(-1)
-        rest_entropy = -(log_share.exp() * log_share).sum(-1, keepdim=True)
-        outcomes = torch.cat([logits.gather(-1, chosen), rest.logsumexp(-1, keepdim=True)], dim=-1)
-        gone = torch.ones(cap, cap + 1, dtype=torch.bool, device=logits.device).tril(-1)
-        log_share = outcomes.unsqueeze(1).masked_fill(gone, _NEVER).log_softmax(-1)  # (batch, cap, cap + 1)
-        share = log_share.exp()
-        return share[..., -1] * rest_entropy - (share * log_share).sum(-1)
 
     def diagnostics(self, posterior: SDLGMModelOutput) -> dict[str, Tensor]:
         """The code, its values before the mask, and the mask as a probability of being off, 0 or 1."""

@@ -11,6 +11,7 @@ from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 import hsvae_hf
 from hsvae_hf.distributions import (
     bernoulli_kl,
+    choice_entropies,
     gumbel_like,
     inverse_multiquadric_mmd,
     log1mexp,
@@ -250,8 +251,8 @@ def test_sdlgm_kl_is_that_of_all_sequences():
 def test_each_choice_of_sdlgm_has_the_entropy_of_what_is_left(size, cap):
     logits = 3 * torch.randn(4, size, dtype=torch.float64, requires_grad=True)
     chosen = torch.rand(4, size).topk(cap).indices
-    entropies = SDLGMHead._choice_entropies(logits, chosen)
-    assert gradcheck(lambda value: SDLGMHead._choice_entropies(value, chosen), (logits,))
+    entropies = choice_entropies(logits, chosen)
+    assert gradcheck(lambda value: choice_entropies(value, chosen), (logits,))
     for row in range(4):
         left = list(range(size))
         for step, index in enumerate(chosen[row].tolist()):
@@ -260,13 +261,23 @@ def test_each_choice_of_sdlgm_has_the_entropy_of_what_is_left(size, cap):
             left.remove(index)
 
 
-def test_relaxed_selection_has_the_gradient_of_finite_differences():
-    counts = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
-    scores = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda c, s: select_dimensions(c, s, 0.7, 0.9, hard=False), (counts, scores))
-    hard = select_dimensions(counts, scores, 0.7, 0.9)
-    gradients = torch.autograd.grad((hard * torch.randn(2, 5)).sum(), (counts, scores))
-    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+def test_the_gradient_of_a_selection_is_that_of_its_steps():
+    counts = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    scores = torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(3, 6, dtype=torch.float64)
+    found = torch.autograd.grad((select_dimensions(counts, scores, 0.7, 0.9) * weights).sum(), (counts, scores))
+    total = 0.0
+    for row in range(3):
+        share = (counts[row] / 0.7).softmax(-1)
+        left = list(range(6))
+        for step in range(4):
+            best = max(left, key=lambda index: scores[row, index].item())
+            probability = (scores[row, left] / 0.9).softmax(-1)
+            on = step <= counts[row].argmax()
+            total = total + share[step:].sum() * weights[row, best] + on * (probability * weights[row, left]).sum()
+            left.remove(best)
+    for gradient, expected in zip(found, torch.autograd.grad(total, (counts, scores)), strict=True):
+        torch.testing.assert_close(gradient, expected)
 
 
 def test_straight_through_concrete_has_the_gradient_of_the_relaxed_draw():

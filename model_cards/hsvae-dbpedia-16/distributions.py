@@ -198,42 +198,69 @@ def gumbel_like(value: Tensor) -> Tensor:
     return -torch.empty_like(value).exponential_().clamp_min(_TINY).log()
 
 
-def select_dimensions(
-    count_scores: Tensor, selection_scores: Tensor, count_temperature: float, temperature: float, hard: bool = True
-) -> Tensor:
-    """The mask of SDLGM: how many dimensions, then which, by two Gumbel-Softmax steps on scores with noise added.
+NEVER = -1e30  # the log of a probability of 0, finite so that 0 times it is 0
 
-    With l the relaxed one-hot count, `c_k = sum_{j >= k} l_j` and `p^k = softmax(r^k / temperature)`,
-    `r^{k+1} = r^k + log(1 - p^k)`, the mask is `sum_k c_k p^k`.
+
+def select_dimensions(
+    count_scores: Tensor, selection_scores: Tensor, count_temperature: float, temperature: float
+) -> Tensor:
+    """The mask of SDLGM: how many dimensions, then which, by straight-through Gumbel-Softmax steps on noisy scores.
+
+    The count L is the best of `count_scores`, the dimensions are the L best of `selection_scores`: drawn one after
+    the other without replacement, where Gumbel noise was added. The gradient is that of `sum_k c_k p^k`: c_k the
+    probability of `L >= k` and p^k the softmax over the dimensions not chosen before the k-th, all at their
+    temperatures, each factor at its hard value in the gradient of the other.
 
     Args:
         count_scores: logits of the counts 1 to L_0, perturbed by Gumbel noise, `(batch, L_0)`.
         selection_scores: logits of the dimensions, perturbed likewise, `(batch, latent_size)`.
         count_temperature: of the count's relaxation.
         temperature: of the selection's.
-        hard: straight-through: exactly `argmax(count_scores) + 1` ones and zeros elsewhere in the forward pass.
 
     Returns:
-        `(batch, latent_size)`.
+        `(batch, latent_size)`: exactly `argmax(count_scores) + 1` ones, and zeros elsewhere.
     """
     cap = count_scores.shape[-1]
-    soft_count = (count_scores / count_temperature).softmax(-1)
-    keep = soft_count.flip(-1).cumsum(-1).flip(-1)  # (batch, L_0): c_k
-    if hard:
-        steps = torch.arange(cap, device=count_scores.device)
-        keep = straight_through((steps <= count_scores.argmax(-1, keepdim=True)).to(keep.dtype), keep)
-        chosen = selection_scores.topk(cap, dim=-1).indices  # the k-th is what argmax gives among those not chosen
-    mask, scores = torch.zeros_like(selection_scores), selection_scores
-    for step in range(cap):
-        log_share = (scores / temperature).log_softmax(-1)
-        share = log_share.exp()
-        if hard:
-            one = torch.zeros_like(share).scatter(-1, chosen[:, step : step + 1], 1.0)
-            mask = mask + keep[:, step : step + 1] * straight_through(one, share)
-        else:
-            mask = mask + keep[:, step : step + 1] * share
-        scores = scores + torch.log1p(-share.clamp_max(1 - 1e-6))
-    return mask
+    keep = (torch.arange(cap, device=count_scores.device) <= count_scores.argmax(-1, keepdim=True)).to(
+        selection_scores.dtype
+    )
+    at_least = (count_scores / count_temperature).softmax(-1).flip(-1).cumsum(-1).flip(-1)  # (batch, L_0): c_k
+    scores = selection_scores / temperature
+    chosen = scores.topk(cap, dim=-1).indices
+    log_norm = log_normalizers(scores, chosen)[:, :-1]
+    log_steps = torch.where(keep > 0, -log_norm, NEVER).logcumsumexp(-1)  # log sum_{j <= k, j <= L} 1 / Z_j
+    log_share = (scores + log_steps[:, -1:]).scatter(-1, chosen, scores.gather(-1, chosen) + log_steps)
+    hard = torch.zeros_like(scores).scatter(-1, chosen, keep)
+    return straight_through(hard, log_share.exp() + torch.zeros_like(scores).scatter(-1, chosen, at_least))
+
+
+def log_normalizers(logits: Tensor, chosen: Tensor) -> Tensor:
+    """`log sum exp` of the logits that are left before each choice, and of those left in the end.
+
+    Args:
+        logits: `(batch, latent_size)`.
+        chosen: indices in the order of choice, `(batch, choices)`.
+
+    Returns:
+        `(batch, choices + 1)`.
+    """
+    rest = logits.scatter(-1, chosen, NEVER).logsumexp(-1, keepdim=True)
+    return torch.cat([rest, logits.gather(-1, chosen).flip(-1)], dim=-1).logcumsumexp(-1).flip(-1)
+
+
+def choice_entropies(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Entropy of each choice among the dimensions not chosen before it, `(batch, choices)`; shapes as above.
+
+    A choice is first whether the k-th chosen dimension or a later one, then which of the later ones:
+    `Z_k H_k = Z_k h(p_k) + Z_{k+1} H_{k+1}`, h the entropy of a coin; the last H is that of the rest.
+    """
+    log_rest = logits.scatter(-1, chosen, NEVER).log_softmax(-1)
+    last = -(log_rest.exp() * log_rest).sum(-1, keepdim=True)
+    log_norm = log_normalizers(logits, chosen)
+    log_this, log_later = logits.gather(-1, chosen) - log_norm[:, :-1], log_norm[:, 1:] - log_norm[:, :-1]
+    coin = -(log_this.exp() * log_this + log_later.exp() * log_later)
+    terms = log_norm + torch.cat([coin, last], dim=-1).clamp_min(_TINY).log()
+    return (terms.flip(-1).logcumsumexp(-1).flip(-1) - log_norm)[:, :-1].exp()
 
 
 _SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # Mathieu et al. 2019
