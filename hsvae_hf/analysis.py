@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import sparse
 
 
 def _to_array(values: object) -> np.ndarray:
@@ -248,3 +249,19 @@ def plot_gate_heatmap(
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 10) -> float:
+    """Share of each row's `count` nearest rows, by cosine of `vectors`, that the codes' dot product finds again.
+
+    Args:
+        vectors: `(rows, size)`, some thousand rows at most: all pairs are compared.
+        codes: of the same rows, `(rows, latent_size)`.
+        count: fewer than there are rows.
+    """
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    nearest = []
+    for similarity in (unit @ unit.T, (codes @ codes.T).toarray()):
+        np.fill_diagonal(similarity, -np.inf)
+        nearest.append(np.argpartition(-similarity, count, axis=1)[:, :count])
+    return float(np.mean([len(np.intersect1d(a, b)) / count for a, b in zip(*nearest, strict=True)]))

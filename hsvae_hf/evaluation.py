@@ -18,13 +18,14 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hsvae_hf.analysis import GateStatistics
+from hsvae_hf.analysis import GateStatistics, neighbours_kept
 from hsvae_hf.batches import input_batches
 from hsvae_hf.encoding import encode
 from hsvae_hf.explanation import describe_dimensions
 from hsvae_hf.metrics import metric_path
 
 MUTUAL_INFORMATION_ROWS = 512  # the estimate's ceiling is their logarithm, 6.2 nats
+NEIGHBOURS, NEIGHBOUR_ROWS = 10, 4000
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] varies more than this over sentences
 
 
@@ -119,7 +120,7 @@ def corpus_statistics(model: PreTrainedModel, batches: Iterable[dict[str, Any]])
         Among the rest: `kl_per_dimension`, nats, unweighted, of values and gate; `dead_dims` and `always_on_dims`,
         dimensions that no code uses, and those that more than 99% use; `mutual_information`, see there; where vectors
         are reconstructed `squared_error`, per standardised dimension, of a draw, and `squared_error_code`, of the
-        deterministic code.
+        deterministic code, and of the first 4,000 rows `neighbours_kept`, see there.
     """
     statistics = _Statistics(model)
     for inputs in batches:
@@ -138,6 +139,7 @@ class _Statistics:
         self.sums: dict[str, float] = {}
         self.squares, self.means, self.used, self.kl = np.zeros((4, model.config.latent_size))
         self.sample: list[tuple[Tensor, ...]] = []
+        self.vectors: list[tuple[np.ndarray, sparse.csr_matrix]] = []
         self.rows = 0
 
     def update(self, inputs: dict[str, Any]) -> None:
@@ -161,6 +163,10 @@ class _Statistics:
     def _add_terms(self, posterior: Any, terms: dict[str, Tensor]) -> None:
         if self.model.config.decoder_type == "vector":
             terms["squared_error_code"] = (self.decoder.mean(posterior.latent) - posterior.features).square().mean()
+            if self.rows < NEIGHBOUR_ROWS:
+                pair = self.base.standardizer.undo(posterior.features), posterior.sparse_embedding
+                vectors, codes = (part[: NEIGHBOUR_ROWS - self.rows].float().cpu().numpy() for part in pair)
+                self.vectors.append((vectors, sparse.csr_matrix(codes)))
         for name, value in terms.items():
             weight = 1 if name == "num_tokens" else len(posterior.latent)
             self.sums[name] = self.sums.get(name, 0.0) + float(value) * weight
@@ -199,6 +205,9 @@ class _Statistics:
         if self.sample:
             result["mutual_information"] = mutual_information(*map(torch.cat, zip(*self.sample, strict=True)))
             result["kl_per_dimension"] = (self.kl / self.rows).tolist()
+        if self.vectors and self.rows > NEIGHBOURS:
+            vectors, codes = zip(*self.vectors, strict=True)
+            result["neighbours_kept"] = neighbours_kept(np.concatenate(vectors), sparse.vstack(codes), NEIGHBOURS)
         return result
 
 

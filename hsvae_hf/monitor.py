@@ -15,7 +15,13 @@ from hsvae_hf.evaluation import advice, corpus_statistics
 
 logger = logging.getLogger(__name__)
 LOGGED: tuple[str, ...] = ("active_dims", "active_units", "dead_dims", "always_on_dims", "mutual_information")
-LOGGED += ("gate_std", "switching_fraction", "average_hoyer_samples", "average_hoyer_posterior_means")
+LOGGED += (
+    "gate_std",
+    "switching_fraction",
+    "average_hoyer_samples",
+    "average_hoyer_posterior_means",
+    "neighbours_kept",
+)
 
 
 def held_out_batches(trainer: Trainer, rows: int) -> Iterator[dict[str, Tensor]]:

@@ -19,6 +19,7 @@ from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 from transformers import HfArgumentParser, set_seed
 
 import hsvae_hf
+from hsvae_hf.analysis import neighbours_kept
 from hsvae_hf.calibration import calibrate_threshold, fit_code_scale
 from hsvae_hf.cli import run
 from hsvae_hf.comparison import CSRModel
@@ -168,16 +169,6 @@ def train_csr(rows: Rows, size: int, wanted: int, seed: int, steps: int) -> Code
         return sparse.csr_matrix(codes.numpy()), float(error)
 
     return code
-
-
-def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 10) -> float:
-    """Share of each row's `count` nearest rows, by cosine of `vectors`, that the codes' dot product finds again."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    nearest = []
-    for similarity in (unit @ unit.T, (codes @ codes.T).toarray()):
-        np.fill_diagonal(similarity, -np.inf)
-        nearest.append(np.argpartition(-similarity, count, axis=1)[:, :count])
-    return float(np.mean([len(np.intersect1d(a, b)) / count for a, b in zip(*nearest, strict=True)]))
 
 
 def measure(rows: Rows, code: Coder) -> dict[str, float]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from hsvae_hf.analysis import (
     GateStatistics,
@@ -13,6 +14,7 @@ from hsvae_hf.analysis import (
     class_kl,
     dimension_order,
     gate_statistics,
+    neighbours_kept,
     plot_gate_heatmap,
 )
 
@@ -201,3 +203,20 @@ def test_heatmap_leaves_no_global_state_and_no_half_file(tmp_path, monkeypatch):
 def test_heatmap_needs_a_name_per_class(tmp_path):
     with pytest.raises(ValueError, match="`class_names` must name each row of `activity`, got 1 names"):
         plot_gate_heatmap(np.zeros((2, 3)), ["a"], tmp_path / "gates.png")
+
+
+def test_neighbours_kept_are_counted_row_by_row():
+    rng = np.random.default_rng(0)
+    vectors, codes = rng.normal(size=(12, 5)), sparse.csr_matrix(rng.normal(size=(12, 4)) * (rng.random((12, 4)) < 0.7))
+    kept = 0
+    for row in range(12):
+        others = [other for other in range(12) if other != row]
+        cosine = {
+            o: vectors[row] @ vectors[o] / np.linalg.norm(vectors[row]) / np.linalg.norm(vectors[o]) for o in others
+        }
+        product = {o: (codes[row] @ codes[o].T).toarray()[0, 0] for o in others}
+        by_vector, by_code = (set(sorted(others, key=found.get)[-3:]) for found in (cosine, product))
+        kept += len(by_vector & by_code)
+    assert neighbours_kept(vectors, codes, 3) == pytest.approx(kept / 36)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert neighbours_kept(5 * vectors, sparse.csr_matrix(unit), 3) == 1

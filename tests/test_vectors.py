@@ -21,10 +21,11 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 
 import hsvae_hf
 from hsvae_hf import vectors as vectors_module
+from hsvae_hf.analysis import neighbours_kept
 from hsvae_hf.calibration import NEAR_PAIRS, RIDGE, _pairs, calibrate_threshold, fit_code_scale, hold_target
 from hsvae_hf.distributions import neighbour_kl
 from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
-from hsvae_hf.evaluation import evaluate_model
+from hsvae_hf.evaluation import corpus_statistics, evaluate_model
 from hsvae_hf.hub import model_card
 from hsvae_hf.modeling_decoder import VectorDecoder
 from hsvae_hf.pooling import read_pooling
@@ -389,6 +390,15 @@ def test_from_sentences_to_a_model_and_back(encoder, sentences, labels, tmp_path
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["squared_error"] > report["squared_error_code"] > 0
     assert 0 <= report["accuracy"]["code"] <= 1
+
+
+def test_the_report_counts_neighbours_kept():
+    model, vectors = small(), torch.randn(30, 5)
+    model.model.standardizer.fit(3 * torch.randn(100, 5) + 1)
+    found = corpus_statistics(model, [{"vectors": part} for part in vectors.split(20)])
+    codes = encode_vectors(model, vectors.numpy())
+    assert found["neighbours_kept"] == pytest.approx(neighbours_kept(vectors.numpy(), codes))
+    assert "neighbours_kept" not in corpus_statistics(model, [{"vectors": vectors[:10]}])
 
 
 def test_from_vectors_to_codes(tmp_path):
