@@ -162,7 +162,8 @@ class _Statistics:
 
     def _add_terms(self, posterior: Any, terms: dict[str, Tensor]) -> None:
         if self.model.config.decoder_type == "vector":
-            terms["squared_error_code"] = (self.decoder.mean(posterior.latent) - posterior.features).square().mean()
+            latents = posterior.sparse_embedding / self.base.code_scale
+            terms["squared_error_code"] = (self.decoder.mean(latents) - posterior.features).square().mean()
             if self.rows < NEIGHBOUR_ROWS:
                 pair = self.base.standardizer.undo(posterior.features), posterior.sparse_embedding
                 vectors, codes = (part[: NEIGHBOUR_ROWS - self.rows].float().cpu().numpy() for part in pair)

@@ -137,7 +137,8 @@ def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, st
     def code(vectors: np.ndarray) -> tuple[sparse.csr_matrix, float]:
         with torch.inference_mode():
             posterior = model.model(vectors=torch.from_numpy(vectors))
-            error = (model.decoder.mean(posterior.latent) - posterior.features).square().mean()
+            latents = posterior.sparse_embedding / model.model.code_scale
+            error = (model.decoder.mean(latents) - posterior.features).square().mean()
         return encode_vectors(model, vectors), float(error)
 
     return code

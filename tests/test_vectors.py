@@ -401,6 +401,16 @@ def test_the_report_counts_neighbours_kept():
     assert "neighbours_kept" not in corpus_statistics(model, [{"vectors": vectors[:10]}])
 
 
+def test_the_reported_error_is_that_of_the_code_as_it_is_given():
+    model, vectors = small(max_active_dims=2), torch.randn(30, 5)
+    model.model.code_scale.fill_(3.0)
+    codes = model.model(vectors=vectors).sparse_embedding
+    assert (codes != 0).sum(-1).max() == 2
+    error = (model.decoder.mean(codes / 3) - vectors).square().mean()
+    found = corpus_statistics(model, [{"vectors": vectors}])["squared_error_code"]
+    assert found == pytest.approx(error.item(), rel=1e-5)
+
+
 def test_from_vectors_to_codes(tmp_path):
     rows = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
     np.save(tmp_path / "rows.npy", rows)
