@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ SYSTEMS: dict[str, System] = {
 }
 CLASSIFIERS = ("Simple", "BERT")  # no decoder is trained
 TRAINING = ("learning_rate", "lr_scheduler_type", "weight_decay", "max_steps", "kl_annealing", "kl_warmup_steps")
-NOT_SETTINGS = ("output_dir", "models", "seeds", "search_runs")  # may change between calls on one folder
+NOT_SETTINGS = ("output_dir", "models", "seeds", "search_runs", "checkpoints")  # may change between calls on one folder
 CURVE_ROWS = 1000  # held-out rows that are looked at during training
 REFERENCE = "HSVAE"  # whose reconstruction the others are matched to
 
@@ -80,6 +81,9 @@ class CompareArguments:
     classifier_epochs: int = field(default=5, metadata={"help": "Passes of the K = 5 classifier over the rows."})
     search_runs: int = field(default=3, metadata={"help": "Runs to match a model's reconstruction; 0 leaves weights."})
     curve_points: int = field(default=0, metadata={"help": "Times to look at the codes during training."})
+    checkpoints: bool = field(
+        default=False, metadata={"help": "Save at each look: an interrupted run goes on from it."}
+    )
     batch_size: int = field(default=64, metadata={"help": "Sentences per step."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Of every model but those on a pretrained encoder."})
     encoder_learning_rate: float | None = field(
@@ -195,8 +199,8 @@ class Comparison:
         trainer.train()
         return trainer.evaluate(test)["eval_accuracy"]
 
-    def train(self, system: str, model: Any, tokenizer: Any, seed: int) -> dict[str, Any]:
-        """Train without labels, and look at the codes of validation rows on the way."""
+    def train(self, system: str, model: Any, tokenizer: Any, seed: int, checkpoints: Path) -> dict[str, Any]:
+        """Train without labels, and look at the codes of validation rows on the way; go on from a checkpoint."""
         changes = {name: value for name, value in self.systems[system][1].items() if name in TRAINING}
         changes = {"max_steps": self.options.max_steps, "seed": seed} | changes
         if self.options.curve_points:
@@ -204,6 +208,9 @@ class Comparison:
                 "eval_strategy": "steps",
                 "eval_steps": max(1, changes["max_steps"] // self.options.curve_points),
             }
+            if self.options.checkpoints:
+                changes |= {"output_dir": str(checkpoints), "save_strategy": "steps", "save_total_limit": 2}
+                changes["save_steps"] = changes["eval_steps"]
         arguments = self.settings(system, TextVAETrainingArguments, **changes)
         validation = self.data["validation"].select(range(min(CURVE_ROWS, len(self.data["validation"]))))
         rows, looked = (
@@ -211,7 +218,9 @@ class Comparison:
         )
         trainer = TextVAETrainer(model, arguments, RowCollator(tokenizer), rows, looked, processing_class=tokenizer)
         trainer.add_callback(CollapseMonitor(trainer, CURVE_ROWS))
-        trainer.train()
+        saved = {int(folder.name.rpartition("-")[2]): str(folder) for folder in checkpoints.glob("checkpoint-*")}
+        last = max((step for step in saved if step < changes["max_steps"]), default=None)
+        trainer.train(None if last is None else saved[last])
         hold_target(model, held_out_batches(trainer, CURVE_ROWS))
         looks = [look for look in trainer.state.log_history if "eval_active_dims" in look]
         return {"curve": looks, "seconds": trainer.state.log_history[-1]["train_runtime"]}
@@ -258,7 +267,7 @@ class Comparison:
             model.config.num_samples = 0
             found["accuracy"] = self.classify(system, model, tokenizer, max_steps=self.options.max_steps, seed=seed)
         elif not trained:
-            found |= self.train(system, model, tokenizer, seed)
+            found |= self.train(system, model, tokenizer, seed, path.with_suffix(""))
         found |= self.measure(system, model, tokenizer)
         if "accuracy" not in found:
             classifier = AutoModelForSequenceClassification.from_config(self.classifier_config(model.config))
@@ -271,6 +280,7 @@ class Comparison:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(found, indent=2) + "\n")
         os.replace(temporary, path)
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         del model
         gc.collect()
         return found

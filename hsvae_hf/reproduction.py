@@ -33,6 +33,19 @@ SIZES: dict[str, dict[str, Any]] = {
         "max_samples": 2000,
         "classifier_epochs": 3,
     },
+    "hours": {
+        "max_steps": 5000,
+        "batch_size": 64,
+        "learning_rate": 2e-3,
+        "vocab_size": 10_000,
+        "embedding_size": 128,
+        "hidden_size": 256,
+        "word_dropout": 0.5,
+        "max_train_samples": None,
+        "max_samples": 3000,
+        "classifier_epochs": 3,
+        "checkpoints": True,
+    },
     "paper": {
         "max_steps": 6000,
         "batch_size": 256,
@@ -56,6 +69,7 @@ LONGER: dict[str, dict[str, Any]] = {
         "classifier_epochs": 2,
         "curve_points": 4,
     },
+    "hours": {},
     "paper": {},
 }
 GRU_SYSTEMS = ["HSVAE", "HSVAE-balanced", "VAE", "VAE_L1", "VAE_L2", "MAT-VAE", "VSC", "SDLGM", "Sparsemax", "Simple"]
@@ -128,7 +142,9 @@ class ReproduceArguments:
     figure: str = field(metadata={"help": "figure2, figure3, figure4, figure5, gates, dial or nonzeros."})
     dataset: list[str] = field(metadata={"help": "Short names, Hub ids or local paths, with labels."})
     output_dir: str = field(metadata={"help": "Folder of figures and finished runs; a call goes on where one ended."})
-    size: str = field(default="small", metadata={"help": "small (minutes a run on two cores) or paper (a GPU)."})
+    size: str = field(
+        default="small", metadata={"help": "small (minutes a run on two cores), hours (there too) or paper (a GPU)."}
+    )
     seeds: int = field(default=3, metadata={"help": "Runs of each."})
     latent_sizes: list[int] = field(default_factory=lambda: [32, 768], metadata={"help": "Latent dimensions."})
     encoder_name_or_path: str = field(

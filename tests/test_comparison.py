@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,31 @@ def test_a_frozen_encoder_reads_every_sentence_once(options, tokenizer, sentence
     assert result["models"][0]["reconstruction_loss"]["mean"] > 0
     assert trained
     assert not any(trained)
+
+
+@pytest.mark.parametrize("lost", ["", "checkpoint-4"])
+def test_a_run_that_was_cut_short_goes_on_from_its_last_look(options, tmp_path, monkeypatch, lost):
+    settings = {"models": ["HSVAE"], "seeds": 1, "max_steps": 4, "curve_points": 4, "checkpoints": True}
+    whole = compare(options(**settings, output_dir=str(tmp_path / "whole")))
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Comparison, "measure", killed)
+        compare(options(**settings))
+    folder = tmp_path / "out/runs/HSVAE-1"
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-3", "checkpoint-4"]
+    if lost:
+        shutil.rmtree(folder / lost)
+    found = compare(options(**settings))
+    assert not folder.exists()
+    for name, value in whole["models"][0].items():
+        if name != "seconds":
+            assert found["models"][0][name] == value
+    runs = [json.loads((tmp_path / name / "runs/HSVAE-1.json").read_text()) for name in ("whole", "out")]
+    assert [look["step"] for look in runs[1]["curve"]] == [1, 2, 3, 4]
+    assert runs[0]["curve"][-1]["eval_active_dims"] == runs[1]["curve"][-1]["eval_active_dims"]
 
 
 def test_a_system_may_come_with_fields(options, tmp_path):
