@@ -25,6 +25,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import load_tokenizer
 from hsvae_hf.tokenization import train_tokenizer
+from hsvae_hf.vectors import HEAD_DEFAULTS, VECTOR_DEFAULTS
 
 
 @dataclass
@@ -244,7 +245,8 @@ def benchmark_vectors(arguments: BenchmarkArguments) -> dict:
     size, width = arguments.vector_size, arguments.latent_size
     batch = torch.randn(arguments.batch_size, size)
     sizes = {"encoder_type": "vector", "vector_size": size, "decoder_type": "vector", "latent_size": width}
-    config = hsvae_hf.HSVAEConfig(**sizes, tie_word_embeddings=False, gate_balance_weight=0.0)
+    weights = {name: VECTOR_DEFAULTS[name] for name in ("z_kl_weight", "gamma_kl_weight", "similarity_weight")}
+    config = hsvae_hf.HSVAEConfig(**sizes, **weights, **HEAD_DEFAULTS["hsvae"], tie_word_embeddings=False)
     model = hsvae_hf.HSVAEForPreTraining(config).train()
     autoencoder = SparseAutoEncoder(size, hidden_dim=width, k=16, k_aux=min(512, width)).train()
     csr = CSRLoss(CSRModel(autoencoder))
