@@ -41,12 +41,7 @@ VECTOR_DEFAULTS: dict[str, Any] = {
 HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
     "text-encoder": {"latent_size": 0},  # its features' own
     # With concentrations of at least 0.5, every dimension that is off would be drawn on in one sentence of twenty.
-    "hsvae": {
-        "prior_alpha": 10.0,
-        "prior_beta": 0.05,
-        "gate_concentration_min": 0.01,
-        "gate_balance_weight": 0.0,
-    },
+    "hsvae": {"prior_alpha": 10.0, "prior_beta": 0.05, "gate_concentration_min": 0.001},
 }
 
 

@@ -107,6 +107,8 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
     first.add_argument("--encoder_name_or_path")
     first.add_argument("--decoder_type", default="gru")
     first.add_argument("--vectors")
+    first.add_argument("--latent_size", type=int, default=VECTOR_DEFAULTS["latent_size"])
+    first.add_argument("--max_steps", type=int, default=VECTOR_DEFAULTS["max_steps"])
     first.add_argument("--preset", default=DataArguments.preset)
     known = first.parse_known_args()[0]
     name = known.model_type
@@ -119,6 +121,9 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
     parser = HfArgumentParser((DataArguments, config_arguments(hsvae_hf.MODELS[name][0]), TextVAETrainingArguments))
     if known.decoder_type == "vector" or known.vectors is not None:
         defaults = VECTOR_DEFAULTS | HEAD_DEFAULTS.get(name, {}) | {"decoder_type": "vector"}
+        defaults["kl_warmup_steps"] = max(1, known.max_steps // 3)
+        if name == "hsvae":
+            defaults["target_active_dims"] = known.latent_size / 16
         if any(word.startswith(("--num_train_epochs", "--num-train-epochs")) for word in sys.argv):
             defaults["max_steps"] = -1  # epochs are what was asked for
         parser.set_defaults(**defaults)

@@ -416,6 +416,7 @@ def test_from_vectors_to_codes(tmp_path):
     np.save(tmp_path / "rows.npy", rows)
     script("train", "--vectors", tmp_path / "rows.npy", *TRAIN, "--output_dir", tmp_path / "run")
     model = AutoModel.from_pretrained(tmp_path / "run")
+    assert (model.config.target_active_dims, model.config.similarity_weight) == (6 / 16, 20)
     assert model.config.vector_size == 5
     arguments = ["--model_name_or_path", tmp_path / "run", "--output", tmp_path / "codes.npz"]
     script("embed", *arguments, "--input", tmp_path / "rows.npy")
@@ -444,7 +445,7 @@ def test_from_vectors_to_codes(tmp_path):
         (["--dataset", "docstrings", "--prompt_name", "query"], "`decoder_type` must be 'vector'"),
         (["--vectors", "x.npy", "--max_length", "9"], "`max_length` must be left out with `vectors`"),
         (["--vectors", "x.npy", "--train_sampling_strategy", "group_by_length"], "must be random with vectors"),
-        (["--vectors", "x.npy", "--target_active_dims", "9", "--max_steps", "500"], "`kl_warmup_steps` must be below"),
+        (["--vectors", "x.npy", "--kl_warmup_steps", "9", "--max_steps", "9"], "`kl_warmup_steps` must be below"),
     ],
 )
 def test_contradicting_arguments_are_named(arguments, message, tmp_path):
