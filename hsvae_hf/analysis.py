@@ -258,7 +258,12 @@ def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 
         vectors: `(rows, size)`, some thousand rows at most: all pairs are compared.
         codes: of the same rows, `(rows, latent_size)`.
         count: fewer than there are rows.
+
+    Raises:
+        ValueError: if there are not so many other rows.
     """
+    if not 0 < count < len(vectors):
+        raise ValueError(f"`count` must be from 1 to {len(vectors) - 1}, the other rows, got {count}; give more rows.")
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     nearest = []
     for similarity in (unit @ unit.T, (codes @ codes.T).toarray()):

@@ -119,6 +119,8 @@ class Comparison:
     def __init__(self, options: CompareArguments) -> None:
         self.options, self.folder = options, Path(options.output_dir)
         self.systems = SYSTEMS | {name: find_system(name) for name in options.models if not Path(name).is_dir()}
+        if options.checkpoints and options.curve_points < 1:
+            raise ValueError("`curve_points` must be at least 1 with `checkpoints`, which are written at those points.")
         limits: dict[str, Any] = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
         self.data: DatasetDict = load_text_dataset(options.dataset, **limits)
         if "label" not in self.data["train"].column_names:
@@ -223,7 +225,7 @@ class Comparison:
         trainer.train(None if last is None else saved[last])
         hold_target(model, held_out_batches(trainer, CURVE_ROWS))
         looks = [look for look in trainer.state.log_history if "eval_active_dims" in look]
-        return {"curve": looks, "seconds": trainer.state.log_history[-1]["train_runtime"]}
+        return {"curve": looks}
 
     def measure(self, system: str, model: Any, tokenizer: Any) -> dict[str, Any]:
         """Sparsity, gates, a linear probe on the code, and with a decoder the loss terms, on the test rows."""
@@ -263,6 +265,9 @@ class Comparison:
         else:
             model, tokenizer = self.new_model(system, weight)
         found: dict[str, Any] = {"weight": weight, "latent_size": model.config.latent_size}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not (path.parent / "settings.json").is_file():
+            (path.parent / "settings.json").write_text(json.dumps(self._fixed_settings(), indent=2) + "\n")
         if system in CLASSIFIERS:
             model.config.num_samples = 0
             found["accuracy"] = self.classify(system, model, tokenizer, max_steps=self.options.max_steps, seed=seed)
@@ -274,9 +279,6 @@ class Comparison:
             classifier.model.load_state_dict(model.model.state_dict())
             epochs = {"num_train_epochs": self.options.classifier_epochs, "learning_rate": 2e-3, "seed": seed}
             found["accuracy"] = self.classify(system, classifier, tokenizer, **epochs)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not (path.parent / "settings.json").is_file():
-            (path.parent / "settings.json").write_text(json.dumps(self._fixed_settings(), indent=2) + "\n")
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(found, indent=2) + "\n")
         os.replace(temporary, path)

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Dirichlet
 from torch.nn import functional as F
 
+NEVER = -1e30  # the log of a probability of 0, finite so that 0 times it is 0
 _TINY = torch.finfo(torch.float32).tiny  # smallest normal number: its log is finite, about -87
 
 
@@ -172,12 +173,13 @@ def neighbour_kl(vectors: Tensor, codes: Tensor, temperature: float) -> Tensor:
     """`mean_m KL(P_m || Q_m)`: how far rows have other neighbours by their codes than by their vectors.
 
     As in stochastic neighbour embedding (Hinton & Roweis 2002), `P_m(n)` is in proportion to
-    `exp(cos(x_m, x_n) / temperature)` over the other rows n of the batch, `Q_m` the same of codes.
+    `exp(cos(x_m, x_n) / temperature)` over the other rows n of the batch, `Q_m` the same of codes. It grows with the
+    batch, so compare it at one batch size only.
 
     Args:
         vectors: `(batch, size)`; no gradient reaches them.
-        codes: `(batch, latent_size)`.
-        temperature: above 0; the smaller, the nearer the rows that count.
+        codes: `(batch, latent_size)`; below a hundredth of the mean length, one counts as shorter than length 1.
+        temperature: at least 0.001; the smaller, the nearer the rows that count.
 
     Returns:
         In nats, a scalar; 0 for a single row.
@@ -186,9 +188,10 @@ def neighbour_kl(vectors: Tensor, codes: Tensor, temperature: float) -> Tensor:
         return codes.sum() * 0.0
     itself = torch.eye(len(codes), dtype=torch.bool, device=codes.device)
     log_shares = []
-    for rows in (vectors.detach(), codes):
-        unit = F.normalize(rows, dim=-1, eps=1e-2)  # a code may be all zeros
-        log_shares.append((unit @ unit.T / temperature).masked_fill(itself, -1e30).log_softmax(-1))
+    for rows, shortest in ((vectors.detach(), 1e-6), (codes, 1e-2)):  # a code may be all zeros
+        scale = rows.detach().norm(dim=-1).mean().clamp_min(_TINY)
+        unit = F.normalize(rows / scale, dim=-1, eps=shortest)
+        log_shares.append((unit @ unit.T / temperature).masked_fill(itself, NEVER).log_softmax(-1))
     by_vectors, by_codes = log_shares
     return (by_vectors.exp() * (by_vectors - by_codes).masked_fill(itself, 0.0)).sum(-1).mean()
 
@@ -196,9 +199,6 @@ def neighbour_kl(vectors: Tensor, codes: Tensor, temperature: float) -> Tensor:
 def gumbel_like(value: Tensor) -> Tensor:
     """Standard Gumbel noise in the shape of `value`."""
     return -torch.empty_like(value).exponential_().clamp_min(_TINY).log()
-
-
-NEVER = -1e30  # the log of a probability of 0, finite so that 0 times it is 0
 
 
 def select_dimensions(

@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +353,7 @@ def _pad(ids: list[np.ndarray], pad: int) -> dict[str, np.ndarray]:
 
 
 def _encode_batch(model: nn.Module, inputs: dict[str, np.ndarray], max_active_dims: int | None) -> sparse.csr_matrix:
-    device = next(model.parameters()).device
+    device = next(chain(model.parameters(), model.buffers())).device
     with _evaluation(model):
         output = model(**{name: torch.from_numpy(value).to(device) for name, value in inputs.items()})
         codes = getattr(output, "sparse_embedding", None)

@@ -25,7 +25,7 @@ from hsvae_hf.explanation import describe_dimensions
 from hsvae_hf.metrics import metric_path
 
 MUTUAL_INFORMATION_ROWS = 512  # the estimate's ceiling is their logarithm, 6.2 nats
-NEIGHBOURS, NEIGHBOUR_ROWS = 10, 4000
+NEIGHBOURS, FEWEST_ROWS, NEIGHBOUR_ROWS = 10, 100, 1000  # of few rows, ten are a large share
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] varies more than this over sentences
 
 
@@ -120,7 +120,7 @@ def corpus_statistics(model: PreTrainedModel, batches: Iterable[dict[str, Any]])
         Among the rest: `kl_per_dimension`, nats, unweighted, of values and gate; `dead_dims` and `always_on_dims`,
         dimensions that no code uses, and those that more than 99% use; `mutual_information`, see there; where vectors
         are reconstructed `squared_error`, per standardised dimension, of a draw, and `squared_error_code`, of the
-        deterministic code, and of the first 4,000 rows `neighbours_kept`, see there.
+        deterministic code, and of the first 1,000 rows (at least 100) `neighbours_kept`, see there.
     """
     statistics = _Statistics(model)
     for inputs in batches:
@@ -175,7 +175,7 @@ class _Statistics:
     def _add_codes(self, posterior: Any, report: dict[str, Tensor]) -> None:
         names = {"samples": "samples", "posterior_means": "posterior_mean", "slab_means": "slab_mean"}
         for (plural, name), normalize in itertools.product(names.items(), (True, False)):
-            if name in report:
+            if name in report and report[name].shape[-1] > 1:  # of one dimension it is not defined
                 key = plural, normalize
                 if key not in self.hoyer:
                     experiment = f"{plural}-{normalize}"
@@ -206,7 +206,7 @@ class _Statistics:
         if self.sample:
             result["mutual_information"] = mutual_information(*map(torch.cat, zip(*self.sample, strict=True)))
             result["kl_per_dimension"] = (self.kl / self.rows).tolist()
-        if self.vectors and self.rows > NEIGHBOURS:
+        if self.vectors and self.rows >= FEWEST_ROWS:
             vectors, codes = zip(*self.vectors, strict=True)
             result["neighbours_kept"] = neighbours_kept(np.concatenate(vectors), sparse.vstack(codes), NEIGHBOURS)
         return result

@@ -51,7 +51,7 @@ SHOWN = {
     "gamma_kl": "KL of the gate, nats per sentence, unweighted",
     "perplexity": "perplexity per token",
     "squared_error_code": "squared error of a standardised dimension, from the code",
-    "neighbours_kept": "share of the ten nearest rows by vector that codes find again",
+    "neighbours_kept": "share of the ten nearest of 1,000 rows by vector that codes find again",
     "average_hoyer_samples": "Average Hoyer of samples",
     "average_hoyer_slab_means": "Average Hoyer of slab means",
     "average_hoyer_posterior_means": "Average Hoyer of posterior means",

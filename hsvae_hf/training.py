@@ -94,7 +94,9 @@ class TextVAETrainingArguments(RunArguments):
     kl_annealing: Literal["none", "linear", "cyclical"] = field(
         default="none", metadata={"help": "Scale the KL terms: linear warm-up, or cycles of ramp and plateau."}
     )
-    kl_warmup_steps: int = field(default=1000, metadata={"help": "Steps of the linear warm-up."})
+    kl_warmup_steps: int | None = field(
+        default=None, metadata={"help": "Steps of the linear warm-up; a third of all steps by default."}
+    )
     kl_cycles: int = field(default=4, metadata={"help": "Number of cycles of cyclical annealing."})
 
 
@@ -289,15 +291,15 @@ class AnnealingCallback(TrainerCallback):
         kind: of the KL's scale: `none` is 1 throughout; `linear` ramps from 0 to 1 in `warmup_steps`; `cyclical` (Fu et
             al. 2019) ramps over the first half of each of `cycles` equal parts of training and stays at 1 for the
             other half.
-        warmup_steps: of the linear ramp, at least 1.
+        warmup_steps: of the linear ramp, at least 1; None is a third of all steps.
         cycles: number of cycles, at least 1.
     """
 
     def __init__(
-        self, kind: Literal["none", "linear", "cyclical"] = "none", warmup_steps: int = 1000, cycles: int = 4
+        self, kind: Literal["none", "linear", "cyclical"] = "none", warmup_steps: int | None = None, cycles: int = 4
     ) -> None:
         for name, value in (("kl_warmup_steps", warmup_steps), ("kl_cycles", cycles)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}; leave it out.")
         self.kind, self.warmup_steps, self.cycles = kind, warmup_steps, cycles
 
@@ -306,7 +308,7 @@ class AnnealingCallback(TrainerCallback):
         if self.kind == "none":
             return 1.0
         if self.kind == "linear":
-            return min(1.0, step / self.warmup_steps)
+            return min(1.0, step / (self.warmup_steps or max(1, max_steps // 3)))
         cycle = max(1, math.ceil(max_steps / self.cycles))
         return min(1.0, 2 * (step % cycle) / cycle)
 

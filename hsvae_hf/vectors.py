@@ -31,7 +31,6 @@ VECTOR_DEFAULTS: dict[str, Any] = {
     "lr_scheduler_type": "cosine",
     "max_steps": 1500,
     "kl_annealing": "linear",
-    "kl_warmup_steps": 500,
     "eval_strategy": "steps",
     "eval_steps": 500,
     "save_strategy": "steps",

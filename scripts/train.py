@@ -1,6 +1,7 @@
 """Train a text VAE on raw sentences: tokenizer, model, checkpoints, logs, results in one folder."""
 
 import argparse
+import math
 import re
 import sys
 import types
@@ -103,12 +104,10 @@ def config_arguments(config_class: type[PreTrainedConfig]) -> type:
 def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArguments]:
     """The command line; `--model_type` decides which configuration's fields are flags."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--model_type", default=DataArguments.model_type)
-    first.add_argument("--encoder_name_or_path")
-    first.add_argument("--decoder_type", default="gru")
+    first.add_argument("--model_type", "--model-type", default=DataArguments.model_type)
+    first.add_argument("--encoder_name_or_path", "--encoder-name-or-path")
+    first.add_argument("--decoder_type", "--decoder-type", default="gru")
     first.add_argument("--vectors")
-    first.add_argument("--latent_size", type=int, default=VECTOR_DEFAULTS["latent_size"])
-    first.add_argument("--max_steps", type=int, default=VECTOR_DEFAULTS["max_steps"])
     first.add_argument("--preset", default=DataArguments.preset)
     known = first.parse_known_args()[0]
     name = known.model_type
@@ -119,20 +118,22 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
     if known.preset not in ("default", "released") or (known.preset == "released" and name != "hsvae"):
         raise ValueError(f"`preset` must be default, or released for hsvae, got {known.preset!r} for {name}.")
     parser = HfArgumentParser((DataArguments, config_arguments(hsvae_hf.MODELS[name][0]), TextVAETrainingArguments))
-    if known.decoder_type == "vector" or known.vectors is not None:
+    vectors = known.decoder_type == "vector" or known.vectors is not None
+    if vectors:
         defaults = VECTOR_DEFAULTS | HEAD_DEFAULTS.get(name, {}) | {"decoder_type": "vector"}
-        defaults["kl_warmup_steps"] = max(1, known.max_steps // 3)
-        if name == "hsvae":
-            defaults["target_active_dims"] = known.latent_size / 16
         if any(word.startswith(("--num_train_epochs", "--num-train-epochs")) for word in sys.argv):
             defaults["max_steps"] = -1  # epochs are what was asked for
         parser.set_defaults(**defaults)
     elif known.encoder_name_or_path is not None:
         parser.set_defaults(learning_rate=ENCODER_LEARNING_RATE, tie_word_embeddings=False)
     if known.preset == "released":
-        parser.set_defaults(**hsvae_hf.RELEASED)
-    data, flags, arguments = parser.parse_args_into_dataclasses()
-    return data, vars(flags), arguments
+        parser.set_defaults(**hsvae_hf.RELEASED, gate_concentration_min=0.5, similarity_weight=0.0)
+    data, parsed, arguments = parser.parse_args_into_dataclasses()
+    flags = vars(parsed)
+    balanced = flags.get("gate_balance_weight", 0) > 0 and flags["gamma_kl_weight"] > 0
+    if vectors and balanced and flags["target_active_dims"] is None:  # what gates are balanced to
+        flags["target_active_dims"] = min(flags["latent_size"] / 16, (flags["max_active_dims"] or math.inf) / 2)
+    return data, flags, arguments
 
 
 def load_text(data: DataArguments, seed: int) -> Any:
@@ -198,7 +199,7 @@ def check_schedule(flags: dict[str, Any], arguments: TextVAETrainingArguments) -
     """Refuse a schedule that the model cannot follow."""
     if arguments.train_sampling_strategy == "group_by_length" and flags["decoder_type"] == "vector":
         raise ValueError("`train_sampling_strategy` must be random with vectors: they have no length.")
-    late = arguments.kl_annealing == "linear" and 0 < arguments.max_steps <= arguments.kl_warmup_steps
+    late = arguments.kl_annealing == "linear" and 0 < arguments.max_steps <= (arguments.kl_warmup_steps or 0)
     if late and flags.get("target_active_dims") is not None:
         raise ValueError(
             "`kl_warmup_steps` must be below `max_steps` with `target_active_dims`, which acts after the warm-up; got "

@@ -220,3 +220,5 @@ def test_neighbours_kept_are_counted_row_by_row():
     assert neighbours_kept(vectors, codes, 3) == pytest.approx(kept / 36)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     assert neighbours_kept(5 * vectors, sparse.csr_matrix(unit), 3) == 1
+    with pytest.raises(ValueError, match="`count` must be from 1 to 11, the other rows, got 12"):
+        neighbours_kept(vectors, codes, 12)

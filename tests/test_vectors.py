@@ -257,7 +257,7 @@ def test_what_cannot_be_honoured_is_refused(encoder):
     [
         ({"freeze_text_encoder": False}, "`freeze_text_encoder` must be True with a vector decoder"),
         ({"decoder_std": 0.0}, "`decoder_std` must be positive"),
-        ({"similarity_temperature": 0.0}, "`similarity_temperature` must be positive"),
+        ({"similarity_temperature": 0.0}, "`similarity_temperature` must be at least 0.001"),
         ({"similarity_weight": -1.0}, "`similarity_weight` must be at least 0"),
         ({"vector_size": 3}, "`vector_size` must be given if and only if"),
         ({"encoder_type": "gru", "encoder_config": None, "freeze_text_encoder": False}, "`encoder_type` must be"),
@@ -393,12 +393,12 @@ def test_from_sentences_to_a_model_and_back(encoder, sentences, labels, tmp_path
 
 
 def test_the_report_counts_neighbours_kept():
-    model, vectors = small(), torch.randn(30, 5)
+    model, vectors = small(), torch.randn(130, 5)
     model.model.standardizer.fit(3 * torch.randn(100, 5) + 1)
-    found = corpus_statistics(model, [{"vectors": part} for part in vectors.split(20)])
+    found = corpus_statistics(model, [{"vectors": part} for part in vectors.split(70)])
     codes = encode_vectors(model, vectors.numpy())
     assert found["neighbours_kept"] == pytest.approx(neighbours_kept(vectors.numpy(), codes))
-    assert "neighbours_kept" not in corpus_statistics(model, [{"vectors": vectors[:10]}])
+    assert "neighbours_kept" not in corpus_statistics(model, [{"vectors": vectors[:99]}])
 
 
 def test_the_reported_error_is_that_of_the_code_as_it_is_given():
@@ -435,6 +435,38 @@ def test_from_vectors_to_codes(tmp_path):
         *("--output", tmp_path / "report.json"),
     )
     assert json.loads((tmp_path / "report.json").read_text())["rows"] == 40
+
+
+@pytest.mark.parametrize(
+    ("words", "target", "warmup"),
+    [
+        ([], 32, None),
+        (["--latent-size", "8", "--max-steps", "30"], 0.5, None),
+        (["--max_active_dims", "16"], 8, None),
+        (["--gate_balance_weight", "0"], None, None),
+        (["--gamma_kl_weight", "0"], None, None),
+        (["--target_active_dims", "9", "--kl_warmup_steps", "7"], 9, 7),
+        (["--preset", "released"], None, None),
+    ],
+)
+def test_gates_of_vectors_are_balanced_to_a_share_unless_said(words, target, warmup, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--vectors", "x.npy", "--output_dir", "x", *words])
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    _, flags, arguments = runpy.run_path(str(ROOT / "scripts/train.py"))["parse_arguments"]()
+    assert (flags["target_active_dims"], arguments.kl_warmup_steps) == (target, warmup)
+    assert flags["similarity_weight"] == (0 if "released" in words else 20)
+    assert flags["gate_concentration_min"] == (0.5 if "released" in words else 0.001)
+
+
+def test_codes_of_one_dimension_and_of_a_plain_encoder(tmp_path):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32))
+    one = ["--vectors", tmp_path / "rows.npy", "--max_steps", 2, "--report_to", "none"]
+    script("train", *one, "--latent_size", 1, "--gate_balance_weight", 0, "--output_dir", tmp_path / "one")
+    assert AutoModel.from_pretrained(tmp_path / "one").config.latent_size == 1
+    script("train", *one, "--model_type", "text-encoder", "--output_dir", tmp_path / "plain")
+    options = ["--model_name_or_path", tmp_path / "plain", "--input", tmp_path / "rows.npy"]
+    script("embed", *options, "--output", tmp_path / "codes.npz")
+    assert sparse.load_npz(tmp_path / "codes.npz").shape == (40, 5)
 
 
 @pytest.mark.parametrize(

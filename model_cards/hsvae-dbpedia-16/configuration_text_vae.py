@@ -41,7 +41,7 @@ class TextVAEConfig(PreTrainedConfig):
         learn_decoder_std: whether that scale is trained.
         similarity_weight: where vectors are reconstructed, weight of the term that asks that a sentence's neighbours
             in the batch are the same by its code as by its vector (`distributions.neighbour_kl`, >= 0); 0 is the ELBO.
-        similarity_temperature: of the cosines in it; the smaller, the nearer the neighbours that count (> 0).
+        similarity_temperature: of the cosines in it; the smaller, the nearer the neighbours that count (>= 0.001).
         tie_word_embeddings: share the word embeddings between encoder and decoder (GRU encoders only).
         z_kl_weight: psi, the weight of KL_z in the objective (>= 0).
         gamma_kl_weight: lambda, the weight of the gate's KL in the objective (>= 0).
@@ -164,9 +164,11 @@ class TextVAEConfig(PreTrainedConfig):
         moves = self.decoder_type == "vector" and self.encoder_type == "transformer" and not self.freeze_text_encoder
         rule, remedy = "True with a vector decoder", "the vector that is reconstructed must not move"
         require(not moves, "freeze_text_encoder", rule, False, remedy)
-        for name, default in (("decoder_std", 0.5), ("similarity_temperature", 0.03)):
-            value = getattr(self, name)
-            require(0 < value < float("inf"), name, "positive and finite", value, f"{default} is the default")
+        value = self.decoder_std
+        require(0 < value < float("inf"), "decoder_std", "positive and finite", value, "0.5 is the default")
+        value = self.similarity_temperature
+        rule = "at least 0.001 and finite"
+        require(1e-3 <= value < float("inf"), "similarity_temperature", rule, value, "0.03 is the default")
         rule, remedy = "0 where words are reconstructed", "there is no vector to be similar by"
         words = self.decoder_type == "gru" and self.similarity_weight > 0
         require(not words, "similarity_weight", rule, self.similarity_weight, remedy)
