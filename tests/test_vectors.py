@@ -147,9 +147,15 @@ def test_the_similarity_term_reaches_the_code_in_the_vectors_own_units(family):
     torch.testing.assert_close(output.loss, output.reconstruction_loss + weighted)
     weights = list(model.model.latent_head.parameters())
     if weights:  # a plain text encoder has none
-        gradients = torch.autograd.grad(output.similarity, weights, allow_unused=True)
-        found = torch.stack([gradient.abs().sum() for gradient in gradients if gradient is not None])
-        assert found.sum() > 0 and found.isfinite().all()
+        found = torch.autograd.grad(output.similarity, weights, allow_unused=True)
+        codes = codes.detach().requires_grad_()
+        (by_code,) = torch.autograd.grad(neighbour_kl(vectors, codes, 0.2), codes)
+        means = model.model.latent_head.diagnostics(model.model(vectors=vectors))["posterior_mean"]
+        expected = torch.autograd.grad(means, weights, by_code, allow_unused=True)
+        assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in expected)
+        for gradient, wanted in zip(found, expected, strict=True):
+            if wanted is not None:
+                torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_the_similarity_term_opens_and_closes_gates():
