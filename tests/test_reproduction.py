@@ -103,7 +103,7 @@ def test_everything_by_non_zeros(call, tmp_path):
     ("changes", "message"),
     [
         ({"figure": "figure1"}, "`figure` must be one of figure2"),
-        ({"figure": "figure2", "size": "huge"}, "`size` must be one of small, paper"),
+        ({"figure": "figure2", "size": "huge"}, "`size` must be one of small, hours, paper"),
         ({"figure": "figure2", "seeds": 0}, "`seeds` must be at least 1"),
     ],
 )
