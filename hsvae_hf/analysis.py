@@ -1,4 +1,4 @@
-"""What the gates of a model do over a corpus: statistics, use by class, and figures.
+"""What gates and codes do over a corpus: statistics, use by class, neighbours kept, and figures.
 
 Gates come as `gate_mean`, E[gamma|x], shape `(sentences, latent_size)`. gamma is the spike probability: near 1 the
 dimension is off. A dimension is on where `gate_mean < threshold`, as in the model's sparse embedding.

@@ -16,6 +16,8 @@ RELEASED: dict[str, Any] = {
     "spike_std": 0.05,
     "kl_estimator": "mc",
     "condition_slab_on_gate": False,
+    "gate_concentration_min": 0.5,
+    "similarity_weight": 0.0,
     "gate_balance_weight": 0.0,
     "active_threshold": 0.5,
 }

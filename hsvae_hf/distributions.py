@@ -19,7 +19,7 @@ _TINY = torch.finfo(torch.float32).tiny  # smallest normal number: its log is fi
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     """`hard` in the forward pass, the gradient of `soft` in the backward pass."""
-    return hard + (soft - soft.detach())
+    return hard.detach() + (soft - soft.detach())
 
 
 def clamp_with_gradient(value: Tensor, low: float, high: float) -> Tensor:

@@ -127,7 +127,7 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
     elif known.encoder_name_or_path is not None:
         parser.set_defaults(learning_rate=ENCODER_LEARNING_RATE, tie_word_embeddings=False)
     if known.preset == "released":
-        parser.set_defaults(**hsvae_hf.RELEASED, gate_concentration_min=0.5, similarity_weight=0.0)
+        parser.set_defaults(**hsvae_hf.RELEASED)
     data, parsed, arguments = parser.parse_args_into_dataclasses()
     flags = vars(parsed)
     balanced = flags.get("gate_balance_weight", 0) > 0 and flags["gamma_kl_weight"] > 0

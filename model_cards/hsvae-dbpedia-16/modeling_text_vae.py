@@ -297,7 +297,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """`neighbour_kl` of vectors and codes; gates learn through `E[z|x]` (straight-through)."""
         with torch.autocast(posterior.features.device.type, enabled=False):
             soft = cast(Tensor, self.code_scale) * self.latent_head.diagnostics(posterior)["posterior_mean"]
-            codes = straight_through(posterior.sparse_embedding.detach(), soft)
+            codes = straight_through(posterior.sparse_embedding, soft)
             return neighbour_kl(self.standardizer.undo(posterior.features), codes, self.config.similarity_temperature)
 
     def _encode(self, inputs_embeds: Tensor) -> Tensor:
