@@ -8,7 +8,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
+from families import bert
 
 import hsvae_hf
 from hsvae_hf.data import TextCollator, tokenize_dataset
@@ -92,5 +94,15 @@ def saved_model(small_config, tokenizer, tmp_path):
     """Folder of an untrained pre-training model with its tokenizer."""
     folder = tmp_path / "saved-model"
     hsvae_hf.HSVAEForPreTraining(small_config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def encoder(tokenizer, tmp_path):
+    """Folder of a plain text encoder with random weights."""
+    folder = tmp_path / "encoder"
+    torch.manual_seed(1)
+    transformers.BertModel(bert(len(tokenizer))["encoder_config"]).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

