@@ -105,6 +105,7 @@ def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) 
         pipeline_tag="text-classification" if classes else "feature-extraction",
         tags=["sparse", "sparse-encoder", "sentence-transformers", "sentence-embeddings", "vae", config.model_type],
         datasets=[dataset] if dataset else None,
+        base_model=settings.get("base_model"),
         license=LICENSES.get(str(dataset)),
         model_name=title if rows else None,
         eval_results=_eval_results(own, dataset or Path(name).name or "unknown", classes) or None,

@@ -451,11 +451,14 @@ def save_run(
 
 
 def run_settings(arguments: RunArguments, **options: Any) -> dict[str, Any]:
-    """What a model card says about training: `options`, and the settings that decide the result."""
+    """What a model card says about training: `options`, the model of the Hub under it, and what decides the result."""
     names: tuple[str, ...] = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size")
     names += ("gradient_accumulation_steps", "max_grad_norm", "seed", "bf16", "kl_annealing", "kl_warmup_steps")
     names += ("num_train_epochs" if arguments.max_steps < 0 else "max_steps",)
     values = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
     values = {name: getattr(value, "value", value) for name, value in values.items()}
     versions = {"processes": arguments.world_size, "transformers": transformers.__version__, "torch": torch.__version__}
+    source = options.get("encoder_name_or_path") or options.get("model_name_or_path")
+    if source is not None and not Path(source).exists():  # now it can be told from a folder
+        options["base_model"] = source
     return {name: value for name, value in options.items() if value is not None} | values | versions

@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import hsvae_hf
 from hsvae_hf.hub import model_card
+from hsvae_hf.training import TextVAETrainingArguments, run_settings
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = ["the cat sees a dog", "one and two", "", "paris has a river and the road to rome is long and old too"]
@@ -233,6 +234,12 @@ def test_card_of_a_classifier_says_so_and_names_no_path(classifier_folder, tmp_p
     assert "Classes: a, b, c." in text
     assert "Trained without labels" not in text
     assert "| model_name_or_path | hsvae |" in text
+    assert card.data.base_model is None
+    arguments = TextVAETrainingArguments(output_dir=str(folder))
+    assert "base_model" not in run_settings(arguments, encoder_name_or_path=str(folder))
+    settings = run_settings(arguments, encoder_name_or_path="somebody/encoder")
+    (folder / "train_settings.json").write_text(json.dumps(settings))
+    assert model_card(folder, "me/classifier").data.base_model == "somebody/encoder"
     assert "somebody" not in text
 
 

@@ -46,7 +46,10 @@ def test_vectors_text_and_the_light_form_agree(family, tmp_path):
     assert torch.equal(model.model(vectors=vectors).sparse_embedding, expected)
     light = model.without_encoder()
     assert not any(".encoder." in name for name in light.state_dict())
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "modules.json").exists()
     light.save_pretrained(tmp_path)
+    assert not (tmp_path / "modules.json").exists()  # SparseEncoder would give it text
     loaded, tokenizer = load_for_inference(tmp_path, AutoModelForPreTraining)
     assert tokenizer is None
     assert torch.equal(loaded.model(vectors=vectors).sparse_embedding, expected)
