@@ -1,7 +1,7 @@
 """What is set after training: the threshold for a wanted number of active dimensions, the scale of codes of vectors."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,26 +20,29 @@ logger = logging.getLogger(__name__)
 def calibrate_threshold(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
-    dataset: Dataset,
+    rows: Dataset | Sequence[str] | np.ndarray,
     target_active_dims: float,
     batch_size: int = 256,
 ) -> float:
-    """Set `active_threshold` so that codes of `dataset` have `target_active_dims` non-zeros on average.
+    """Set `active_threshold` so that codes of `rows` have `target_active_dims` non-zeros on average.
 
     Args:
         model: for pre-training, with gates.
         tokenizer: the model's; None where it takes vectors alone.
-        dataset: with a column `text`, or `vectors`; a few thousand rows are enough.
+        rows: sentences, or vectors `(rows, size)`, or a `Dataset` with a column `text` or `vectors`; a few thousand are
+            enough.
         target_active_dims: between 0 and the number of dimensions.
         batch_size: sentences per forward pass.
 
     Returns:
-        The threshold, which is in `model.config` now.
+        The threshold, which is in `model.config` now; `save_pretrained` keeps it.
 
     Raises:
         ValueError: if the model has no gates, or cannot have so many active dimensions.
     """
-    batches = input_batches(model, tokenizer, dataset, batch_size, "Calibrate")
+    if not isinstance(rows, Dataset):
+        rows = Dataset.from_dict({"vectors" if isinstance(rows, np.ndarray) else "text": list(rows)})
+    batches = input_batches(model, tokenizer, rows, batch_size, "Calibrate")
     return set_threshold(model, (inputs for _, inputs in batches), target_active_dims)
 
 

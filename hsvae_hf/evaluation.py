@@ -23,6 +23,7 @@ from hsvae_hf.batches import input_batches
 from hsvae_hf.encoding import encode
 from hsvae_hf.explanation import describe_dimensions
 from hsvae_hf.metrics import metric_path
+from hsvae_hf.vectors import embed_dataset
 
 MUTUAL_INFORMATION_ROWS = 512  # the estimate's ceiling is their logarithm, 6.2 nats
 NEIGHBOURS, FEWEST_ROWS, NEIGHBOUR_ROWS = 10, 100, 1000  # of few rows, ten are a large share
@@ -293,6 +294,9 @@ def evaluate_model(
         splits = [representations(model, tokenizer, split, num_samples, batch_size) for split in (train, test)]
         accuracy = {name: probe_accuracy(splits[0][name], labels, splits[1][name], truth) for name in splits[0]}
         accuracy["majority"] = float((truth == np.bincount(labels).argmax()).mean())
+        if model.config.decoder_type == "vector":
+            dense = [embed_dataset(split, model, tokenizer) for split in (train, test)]
+            accuracy["dense"] = probe_accuracy(dense[0], labels, dense[1], truth)
         if "text" in train.column_names:
             accuracy["tfidf"] = tfidf_accuracy(train, test)
         report |= {"accuracy": accuracy, "probe_rows": len(train)}

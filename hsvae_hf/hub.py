@@ -66,7 +66,8 @@ SHOWN = {
     "validation_accuracy": "accuracy of the classifier, validation",
 }
 SHOWN_DIMENSIONS = 16  # ends of dimensions, in the card
-PROBES = {"code": "the code", "gate": "the binarised gate alone", "samples": "draws", "tfidf": "TF-IDF, same rows"}
+PROBES = {"code": "the code", "gate": "the binarised gate alone", "samples": "draws"}
+BASELINES = {"dense": "the vectors themselves, same rows", "tfidf": "TF-IDF, same rows"}
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
@@ -96,9 +97,13 @@ def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) 
     dataset = dataset_id or HUB_IDS.get(name)
     classes = "ForSequenceClassification" in (config.architectures or [""])[0]
     rows = {SHOWN[key]: value for key, value in {**report, **results}.items() if key in SHOWN}
-    accuracy = {PROBES[key]: value for key, value in report.get("accuracy", {}).items() if key in PROBES}
-    rows |= {f"accuracy of logistic regression on {key}": value for key, value in accuracy.items()}
-    own = {key: value for key, value in rows.items() if PROBES["tfidf"] not in key}
+    accuracy = {
+        f"accuracy of logistic regression on {name}": report["accuracy"][key]
+        for key, name in (PROBES | BASELINES).items()
+        if key in report.get("accuracy", {})
+    }
+    own = {key: value for key, value in (rows | accuracy).items() if not key.endswith(tuple(BASELINES.values()))}
+    rows |= accuracy
     title = repo_id.rpartition("/")[2]
     card_data = ModelCardData(
         library_name="transformers",

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from matplotlib.figure import Figure
 from scipy import sparse
 from sentence_transformers.sparse_encoder.losses import CSRLoss
@@ -131,7 +130,7 @@ def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, st
         TextVAETrainer(model, arguments, collate_vectors, VectorDataset(rows.train)).train()
     model.eval()
     if model_type == "hsvae":
-        calibrate_threshold(model, None, Dataset.from_dict({"vectors": rows.validation}), wanted)
+        calibrate_threshold(model, None, rows.validation, wanted)
     fit_code_scale(model, rows.train)
 
     def code(vectors: np.ndarray) -> tuple[sparse.csr_matrix, float]:

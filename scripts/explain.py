@@ -42,6 +42,7 @@ def one_line(text: str, width: int = 96) -> str:
 
 def show(found: list[dict[str, Any]]) -> None:
     """A line for each end of each dimension."""
+    print("dimension and sign, share of the sentences that have it so, their words (- if too few sentences)")
     for dimension in found:
         for end, sign in (("positive", "+"), ("negative", "-")):
             if end in dimension:
@@ -89,7 +90,10 @@ def main() -> None:
     output = None if options.output is None else check_output(options.output, options.overwrite, ".json")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     if tokenizer is None:
-        raise ValueError("`model_name_or_path` must have a text encoder, got one that takes vectors; use the whole.")
+        raise ValueError(
+            "`model_name_or_path` must have a text encoder, got one that takes vectors; explain the one that "
+            "`without_encoder` made it of, or use `describe_dimensions` on codes and texts of your own."
+        )
     size = model.config.latent_size
     if options.dimension is not None and not 0 <= options.dimension < size:
         raise ValueError(f"`dimension` must be from 0 to {size - 1}, got {options.dimension}; leave it out for all.")

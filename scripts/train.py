@@ -65,7 +65,7 @@ class DataArguments:
     )
     encoder_name_or_path: str | None = field(
         default=None,
-        metadata={"help": "A pretrained text encoder to build on, with its tokenizer; learning rate 8e-5 by default."},
+        metadata={"help": "A pretrained text encoder to build on, with its tokenizer; for words, learning rate 8e-5."},
     )
     prompt_name: str | None = field(
         default=None, metadata={"help": "Which of a sentence-transformers encoder's prompts goes before a sentence."}
@@ -271,6 +271,8 @@ def main() -> None:
     if "validation" in splits:
         metrics |= trainer.evaluate()
         metrics |= monitor.figures()
+    if flags.get("target_active_dims") is not None:  # set on held-out rows
+        metrics["active_threshold"] = trainer.accelerator.unwrap_model(trainer.model).config.active_threshold
     if trainer.is_world_process_zero():
         settings = run_settings(arguments, **vars(data))
         save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics, settings)

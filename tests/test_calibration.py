@@ -50,7 +50,7 @@ def test_the_threshold_gives_the_wanted_number(name, sentences, tokenizer):
     if name == "vsc-vector":
         model.model.latent_head.posterior.bias.data[:6] -= 3.0  # gates that are fully on cannot be told apart
     for wanted in (1.0, 2.5, 4.0):
-        calibrate_threshold(model, tokenizer, Dataset.from_dict({"text": sentences}), wanted)
+        calibrate_threshold(model, tokenizer, sentences, wanted)
         codes = hsvae_hf.encode(model, tokenizer, sentences)
         assert codes.nnz / len(sentences) == pytest.approx(wanted, abs=0.1)
     with pytest.raises(ValueError, match="`target_active_dims` must be between 0 and 6, got 6"):
@@ -104,4 +104,4 @@ def test_gates_of_equal_value_cannot_be_told_apart():
     with torch.no_grad():
         model.model.latent_head.gate.weight.zero_()
     with pytest.raises(ValueError, match="`target_active_dims` must be a number that the gates allow, got 3"):
-        calibrate_threshold(model, None, Dataset.from_dict({"vectors": np.random.rand(9, 5).tolist()}), 3)
+        calibrate_threshold(model, None, np.random.rand(9, 5), 3)

@@ -99,7 +99,7 @@ def test_the_script_explains_dimensions_and_pairs(script, folder, sentences, tmp
     options = ("--model_name_or_path", folder, "--dataset", corpus)
     printed = script(*options, "--output", out)
     found = json.loads(out.read_text())
-    assert len(printed.splitlines()) == sum(end in one for one in found for end in ("positive", "negative"))
+    assert len(printed.splitlines()) == 1 + sum(end in one for one in found for end in ("positive", "negative"))
     printed = script(*options, "--dimension", found[0]["dimension"])
     assert "the decoder, with it off and on" in printed
     printed = script("--model_name_or_path", folder, "--sentences", sentences[0], sentences[3])

@@ -47,10 +47,12 @@ def test_from_sentences_to_a_model_and_back(encoder, sentences, labels, tmp_path
     resumed = json.loads((run / "checkpoint-4/trainer_state.json").read_text())
     losses = [[look["eval_loss"] for look in one["log_history"] if "eval_loss" in look][-1] for one in (resumed, state)]
     assert losses[0] == losses[1]
-    script("evaluate", "--model_name_or_path", run, "--dataset", text, "--output", tmp_path / "report.json")
-    report = json.loads((tmp_path / "report.json").read_text())
+    script("evaluate", "--model_name_or_path", run, "--dataset", text, "--output", run / "report.json")
+    report = json.loads((run / "report.json").read_text())
     assert report["squared_error"] > report["squared_error_code"] > 0
     assert 0 <= report["accuracy"]["code"] <= 1
+    assert {"dense", "tfidf"} <= set(report["accuracy"])
+    assert "regression on the vectors themselves, same rows" in str(model_card(run, "me/vectors"))
 
 
 def test_from_vectors_to_codes(tmp_path):

@@ -47,7 +47,8 @@ class HSVAEConfig(TextVAEConfig):
             share of the batch, `target_active_dims / latent_size`; see `HSVAEHead`.
         target_active_dims: non-zeros per code that training is to end with, on average: it adapts the weight of the
             gate's KL, from `gamma_kl_weight` on, once the KL is annealed. None keeps the weight; with
-            `gate_balance_weight` it takes what the prior says, `latent_size * prior_beta / (prior_alpha + prior_beta)`.
+            `gate_balance_weight` it takes what the prior says, `latent_size * prior_beta / (prior_alpha + prior_beta)`
+            (`train.py` with vectors: `latent_size / 16`).
         active_threshold: a dimension is active where `E[gamma|x]` is below it, in (0, 1); the paper's Binarise is 0.5.
     """
 
