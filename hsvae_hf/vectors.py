@@ -27,7 +27,7 @@ VECTOR_DEFAULTS: dict[str, Any] = {
     "gamma_kl_weight": 0.1,
     "similarity_weight": 20.0,
     "learning_rate": 1e-2,
-    "weight_decay": 0.1,
+    "weight_decay": 1.0,
     "lr_scheduler_type": "cosine",
     "max_steps": 1500,
     "kl_annealing": "linear",

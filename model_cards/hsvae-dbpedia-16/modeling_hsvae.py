@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 from torch.distributions import Beta
+from transformers import initialization as init
 
 from .configuration_hsvae import HSVAEConfig
 from .distributions import (
@@ -22,6 +23,20 @@ from .distributions import (
 from .modeling_latent import Encode, Float32Linear, LatentHead
 from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
 from .outputs import HSVAEModelOutput
+
+
+class GateLinear(Float32Linear):
+    """Parameters of the gates' posterior before softplus: alpha of all dimensions, then beta."""
+
+    def __init__(self, feature_size: int, latent_size: int, start: float) -> None:
+        """Begin with `E[1 - gamma|x]` around `start`, below 1, and `alpha + beta` as of a bias of 0."""
+        super().__init__(feature_size, 2 * latent_size)
+        self.start = start
+
+    def init_parameters(self) -> None:
+        """Set the bias."""
+        both = torch.tensor([1 - self.start, self.start], dtype=torch.float64) * 2 * math.log(2)
+        init.copy_(self.bias, both.expm1().log().repeat_interleave(len(self.bias) // 2))
 
 
 class HSVAEHead(LatentHead):
@@ -55,7 +70,10 @@ class HSVAEHead(LatentHead):
         if self.target_active_dims is None and self.needs_even_batches and config.gamma_kl_weight > 0:
             self.target_active_dims = config.latent_size * config.prior_beta / (config.prior_alpha + config.prior_beta)
         slab_inputs = config.feature_size + (config.latent_size if config.condition_slab_on_gate else 0)
-        self.gate = Float32Linear(config.feature_size, 2 * config.latent_size)
+        # Half open, a wide code begins with values that a sparse one has no use for; as closed as they are to end, more
+        # dimensions never learn.
+        start = min(0.5, 4 * self._share()) if self.needs_even_batches else 0.5
+        self.gate = GateLinear(config.feature_size, config.latent_size, start)
         self.slab = Float32Linear(slab_inputs, 2 * config.latent_size)
 
     def forward(self, features: Tensor) -> HSVAEModelOutput:
@@ -120,11 +138,14 @@ class HSVAEHead(LatentHead):
 
     def _imbalance(self, gate_mean: Tensor) -> Tensor:
         """How far the shares of the batch that dimensions are on for are from the wanted one."""
-        share = self.config.prior_beta / (self.config.prior_alpha + self.config.prior_beta)
-        if self.target_active_dims is not None:
-            share = self.target_active_dims / self.config.latent_size
         log_on = (1 - gate_mean).mean(0).clamp(1e-6, 1 - 1e-6).log()
-        return bernoulli_kl(log_on, log_on.new_tensor(math.log(share))).sum()
+        return bernoulli_kl(log_on, log_on.new_tensor(math.log(self._share()))).sum()
+
+    def _share(self) -> float:
+        """The share of sentences that a balanced dimension is to be on for."""
+        if self.target_active_dims is not None:
+            return float(self.target_active_dims / self.config.latent_size)
+        return float(self.config.prior_beta / (self.config.prior_alpha + self.config.prior_beta))
 
     def diagnostics(self, posterior: HSVAEModelOutput) -> dict[str, Tensor]:
         """`E[z|x]`, slab mean and `E[gamma|x]`."""

@@ -71,8 +71,5 @@ class LatentHead(nn.Module):
         """
         raise ValueError(f"`sample_prior` needs a model with a prior, {type(self).__name__} has none; decode latents.")
 
-    def init_parameters(self) -> None:
-        """Initialise parameters of its own, besides its layers', with `transformers.initialization`."""
-
     def anneal(self, progress: float) -> None:
         """Told before every training step how far training is, from 0 to 1; for what changes during training."""

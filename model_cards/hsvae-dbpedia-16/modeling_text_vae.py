@@ -84,8 +84,9 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.GRU | nn.Linear):
             for name, parameter in module.named_parameters(recurse=False):
                 (init.zeros_ if "bias" in name else init.lecun_normal_)(parameter)
-        if isinstance(module, LatentHead):
-            module.init_parameters()
+        own: Any = getattr(module, "init_parameters", None)
+        if own is not None:
+            own()
         if isinstance(module, VectorDecoder):
             init.constant_(module.log_std, module.initial_log_std)
         if isinstance(module, Standardizer):
