@@ -20,17 +20,17 @@ logger = logging.getLogger(__name__)
 def calibrate_threshold(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
-    rows: Dataset | Sequence[str] | np.ndarray,
+    dataset: Dataset | Sequence[str] | np.ndarray,
     target_active_dims: float,
     batch_size: int = 256,
 ) -> float:
-    """Set `active_threshold` so that codes of `rows` have `target_active_dims` non-zeros on average.
+    """Set `active_threshold` so that codes of `dataset` have `target_active_dims` non-zeros on average.
 
     Args:
         model: for pre-training, with gates.
         tokenizer: the model's; None where it takes vectors alone.
-        rows: sentences, or vectors `(rows, size)`, or a `Dataset` with a column `text` or `vectors`; a few thousand are
-            enough.
+        dataset: sentences, or an array of vectors `(rows, size)`, or a `Dataset` with a column `text` or `vectors`; a
+            few thousand rows are enough.
         target_active_dims: between 0 and the number of dimensions.
         batch_size: sentences per forward pass.
 
@@ -40,9 +40,11 @@ def calibrate_threshold(
     Raises:
         ValueError: if the model has no gates, or cannot have so many active dimensions.
     """
-    if not isinstance(rows, Dataset):
-        rows = Dataset.from_dict({"vectors" if isinstance(rows, np.ndarray) else "text": list(rows)})
-    batches = input_batches(model, tokenizer, rows, batch_size, "Calibrate")
+    if isinstance(dataset, str) or len(dataset) == 0:
+        raise ValueError(f"`dataset` must be a list of sentences or rows of vectors, got {dataset!r}; give some.")
+    if not isinstance(dataset, Dataset):
+        dataset = Dataset.from_dict({"vectors" if isinstance(dataset, np.ndarray) else "text": list(dataset)})
+    batches = input_batches(model, tokenizer, dataset, batch_size, "Calibrate")
     return set_threshold(model, (inputs for _, inputs in batches), target_active_dims)
 
 

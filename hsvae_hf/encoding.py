@@ -184,12 +184,21 @@ def encode_vectors(
     if getattr(model.config, "decoder_type", None) != "vector":
         raise ValueError("`model` must be one of `decoder_type='vector'`, got one that reads words; use `encode`.")
     vectors = np.asarray(vectors)
-    if len(vectors) and not np.isfinite(vectors.sum(dtype=np.float64)):
-        row = next(row for row, vector in enumerate(vectors) if not np.isfinite(vector).all())
-        raise ValueError(f"`vectors` must be finite, got NaN or infinity in row {row}; drop or repair it.")
+    check_finite(vectors)
     rows = range(0, len(vectors), batch_size)
     batches = ({"vectors": np.asarray(vectors[start : start + batch_size], dtype=np.float32)} for start in rows)
     return _stack(model, [_encode_batch(model.base_model, batch, max_active_dims) for batch in batches])
+
+
+def check_finite(vectors: np.ndarray) -> None:
+    """Refuse vectors that hold NaN or infinity.
+
+    Raises:
+        ValueError: naming the first such row.
+    """
+    if len(vectors) and not np.isfinite(vectors.sum(dtype=np.float64)):
+        row = next(row for row, vector in enumerate(vectors) if not np.isfinite(vector).all())
+        raise ValueError(f"`vectors` must be finite, got NaN or infinity in row {row}; drop or repair it.")
 
 
 def sentence_vectors(

@@ -28,14 +28,15 @@ from .outputs import HSVAEModelOutput
 class GateLinear(Float32Linear):
     """Parameters of the gates' posterior before softplus: alpha of all dimensions, then beta."""
 
-    def __init__(self, feature_size: int, latent_size: int, start: float) -> None:
-        """Begin with `E[1 - gamma|x]` around `start`, below 1, and `alpha + beta` as of a bias of 0."""
+    def __init__(self, feature_size: int, latent_size: int, start: float, low: float) -> None:
+        """Begin with `E[1 - gamma|x]` around `start`, at most a half, and both parameters at least `low`."""
         super().__init__(feature_size, 2 * latent_size)
-        self.start = start
+        self.start, self.low = start, low
 
     def init_parameters(self) -> None:
-        """Set the bias."""
-        both = torch.tensor([1 - self.start, self.start], dtype=torch.float64) * 2 * math.log(2)
+        """Set the bias, 0 for half open gates."""
+        total = max(2 * math.log(2), self.low / self.start)
+        both = torch.tensor([1 - self.start, self.start], dtype=torch.float64) * total
         init.copy_(self.bias, both.expm1().log().repeat_interleave(len(self.bias) // 2))
 
 
@@ -73,7 +74,7 @@ class HSVAEHead(LatentHead):
         # Half open, a wide code begins with values that a sparse one has no use for; as closed as they are to end, more
         # dimensions never learn.
         start = min(0.5, 4 * self._share()) if self.needs_even_batches else 0.5
-        self.gate = GateLinear(config.feature_size, config.latent_size, start)
+        self.gate = GateLinear(config.feature_size, config.latent_size, start, config.gate_concentration_min)
         self.slab = Float32Linear(slab_inputs, 2 * config.latent_size)
 
     def forward(self, features: Tensor) -> HSVAEModelOutput:

@@ -84,6 +84,7 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.GRU | nn.Linear):
             for name, parameter in module.named_parameters(recurse=False):
                 (init.zeros_ if "bias" in name else init.lecun_normal_)(parameter)
+        # In custom code transformers passes over modules without parameters of their own: a head, say.
         own: Any = getattr(module, "init_parameters", None)
         if own is not None:
             own()

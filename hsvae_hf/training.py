@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -41,6 +42,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from hsvae_hf.data import LengthGroupedSampler
 from hsvae_hf.hub import model_card
 
+HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 UNFINISHED = ".unfinished"  # a checkpoint lives here until it is whole
 
 
@@ -251,6 +253,11 @@ class TextVAETrainer(WholeCheckpointTrainer):
         self._terms["eval_"] = {}
         return super().evaluation_loop(*args, **kwargs)
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Weights of layers alone: neither a standard deviation nor sentences decay towards 0."""
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if not name.endswith(("log_std", "pseudo_inputs"))]
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         # The argument has lost the column `length`, which the model does not read.
         dataset: Any = self.train_dataset
@@ -453,12 +460,20 @@ def save_run(
 def run_settings(arguments: RunArguments, **options: Any) -> dict[str, Any]:
     """What a model card says about training: `options`, the model of the Hub under it, and what decides the result."""
     names: tuple[str, ...] = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size")
-    names += ("gradient_accumulation_steps", "max_grad_norm", "seed", "bf16", "kl_annealing", "kl_warmup_steps")
+    names += (
+        "weight_decay",
+        "gradient_accumulation_steps",
+        "max_grad_norm",
+        "seed",
+        "bf16",
+        "kl_annealing",
+        "kl_warmup_steps",
+    )
     names += ("num_train_epochs" if arguments.max_steps < 0 else "max_steps",)
     values = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
     values = {name: getattr(value, "value", value) for name, value in values.items()}
     versions = {"processes": arguments.world_size, "transformers": transformers.__version__, "torch": torch.__version__}
     source = options.get("encoder_name_or_path") or options.get("model_name_or_path")
-    if source is not None and not Path(source).exists():  # now it can be told from a folder
+    if source is not None and HUB_ID.fullmatch(source) and not Path(source).exists():  # later, who could tell
         options["base_model"] = source
     return {name: value for name, value in options.items() if value is not None} | values | versions

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.data import VALIDATION_SHARE
-from hsvae_hf.encoding import load_tokenizer, sentence_vectors
+from hsvae_hf.encoding import check_finite, load_tokenizer, sentence_vectors
 from hsvae_hf.pooling import read_pooling
 
 # What trains on vectors without tuning, for every model type, and for one.
@@ -149,7 +149,9 @@ def embed_dataset(
         `(rows, feature_size)`, float32, in the order of `dataset`.
     """
     if "vectors" in dataset.column_names:
-        return np.asarray(dataset.with_format("numpy")["vectors"][:], dtype=np.float32)
+        vectors = np.asarray(dataset.with_format("numpy")["vectors"][:], dtype=np.float32)
+        check_finite(vectors)
+        return vectors
     if tokenizer is None:
         raise ValueError("`dataset` must hold `vectors` for a model without a text encoder, got text; embed it first.")
     size = model.config.feature_size

@@ -53,7 +53,9 @@ class Options:
 
     dataset: list[str] = field(metadata={"help": "Short names, Hub ids or local paths, with labels."})
     encoder_name_or_path: str = field(metadata={"help": "The frozen sentence encoder."})
-    output_dir: str = field(metadata={"help": "Folder of the table, the figure, and the runs that are done."})
+    output_dir: str = field(
+        metadata={"help": "Folder of the table, the figure, and finished runs, which are not repeated."}
+    )
     systems: list[str] = field(default_factory=lambda: ["HSVAE", "CSR", "VSC", "SDLGM"], metadata={"help": "Which."})
     latent_sizes: list[int] = field(default_factory=lambda: [512], metadata={"help": "Widths of the codes."})
     active_dims: list[int] = field(default_factory=lambda: [4, 8, 16, 32, 64], metadata={"help": "Non-zeros wanted."})

@@ -271,8 +271,8 @@ def main() -> None:
     if "validation" in splits:
         metrics |= trainer.evaluate()
         metrics |= monitor.figures()
-    if flags.get("target_active_dims") is not None:  # set on held-out rows
-        metrics["active_threshold"] = trainer.accelerator.unwrap_model(trainer.model).config.active_threshold
+        if model.model.latent_head.target_active_dims is not None:
+            metrics["active_threshold"] = model.config.active_threshold
     if trainer.is_world_process_zero():
         settings = run_settings(arguments, **vars(data))
         save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics, settings)

@@ -50,7 +50,8 @@ def test_the_threshold_gives_the_wanted_number(name, sentences, tokenizer):
     if name == "vsc-vector":
         model.model.latent_head.posterior.bias.data[:6] -= 3.0  # gates that are fully on cannot be told apart
     for wanted in (1.0, 2.5, 4.0):
-        calibrate_threshold(model, tokenizer, sentences, wanted)
+        dataset = sentences if wanted < 4 else Dataset.from_dict({"text": sentences})
+        calibrate_threshold(model, tokenizer, dataset, wanted)
         codes = hsvae_hf.encode(model, tokenizer, sentences)
         assert codes.nnz / len(sentences) == pytest.approx(wanted, abs=0.1)
     with pytest.raises(ValueError, match="`target_active_dims` must be between 0 and 6, got 6"):
@@ -91,6 +92,18 @@ def test_the_target_is_held_where_the_gates_allow_it(caplog):
     hold_target(model, [{"vectors": vectors}])
     assert model.config.active_threshold == threshold
     assert "gates of equal value cannot be told apart" in caplog.text
+
+
+def test_a_threshold_is_set_by_an_array_and_by_nothing_else_than_rows():
+    model, vectors = small(), np.random.default_rng(0).normal(size=(200, 5))
+    calibrate_threshold(model, None, vectors, 2)
+    assert encode_vectors(model, vectors).nnz / 200 == pytest.approx(2.0, abs=0.01)
+    vectors[7, 2] = np.nan
+    with pytest.raises(ValueError, match="`vectors` must be finite, got NaN or infinity in row 7"):
+        calibrate_threshold(model, None, vectors, 2)
+    for dataset in ("a sentence", [], vectors[:0]):
+        with pytest.raises(ValueError, match="`dataset` must be a list of sentences or rows of vectors"):
+            calibrate_threshold(model, None, dataset, 2)
 
 
 def test_a_scale_that_cannot_be_told_stays():

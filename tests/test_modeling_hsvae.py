@@ -155,13 +155,21 @@ def test_released_settings_train_without_nan(autocast):
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(("wanted", "weight", "start"), [(0.3, 1.0, 0.2), (2, 1.0, 0.5), (0.3, 0.0, 0.5)])
-def test_balanced_gates_begin_four_times_as_open_as_they_are_to_end(wanted, weight, start, tmp_path):
-    options = {"target_active_dims": wanted, "gate_balance_weight": weight, "gate_concentration_min": 0.001}
+@pytest.mark.parametrize(
+    ("wanted", "weight", "low", "start", "total"),
+    [
+        (0.3, 1.0, 0.001, 0.2, 1.3863),
+        (0.3, 1.0, 0.5, 0.2, 2.5),
+        (2, 1.0, 0.5, 0.5, 1.3863),
+        (0.3, 0.0, 0.5, 0.5, 1.3863),
+    ],
+)
+def test_balanced_gates_begin_four_times_as_open_as_they_are_to_end(wanted, weight, low, start, total, tmp_path):
+    options = {"target_active_dims": wanted, "gate_balance_weight": weight, "gate_concentration_min": low}
     model = HSVAEForPreTraining(HSVAEConfig(**SMALL, **options))
     output = model.model.latent_head(torch.zeros(1, 12))
     torch.testing.assert_close(1 - output.gate_mean, torch.full((1, 6), start))
-    torch.testing.assert_close(output.gate_alpha + output.gate_beta, torch.full((1, 6), 1.3863), rtol=1e-4, atol=0)
+    torch.testing.assert_close(output.gate_alpha + output.gate_beta, torch.full((1, 6), total), rtol=1e-4, atol=0)
     torch.nn.init.normal_(model.model.latent_head.gate.bias)
     model.save_pretrained(tmp_path)
     loaded = HSVAEForPreTraining.from_pretrained(tmp_path)

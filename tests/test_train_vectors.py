@@ -62,6 +62,8 @@ def test_from_vectors_to_codes(tmp_path):
     model = AutoModel.from_pretrained(tmp_path / "run")
     assert (model.config.target_active_dims, model.config.similarity_weight) == (6 / 16, 20)
     assert model.config.vector_size == 5
+    results = json.loads((tmp_path / "run/all_results.json").read_text())
+    assert results["active_threshold"] == model.config.active_threshold != 0.5
     arguments = ["--model_name_or_path", tmp_path / "run", "--output", tmp_path / "codes.npz"]
     script("embed", *arguments, "--input", tmp_path / "rows.npy")
     codes = sparse.load_npz(tmp_path / "codes.npz")

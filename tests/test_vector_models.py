@@ -14,7 +14,7 @@ import hsvae_hf
 from hsvae_hf.analysis import neighbours_kept
 from hsvae_hf.distributions import neighbour_kl
 from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
-from hsvae_hf.evaluation import corpus_statistics, evaluate_model
+from hsvae_hf.evaluation import corpus_statistics, evaluate_model, probe_accuracy
 from hsvae_hf.modeling_decoder import VectorDecoder
 
 
@@ -46,10 +46,7 @@ def test_vectors_text_and_the_light_form_agree(family, tmp_path):
     assert torch.equal(model.model(vectors=vectors).sparse_embedding, expected)
     light = model.without_encoder()
     assert not any(".encoder." in name for name in light.state_dict())
-    model.save_pretrained(tmp_path)
-    assert (tmp_path / "modules.json").exists()
     light.save_pretrained(tmp_path)
-    assert not (tmp_path / "modules.json").exists()  # SparseEncoder would give it text
     loaded, tokenizer = load_for_inference(tmp_path, AutoModelForPreTraining)
     assert tokenizer is None
     assert torch.equal(loaded.model(vectors=vectors).sparse_embedding, expected)
@@ -193,6 +190,14 @@ def test_the_reported_error_is_that_of_the_code_as_it_is_given():
     error = (model.decoder.mean(codes / 3) - vectors).square().mean()
     found = corpus_statistics(model, [{"vectors": vectors}])["squared_error_code"]
     assert found == pytest.approx(error.item(), rel=1e-5)
+
+
+def test_the_report_has_the_accuracy_of_the_vectors_themselves(encoder, sentences, labels, tokenizer):
+    model, classes = vector_model(encoder), np.unique(labels, return_inverse=True)[1]
+    split = Dataset.from_dict({"text": sentences, "label": classes})
+    found = evaluate_model(model, tokenizer, split.select(range(0, 12, 2)), split)["accuracy"]["dense"]
+    vectors = sentence_vectors(model, tokenizer, sentences)
+    assert found == probe_accuracy(vectors[::2], classes[::2], vectors, classes)
 
 
 def test_the_report_of_vectors_and_of_text_is_the_same(encoder, sentences, tokenizer):

@@ -38,13 +38,8 @@ def auto_map(config: Any, model_module: str) -> dict[str, str]:
 
 
 def write_sentence_transformers_files(folder: str | Path, config: Any) -> None:
-    """Make `SparseEncoder(folder)` give the codes of `hsvae_hf.encode`.
-
-    For a model that takes vectors alone there is no such use: files of a model that was in `folder` before go.
-    """
+    """Make `SparseEncoder(folder)` give the codes of `hsvae_hf.encode`; not for a model that takes vectors alone."""
     if config.encoder_type == "vector":
-        for name in _FILES:
-            (Path(folder) / name).unlink(missing_ok=True)
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
     own = {"prompts": config.prompts, "default_prompt_name": config.default_prompt_name} if config.prompts else {}
