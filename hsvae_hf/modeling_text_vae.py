@@ -84,7 +84,8 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.GRU | nn.Linear):
             for name, parameter in module.named_parameters(recurse=False):
                 (init.zeros_ if "bias" in name else init.lecun_normal_)(parameter)
-        # In custom code transformers passes over modules without parameters of their own: a head, say.
+        # A module with more to set than its layers brings `init_parameters`. It must hold parameters itself: in custom
+        # code transformers passes over those that do not.
         own: Any = getattr(module, "init_parameters", None)
         if own is not None:
             own()

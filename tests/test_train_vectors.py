@@ -52,6 +52,9 @@ def test_from_sentences_to_a_model_and_back(encoder, sentences, labels, tmp_path
     assert report["squared_error"] > report["squared_error_code"] > 0
     assert 0 <= report["accuracy"]["code"] <= 1
     assert {"dense", "tfidf"} <= set(report["accuracy"])
+    claimed = [result.metric_name for result in model_card(run, "me/vectors").data.eval_results]
+    assert any(name.endswith("on the code") for name in claimed)
+    assert not any("themselves" in name or "TF-IDF" in name for name in claimed)
     assert "regression on the vectors themselves, same rows" in str(model_card(run, "me/vectors"))
 
 

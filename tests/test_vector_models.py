@@ -16,6 +16,7 @@ from hsvae_hf.distributions import neighbour_kl
 from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
 from hsvae_hf.evaluation import corpus_statistics, evaluate_model, probe_accuracy
 from hsvae_hf.modeling_decoder import VectorDecoder
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -256,3 +257,13 @@ def test_damaged_vectors_are_named(model_type):
 def test_words_are_not_taken_for_vectors():
     with pytest.raises(ValueError, match="`model` must be one of `decoder_type='vector'`"):
         encode_vectors(FAMILIES[0].pretraining(FAMILIES[0].config()), np.zeros((2, 12), dtype=np.float32))
+
+
+def test_standard_deviations_and_pseudo_inputs_do_not_decay(tmp_path):
+    model = small("vsc", learn_decoder_std=True)
+    options = {"report_to": "none", "eval_strategy": "no"}
+    trainer = TextVAETrainer(model, TextVAETrainingArguments(output_dir=str(tmp_path), **options))
+    decaying = set(trainer.get_decay_parameter_names(model))
+    assert {"decoder.output.weight", "model.latent_head.posterior.weight"} <= decaying
+    assert not decaying & {"decoder.log_std", "model.latent_head.pseudo_inputs"}
+    assert {"decoder.log_std", "model.latent_head.pseudo_inputs"} <= {name for name, _ in model.named_parameters()}
