@@ -23,7 +23,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {
         "max_steps": 400,
         "batch_size": 64,
-        "learning_rate": 2e-3,
+        "learning_rate": 5e-3,
         "vocab_size": 3000,
         "embedding_size": 64,
         "hidden_size": 128,
@@ -91,8 +91,8 @@ STUDY = {  # what may drive the gates: one change of the paper's settings at a t
         "concrete_temperature=1.0",
         "condition_slab_on_gate=true",
         "gate_concentration_max=1000.0",
-        "learning_rate=0.0005",
-        "learning_rate=0.005",
+        "learning_rate=0.002",
+        "learning_rate=0.01",
         "max_steps=500",
         "max_steps=3000",
         "kl_annealing=linear kl_warmup_steps=500",
@@ -111,26 +111,27 @@ STUDY = {  # what may drive the gates: one change of the paper's settings at a t
         "gamma_kl_weight=0.01",
         "z_kl_weight=0.001",
         "z_kl_weight=0.1",
-        "learning_rate=0.005",
+        "learning_rate=0.002",
+        "learning_rate=0.01",
         "max_steps=3000",
         "target_active_dims=8",
         "target_active_dims=16",
         "latent_size=256",
     ],
 }
-STUDIED = (
-    "accuracy_code",
-    "accuracy_gate",
-    "accuracy_samples",
-    "accuracy",
-    "active_dims",
-    "gate_std",
-    "switching_fraction",
-    "dead_dims",
-    "always_on_dims",
-    "mutual_information",
-    "perplexity",
-)
+STUDIED = {  # number of a run: its name in a table and its digits
+    "accuracy_code": ("code", 3),
+    "accuracy_gate": ("gate", 3),
+    "accuracy_samples": ("draw", 3),
+    "accuracy": ("K = 5", 3),
+    "active_dims": ("active", 1),
+    "gate_std": ("std", 3),
+    "switching_fraction": ("switch", 2),
+    "dead_dims": ("dead", 0),
+    "always_on_dims": ("always on", 0),
+    "mutual_information": ("MI", 2),
+    "perplexity": ("perplexity", 1),
+}
 GREYS = ("0.15", "0.6", "0.85", "0.4")
 MARKS = ("o-", "s--", "^:", "v-.", "D-", "x--", "*:", "P-.")
 
@@ -186,6 +187,30 @@ def spread(runs: Sequence[dict[str, Any]], name: str) -> Any:
     return (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0) if values else None
 
 
+def shown(value: Any, digits: int = 3) -> str:
+    """Mean and deviation as text; the deviation of one run is left out."""
+    if value is None:
+        return "-"
+    return f"{value[0]:.{digits}f}" + (f" ± {value[1]:.{digits}f}" if value[1] else "")
+
+
+def table(rows: Sequence[dict[str, str]]) -> str:
+    """Markdown, with the first row's keys as its head."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([row.get(name, "-") for name in rows[0]] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def side_by_side(
+    rows: Sequence[dict[str, Any]], heads: Sequence[str], cells: Callable[[dict[str, Any]], dict[str, str]]
+) -> str:
+    """Markdown, the cells of all rows with the same heads in one line."""
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        head = {name: "-" if row[name] is None else str(row[name]) for name in heads}
+        lines.setdefault(tuple(head.values()), head).update(cells(row))
+    return table(list(lines.values()))
+
+
 def name_of(dataset: str) -> str:
     """Of a data set in a figure."""
     return Path(dataset).name
@@ -209,9 +234,9 @@ def figure2(options: ReproduceArguments) -> Made:
                 numbers.append(row | {"seeds": len(runs)})
     figure = Figure(figsize=(1 + 4.2 * len(options.dataset), 5.6), layout="constrained")
     axes = figure.subplots(2, len(options.dataset), squeeze=False, sharex=True)
-    shown = (("accuracy", "accuracy, K = 5 classifier"), ("average_hoyer_samples", "Average Hoyer of samples"))
+    panels = (("accuracy", "accuracy, K = 5 classifier"), ("average_hoyer_samples", "Average Hoyer of samples"))
     for column, dataset in enumerate(options.dataset):
-        for line, (name, label) in enumerate(shown):
+        for line, (name, label) in enumerate(panels):
             axis = axes[line, column]
             for place, size in enumerate(options.latent_sizes):
                 rows = [row for row in numbers if (row["dataset"], row["latent_size"]) == (name_of(dataset), size)]
@@ -224,17 +249,13 @@ def figure2(options: ReproduceArguments) -> Made:
         axes[0, column].set_title(name_of(dataset))
         axes[1, column].set_xticks(range(len(systems)), systems, rotation=60, ha="right")
     axes[0, 0].legend(frameon=False, fontsize=8)
-    lines = []
-    for dataset in map(name_of, options.dataset):
-        for size in options.latent_sizes:
-            own = {row["model"]: row for row in numbers if (row["dataset"], row["latent_size"]) == (dataset, size)}
-            text = [
-                f"{name} {row['accuracy'][0]:.3f}"
-                + (f" (Hoyer {row['average_hoyer_samples'][0]:.2f})" if row["average_hoyer_samples"] else "")
-                for name, row in own.items()
-            ]
-            lines.append(f"{dataset}, {size} dimensions: {', '.join(text)}.")
-    return figure, numbers, "Accuracy of the K = 5 classifier and Average Hoyer of samples. " + " ".join(lines)
+
+    def cells(row: dict[str, Any]) -> dict[str, str]:
+        hoyer = "" if row["average_hoyer_samples"] is None else f" ({row['average_hoyer_samples'][0]:.2f})"
+        return {f"{row['dataset']}, {row['latent_size']}": shown(row["accuracy"]) + hoyer}
+
+    head = "Accuracy of the K = 5 classifier, in brackets Average Hoyer of samples, by data and latent dimensions."
+    return figure, numbers, f"{head}\n\n{side_by_side(numbers, ['model'], cells)}"
 
 
 def figure3(options: ReproduceArguments) -> Made:
@@ -270,12 +291,12 @@ def figure3(options: ReproduceArguments) -> Made:
         axis.set_xlabel("training step")
     for axis in axes[0, ::2]:
         axis.legend(fontsize=7, frameon=False)
-    last = [
-        f"{row['dataset']} {row['model']} {row['average_hoyer_samples']['mean'][-1]:.2f}"
-        f" ± {row['average_hoyer_samples']['std'][-1]:.2f}"
-        for row in numbers
-    ]
-    return figure, numbers, f"Average Hoyer of samples at the end of training: {'; '.join(last)}."
+
+    def cells(row: dict[str, Any]) -> dict[str, str]:
+        last = {name: (row[kind]["mean"][-1], row[kind]["std"][-1]) for kind, name in kinds.items()}
+        return {f"{row['dataset']}, {name}": shown(value, 2) for name, value in last.items()}
+
+    return figure, numbers, f"Average Hoyer at the end of training.\n\n{side_by_side(numbers, ['model'], cells)}"
 
 
 def _curves(axis: Any, rows: list[dict[str, Any]], kind: str) -> None:
@@ -369,10 +390,15 @@ def gates(options: ReproduceArguments) -> Made:
     best = max(rows, key=lambda row: row["accuracy_gate"][0])
     first, most = ([row[name][0] for name in ("accuracy_code", "accuracy_gate")] for row in (rows[0], best))
     text = (
-        f"The paper's settings give {first[0]:.3f} from the code and {first[1]:.3f} from its gate alone; the most "
+        f"`{rows[0]['model']}` gives {first[0]:.3f} from the code and {first[1]:.3f} from its gate alone; the most "
         f"from the gate, {most[1]:.3f}, with `{best['model']}` ({most[0]:.3f} from the code)."
     )
-    return figure, numbers, text
+    lines = [
+        {"data": row["dataset"], "model": row["model"]}
+        | {label: shown(row[name], digits) for name, (label, digits) in STUDIED.items()}
+        for row in numbers
+    ]
+    return figure, numbers, f"{text}\n\n{table(lines)}"
 
 
 def dial(options: ReproduceArguments) -> Made:
@@ -402,7 +428,19 @@ def dial(options: ReproduceArguments) -> Made:
     axis.set(xscale="log", yscale="log", xlabel="wanted", ylabel="active dimensions of held-out codes")
     axis.legend(frameon=False)
     off = max(abs(row["active_dims"][0] / row["wanted"] - 1) for row in numbers)
-    return figure, numbers, f"Held-out codes are at most {off:.1%} off the wanted number of active dimensions."
+    lines = [
+        {
+            "data": row["dataset"],
+            "wanted": str(row["wanted"]),
+            "found": shown(row["active_dims"], 2),
+            "code": shown(row["accuracy_code"]),
+            "gate": shown(row["accuracy_gate"]),
+            "MI": shown(row["mutual_information"], 2),
+        }
+        for row in numbers
+    ]
+    text = f"Held-out codes are at most {off:.1%} off the wanted number of active dimensions."
+    return figure, numbers, f"{text}\n\n{table(lines)}"
 
 
 def nonzeros(options: ReproduceArguments) -> Made:
@@ -423,19 +461,18 @@ def nonzeros(options: ReproduceArguments) -> Made:
         dense = [embed_dataset(split, encoder.eval(), tokenizer) for split in (made.data["train"], made.test)]
         labels = [np.array(split["label"][:]) for split in (made.data["train"], made.test)]
         accuracy = probe_accuracy(dense[0], labels[0], dense[1], labels[1])
-        rows.append({"system": "dense vectors", "non_zeros": dense[0].shape[1], "accuracy": (accuracy, 0.0)})
-        for system, (family, _) in models.items():
+        found = {"non_zeros": dense[0].shape[1], "accuracy": (accuracy, 0.0)}
+        rows.append({"system": "dense vectors", "wanted": None} | found)
+        for system, (family, wanted) in models.items():
             runs = results(made, system, options.seeds)
-            found = spread(runs, "active_dims")
-            rows.append(
-                {"system": f"{family} of words", "non_zeros": found[0], "accuracy": spread(runs, "accuracy_code")}
-            )
+            found = {"non_zeros": spread(runs, "active_dims")[0], "accuracy": spread(runs, "accuracy_code")}
+            rows.append({"system": f"{family} of words", "wanted": wanted} | found)
         if options.vectors_json is not None:
             for row in json.loads(Path(options.vectors_json).read_text()):
                 if row["dataset"] == name_of(dataset) and row["latent_size"] == 512:
                     value = row["accuracy"], row["accuracy_std"]
-                    name = f"{row['system']} of vectors"
-                    rows.append({"system": name, "non_zeros": row["active_dims"], "accuracy": value})
+                    found = {"non_zeros": row["active_dims"], "accuracy": value}
+                    rows.append({"system": f"{row['system']} of vectors", "wanted": row["wanted"]} | found)
         numbers += [{"dataset": name_of(dataset)} | row for row in rows]
     figure = Figure(figsize=(1 + 4.2 * len(options.dataset), 4), layout="constrained")
     axes = figure.subplots(1, len(options.dataset), squeeze=False)[0]
@@ -449,8 +486,12 @@ def nonzeros(options: ReproduceArguments) -> Made:
         axis.set(xscale="log", xlabel="non-zeros per sentence", title=dataset)
     axes[0].set_ylabel("accuracy of a linear probe")
     axes[0].legend(fontsize=7, frameon=False)
-    text = [f"{row['dataset']} {row['system']} {row['non_zeros']:.0f}: {row['accuracy'][0]:.3f}" for row in numbers]
-    return figure, numbers, f"Accuracy by non-zeros. {'; '.join(text)}."
+
+    def cells(row: dict[str, Any]) -> dict[str, str]:
+        return {row["dataset"]: f"{shown(row['accuracy'])} ({row['non_zeros']:.1f})"}
+
+    head = "Accuracy of a linear probe, in brackets the non-zeros of a test row."
+    return figure, numbers, f"{head}\n\n{side_by_side(numbers, ['system', 'wanted'], cells)}"
 
 
 def _word_vectors(made: Comparison) -> list[dict[str, Any]]:
@@ -461,11 +502,13 @@ def _word_vectors(made: Comparison) -> list[dict[str, Any]]:
     train, test = words.fit_transform(texts[0]), words.transform(texts[1])
     rows: list[dict[str, Any]] = []
     accuracy = probe_accuracy(train, labels[0], test, labels[1])
-    rows.append({"system": "TF-IDF", "non_zeros": test.nnz / test.shape[0], "accuracy": (accuracy, 0.0)})
+    found = {"non_zeros": test.nnz / test.shape[0], "accuracy": (accuracy, 0.0)}
+    rows.append({"system": "TF-IDF", "wanted": None} | found)
     for size in (wanted for wanted in (*TARGETS, 128) if wanted < train.shape[1]):
         reduce = TruncatedSVD(size, random_state=0).fit(train)
         accuracy = probe_accuracy(reduce.transform(train), labels[0], reduce.transform(test), labels[1])
-        rows.append({"system": "TF-IDF, SVD (dense)", "non_zeros": size, "accuracy": (accuracy, 0.0)})
+        found = {"non_zeros": size, "accuracy": (accuracy, 0.0)}
+        rows.append({"system": "TF-IDF, SVD (dense)", "wanted": size} | found)
     return rows
 
 

@@ -49,7 +49,10 @@ def test_figure_2_has_every_model_and_goes_on_where_it_stopped(call, monkeypatch
     ]
     assert all(0 <= row["accuracy"][0] <= 1 for row in numbers)
     assert numbers[0]["seeds"] == 2
-    assert f"HSVAE {numbers[0]['accuracy'][0]:.3f}" in text
+    head, _, first, *_, last = text.splitlines()[2:]
+    assert head == "| model | corpus.jsonl, 4 | corpus.jsonl, 6 |"
+    assert first.startswith("| HSVAE | {:.3f} ± {:.3f} (".format(*numbers[0]["accuracy"]))
+    assert last.startswith("| B-VAE | ")
 
     def no_training(*arguments, **options):
         raise AssertionError("a finished run was repeated")
@@ -67,7 +70,7 @@ def test_figure_3_follows_the_hoyer_of_priors_and_weights_through_training(call)
     for row in numbers:
         assert row["step"] == [1, 2]
         assert all(0 <= value <= 1 for value in row["average_hoyer_samples"]["mean"])
-    assert "HSVAE prior_alpha=1 prior_beta=4" in text
+    assert f"| HSVAE prior_alpha=1 prior_beta=4 | {numbers[0]['average_hoyer_samples']['mean'][-1]:.2f} |" in text
 
 
 def test_figure_5_is_a_divergence_of_classes(call):
@@ -82,8 +85,10 @@ def test_the_study_and_the_dial(call):
     systems = ["HSVAE", "HSVAE-balanced max_steps=6", "HSVAE learning_rate=0.01"]
     numbers, text = call("gates", seeds=1, models=systems)
     assert [row["model"] for row in numbers] == systems
-    assert "The paper's settings" in text
-    numbers, _ = call("dial", seeds=1)
+    assert text.startswith("`HSVAE` gives ")
+    assert [line.split(" | ")[1] for line in text.splitlines()[4:]] == systems
+    numbers, text = call("dial", seeds=1)
+    assert f"| corpus.jsonl | 2 | {numbers[0]['active_dims'][0]:.2f} |" in text
     assert [row["wanted"] for row in numbers] == [2, 4]
     for row in numbers:
         assert row["active_dims"][0] == pytest.approx(row["wanted"], abs=1.0)
@@ -91,11 +96,19 @@ def test_the_study_and_the_dial(call):
 
 def test_everything_by_non_zeros(call, tmp_path):
     found = {"dataset": "corpus.jsonl", "latent_size": 512, "system": "CSR", "active_dims": 8.0, "accuracy": 0.9}
+    found["wanted"] = 8
     (tmp_path / "vectors.json").write_text(json.dumps([found | {"accuracy_std": 0.01}]))
-    numbers, _ = call("nonzeros", seeds=1, vectors_json=str(tmp_path / "vectors.json"))
+    numbers, text = call("nonzeros", seeds=1, vectors_json=str(tmp_path / "vectors.json"))
     systems = {row["system"] for row in numbers}
     assert {"TF-IDF", "TF-IDF, SVD (dense)", "dense vectors", "HSVAE of words", "B-HSVAE of words"} <= systems
-    assert {"dataset": "corpus.jsonl", "system": "CSR of vectors", "non_zeros": 8.0, "accuracy": [0.9, 0.01]} in numbers
+    assert numbers[-1] == {
+        "dataset": "corpus.jsonl",
+        "system": "CSR of vectors",
+        "wanted": 8,
+        "non_zeros": 8.0,
+        "accuracy": [0.9, 0.01],
+    }
+    assert text.endswith("| CSR of vectors | 8 | 0.900 ± 0.010 (8.0) |")
     assert next(row for row in numbers if row["system"] == "dense vectors")["non_zeros"] == 16
 
 
