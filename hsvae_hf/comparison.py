@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ import torch
 import yaml
 from datasets import Dataset, DatasetDict
 from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
 from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification, set_seed
 
 import hsvae_hf
 from hsvae_hf.analysis import class_gate_activity
-from hsvae_hf.batches import input_batches
 from hsvae_hf.calibration import hold_target
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference, load_tokenizer
@@ -102,14 +103,17 @@ class CompareArguments:
 
 
 class RowCollator(TextCollator):
-    """Batches of text, or of a frozen encoder's vectors, the text then being what is to be reconstructed."""
+    """Batches of text, or of a frozen encoder's vectors, with the words to reconstruct where those are others."""
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The model's input."""
         batch = super().__call__(rows)
         if "vectors" in rows[0]:
-            words = batch.pop("input_ids").masked_fill(batch.pop("attention_mask") == 0, -100)
-            batch = {"labels": words} | batch | {"vectors": torch.tensor([row["vectors"] for row in rows])}
+            del batch["input_ids"], batch["attention_mask"]
+            batch["vectors"] = torch.tensor([row["vectors"] for row in rows])
+        if "labels" in rows[0] and not self.with_labels:
+            words = [torch.tensor(row["labels"]) for row in rows]
+            batch["labels"] = torch.nn.utils.rnn.pad_sequence(words, batch_first=True, padding_value=-100)
         return batch
 
 
@@ -165,9 +169,10 @@ class Comparison:
         fields = self.fields(system, weight)
         if system in CLASSIFIERS:
             fields |= {"num_labels": len(self.names), "num_samples": 0}
+        if system not in CLASSIFIERS or not is_pretrained(system):  # all decode, or read, the same words
+            fields |= {"vocab_size": len(self.words), **special_token_ids(self.words)}
         if not is_pretrained(system):
-            ids = special_token_ids(self.words)
-            return model_class(config_class(vocab_size=len(self.words), **fields, **ids)), self.words
+            return model_class(config_class(**fields)), self.words
         source, frozen = self.options.encoder_name_or_path, self.options.freeze_text_encoder
         tokenizer = load_tokenizer(source)
         tokenizer.model_max_length = self.options.max_length
@@ -183,16 +188,28 @@ class Comparison:
         fixed |= {"report_to": "none", "logging_steps": 500, "learning_rate": rate, "disable_tqdm": True}
         return kind(per_device_train_batch_size=options.batch_size, **(fixed | changes))
 
-    def rows(self, split: Dataset, model: Any, tokenizer: Any) -> Dataset:
-        """A split, tokenized, with what a frozen encoder makes of it: that is computed once for all runs."""
-        rows = tokenize_dataset(split, tokenizer)
-        if model.config.freeze_text_encoder:
+    def rows(self, system: str, split: Dataset, model: Any, tokenizer: Any) -> Dataset:
+        """A split, tokenized; for a pretrained encoder with the words to reconstruct, and if frozen, its vectors."""
+        rows, frozen = tokenize_dataset(split, tokenizer), model.config.freeze_text_encoder
+        if is_pretrained(system) or frozen:
+            words = self.words if is_pretrained(system) else tokenizer
+            rows = rows.add_column("labels", tokenize_dataset(split.select_columns(["text"]), words)["input_ids"][:])
+        if frozen:  # computed once for all runs
             rows = rows.add_column("vectors", list(embed_dataset(split, model.eval(), tokenizer)))
         return rows
 
+    def batches(
+        self, system: str, split: Dataset, model: Any, tokenizer: Any
+    ) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+        """A split as the model takes it, with row numbers."""
+        rows, size = self.rows(system, split.select_columns(["text"]), model, tokenizer), 256
+        for place, batch in enumerate(DataLoader(rows, size, collate_fn=RowCollator(tokenizer))):
+            numbers = np.arange(place * size, min((place + 1) * size, len(rows)))
+            yield numbers, {name: value.to(model.device) for name, value in batch.items()}
+
     def classify(self, system: str, model: Any, tokenizer: Any, **budget: Any) -> float:
         """Train a classifier and give its accuracy on the test rows."""
-        train, test = (self.rows(split, model, tokenizer) for split in (self.data["train"], self.test))
+        train, test = (self.rows(system, split, model, tokenizer) for split in (self.data["train"], self.test))
         arguments = self.settings(system, RunArguments, prediction_loss_only=False, **budget)
         collate = RowCollator(tokenizer, with_labels=True)
         trainer = WholeCheckpointTrainer(
@@ -216,7 +233,8 @@ class Comparison:
         arguments = self.settings(system, TextVAETrainingArguments, **changes)
         validation = self.data["validation"].select(range(min(CURVE_ROWS, len(self.data["validation"]))))
         rows, looked = (
-            self.rows(split.select_columns(["text"]), model, tokenizer) for split in (self.data["train"], validation)
+            self.rows(system, split.select_columns(["text"]), model, tokenizer)
+            for split in (self.data["train"], validation)
         )
         trainer = TextVAETrainer(model, arguments, RowCollator(tokenizer), rows, looked, processing_class=tokenizer)
         trainer.add_callback(CollapseMonitor(trainer, CURVE_ROWS))
@@ -230,18 +248,18 @@ class Comparison:
     def measure(self, system: str, model: Any, tokenizer: Any) -> dict[str, Any]:
         """Sparsity, gates, a linear probe on the code, and with a decoder the loss terms, on the test rows."""
         model.eval()
+        splits: Any = [
+            representations(model, self.batches(system, split, model, tokenizer), num_samples=1)
+            for split in (self.data["train"], self.test)
+        ]
         if system not in CLASSIFIERS:
-            batches = input_batches(model, tokenizer, self.test, 256, "Evaluate")
+            batches = self.batches(system, self.test, model, tokenizer)
             found = corpus_statistics(model, (inputs for _, inputs in batches))
         else:
-            seen: Any = representations(model, tokenizer, self.test, num_samples=1)
             found = {
-                "average_hoyer_posterior_means": average_hoyer(seen["code"].toarray()),
-                "active_dims": seen["code"].nnz / len(self.test),
+                "average_hoyer_posterior_means": average_hoyer(splits[1]["code"].toarray()),
+                "active_dims": splits[1]["code"].nnz / len(self.test),
             }
-        splits: Any = [
-            representations(model, tokenizer, split, num_samples=1) for split in (self.data["train"], self.test)
-        ]
         labels = [np.array(split["label"][:]) for split in (self.data["train"], self.test)]
         if "gate" in splits[1]:
             activity = class_gate_activity(1 - splits[1]["gate"].toarray(), labels[1], len(self.names))
@@ -381,9 +399,9 @@ def cell(value: dict[str, Any] | None, digits: int) -> str:
 
 
 NOTES = (
-    "Mean and standard deviation over the seeds. Reconstruction in nats per sentence; that of a model on a pretrained "
-    "encoder counts its own word pieces, so it does not compare with the others, nor does Average Hoyer across "
-    "different numbers of dimensions. `weight`: of the costs, where it was searched to match HSVAE's reconstruction."
+    "Mean and standard deviation over the seeds. Reconstruction in nats per sentence, of the same words for all. "
+    "Average Hoyer does not compare across different numbers of dimensions. `weight`: of the costs, where it was "
+    "searched to match HSVAE's reconstruction."
 )
 
 

@@ -32,27 +32,21 @@ ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] v
 
 @torch.inference_mode()
 def representations(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    dataset: Dataset,
-    num_samples: int = 5,
-    batch_size: int = 256,
+    model: PreTrainedModel, batches: Iterable[tuple[np.ndarray, dict[str, Any]]], num_samples: int = 5
 ) -> dict[str, np.ndarray | sparse.csr_matrix]:
-    """What the probes read, one row per sentence, in the order of `dataset`.
+    """What the probes read, one row per sentence.
 
     Args:
         model: for pre-training.
-        tokenizer: the model's.
-        dataset: with a column `text`.
+        batches: row numbers and what the model takes; see `input_batches`. Rows come out in the order of their numbers.
         num_samples: K, draws of z per sentence.
-        batch_size: sentences per forward pass.
 
     Returns:
         `code` and, where the model has gates, `gate` (1 = on), both CSR `(rows, latent_size)`; `slab_mean` where the
         model has one, else `posterior_mean`, `(rows, latent_size)`; `samples`, `(rows, num_samples, latent_size)`.
     """
     base, parts, order = model.model, [], []
-    for rows, inputs in input_batches(model, tokenizer, dataset, batch_size, "Representations"):
+    for rows, inputs in batches:
         posterior = base(**inputs)
         report = base.latent_head.diagnostics(posterior)
         mean = "slab_mean" if "slab_mean" in report else "posterior_mean"
@@ -291,7 +285,10 @@ def evaluate_model(
         report["dimensions"] = describe_dimensions(encode(model, tokenizer, texts, batch_size), texts, num_sentences=0)
     if train is not None and "label" in train.column_names and "label" in test.column_names:
         labels, truth = np.array(train["label"][:]), np.array(test["label"][:])
-        splits = [representations(model, tokenizer, split, num_samples, batch_size) for split in (train, test)]
+        splits = [
+            representations(model, input_batches(model, tokenizer, split, batch_size, "Probes"), num_samples)
+            for split in (train, test)
+        ]
         accuracy = {name: probe_accuracy(splits[0][name], labels, splits[1][name], truth) for name in splits[0]}
         accuracy["majority"] = float((truth == np.bincount(labels).argmax()).mean())
         if model.config.decoder_type == "vector":

@@ -12,6 +12,7 @@ from transformers import AutoModelForPreTraining, HfArgumentParser
 
 import hsvae_hf
 from hsvae_hf.analysis import class_gate_activity, plot_gate_heatmap
+from hsvae_hf.batches import input_batches
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import load_for_inference
@@ -81,7 +82,7 @@ def main() -> None:
         model.to(device), tokenizer, train, test, options.num_samples, options.batch_size, options.seed
     )
     if picture is not None:
-        found = representations(model, tokenizer, test, 1, options.batch_size)
+        found = representations(model, input_batches(model, tokenizer, test, options.batch_size, "Heat map"), 1)
         if "gate" not in found:
             raise ValueError(f"`heatmap` needs a model with gates, got a {model.config.model_type}; leave it out.")
         classes = test.features["label"].names

@@ -95,7 +95,8 @@ def main() -> None:
     print("\nOn held-out sentences:")
     print_report(evaluate_model(model, tokenizer, dataset["train"], dataset["test"]))
     classes = dataset["test"].features["label"].names
-    gates = representations(model, tokenizer, dataset["test"], num_samples=1)["gate"].toarray()
+    test = input_batches(model, tokenizer, dataset["test"], 256, "Gates")
+    gates = representations(model, test, num_samples=1)["gate"].toarray()
     picture = Path(options.output_dir) / "gates.png"
     activity = class_gate_activity(1 - gates, np.array(dataset["test"]["label"]), len(classes))
     plot_gate_heatmap(activity, classes, picture, title="Which dimensions each package's sentences switch on")

@@ -61,9 +61,28 @@ def test_every_system_that_needs_no_download_has_a_row(options, tmp_path, monkey
     assert compare(options(models=names))["models"] == result["models"]
 
 
-def test_a_frozen_encoder_reads_every_sentence_once(options, tokenizer, sentences, tmp_path, monkeypatch):
+@pytest.fixture
+def encoder(tokenizer, tmp_path):
     transformers.BertModel(bert(len(tokenizer))["encoder_config"]).save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
+    return str(tmp_path / "encoder")
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_models_on_a_pretrained_encoder_decode_the_words_of_the_others(options, encoder, frozen):
+    settings = {"encoder_name_or_path": encoder, "freeze_text_encoder": frozen, "vocab_size": 20}
+    made = Comparison(options(models=["B-HSVAE"], **settings))
+    model, tokenizer = made.new_model("B-HSVAE", None)
+    assert model.decoder.lm_head.out_features == len(made.words) != len(tokenizer)
+    (numbers, batch), *_ = made.batches("B-HSVAE", made.test, model.eval(), tokenizer)
+    assert ("vectors" in batch) == frozen
+    assert ("input_ids" in batch) == (not frozen)
+    for number, row in zip(numbers, batch["labels"], strict=True):
+        assert row[row >= 0].tolist() == made.words(made.test[int(number)]["text"])["input_ids"]
+    assert made.result("B-HSVAE", None, 1)["reconstruction_loss"] > 0
+
+
+def test_a_frozen_encoder_reads_every_sentence_once(options, encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(vectors.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     trained = []
     monkeypatch.setattr(
@@ -74,7 +93,6 @@ def test_a_frozen_encoder_reads_every_sentence_once(options, tokenizer, sentence
             encode(self, ids, *rest),
         )[1],
     )
-    encoder = str(tmp_path / "encoder")
     result = compare(options(models=["B-HSVAE", "BERT"], encoder_name_or_path=encoder, search_runs=0))
     assert [row["accuracy"]["mean"] > 0 for row in result["models"]] == [True, True]
     assert result["models"][0]["reconstruction_loss"]["mean"] > 0

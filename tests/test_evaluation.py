@@ -7,6 +7,7 @@ from datasets import ClassLabel, Dataset
 from sklearn.linear_model import LogisticRegression
 
 import hsvae_hf
+from hsvae_hf.batches import input_batches
 from hsvae_hf.evaluation import (
     advice,
     check_output,
@@ -118,7 +119,7 @@ def test_the_report_repeats_itself_and_leaves_out_what_has_no_labels(model, toke
 
 
 def test_representations_keep_the_order_of_the_rows(model, tokenizer, dataset):
-    found = representations(model, tokenizer, dataset, num_samples=2, batch_size=4)
+    found = representations(model, input_batches(model, tokenizer, dataset, 4, "Test"), num_samples=2)
     expected = hsvae_hf.encode(model, tokenizer, dataset["text"][:])
     np.testing.assert_allclose(found["code"].toarray(), expected.toarray(), atol=1e-6)
     assert found["samples"].shape == (len(dataset), 2, 6)
