@@ -86,9 +86,9 @@ class CompareArguments:
         default=False, metadata={"help": "Save at each look: an interrupted run goes on from it."}
     )
     batch_size: int = field(default=64, metadata={"help": "Sentences per step."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "Of every model but those on a pretrained encoder."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Of every model, unless the next is in its place."})
     encoder_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of models on a pretrained encoder: 1e-3 if it is frozen, else 8e-5."}
+        default=None, metadata={"help": "Of models on a pretrained encoder; 8e-5 if that is not frozen."}
     )
     encoder_name_or_path: str = field(default="bert-base-uncased", metadata={"help": "Encoder of B-HSVAE and BERT."})
     freeze_text_encoder: bool = field(default=True, metadata={"help": "Keep that encoder as it is."})
@@ -183,7 +183,7 @@ class Comparison:
         options = self.options
         rate = options.learning_rate
         if is_pretrained(system):
-            rate = options.encoder_learning_rate or (1e-3 if options.freeze_text_encoder else 8e-5)
+            rate = options.encoder_learning_rate or (rate if options.freeze_text_encoder else 8e-5)
         fixed: dict[str, Any] = {"output_dir": str(self.folder / "runs"), "eval_strategy": "no", "save_strategy": "no"}
         fixed |= {"report_to": "none", "logging_steps": 500, "learning_rate": rate, "disable_tqdm": True}
         return kind(per_device_train_batch_size=options.batch_size, **(fixed | changes))
