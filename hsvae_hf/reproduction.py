@@ -132,6 +132,8 @@ STUDIED = {  # number of a run: its name in a table and its digits
     "mutual_information": ("MI", 2),
     "perplexity": ("perplexity", 1),
 }
+FIGURE_2: tuple[str, ...] = ("accuracy", "accuracy_code", "average_hoyer_samples", "average_hoyer_posterior_means")
+FIGURE_2 += ("active_dims", "reconstruction_loss")
 GREYS = ("0.15", "0.6", "0.85", "0.4")
 MARKS = ("o-", "s--", "^:", "v-.", "D-", "x--", "*:", "P-.")
 
@@ -229,7 +231,7 @@ def figure2(options: ReproduceArguments) -> Made:
             for system in systems:
                 runs = results(made, system, options.seeds)
                 row: dict[str, Any] = {"dataset": name_of(dataset), "latent_size": size, "model": system}
-                for name in ("accuracy", "accuracy_code", "average_hoyer_samples", "average_hoyer_posterior_means"):
+                for name in FIGURE_2:
                     row[name] = spread(runs, name)
                 numbers.append(row | {"seeds": len(runs)})
     figure = Figure(figsize=(1 + 4.2 * len(options.dataset), 5.6), layout="constrained")
