@@ -34,9 +34,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "classifier_epochs": 3,
     },
     "hours": {
-        "max_steps": 5000,
+        "max_steps": 3000,
         "batch_size": 64,
-        "learning_rate": 2e-3,
+        "learning_rate": 3e-3,
         "vocab_size": 10_000,
         "embedding_size": 128,
         "hidden_size": 256,
@@ -44,6 +44,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "max_train_samples": None,
         "max_samples": 3000,
         "classifier_epochs": 3,
+        "curve_points": 20,
         "checkpoints": True,
     },
     "paper": {
@@ -67,7 +68,6 @@ LONGER: dict[str, dict[str, Any]] = {
         "max_length": 30,
         "max_train_samples": 8000,
         "classifier_epochs": 2,
-        "curve_points": 4,
     },
     "hours": {},
     "paper": {},
@@ -171,7 +171,6 @@ def comparison(
         "models": options.models or [],
         "max_length": LENGTHS.get(Path(dataset).name, 60),
         "latent_size": latent_size,
-        "curve_points": 8,
         "search_runs": 0,
     }
     fields |= SIZES[options.size] | changes
@@ -270,7 +269,8 @@ def figure3(options: ReproduceArguments) -> Made:
     numbers: list[dict[str, Any]] = []
     size = options.latent_sizes[0]
     for dataset in options.dataset:
-        made = comparison(options, dataset, size, models=[name for names in families.values() for name in names])
+        names = [name for systems in families.values() for name in systems]
+        made = comparison(options, dataset, size, "curves", models=names, curve_points=8)
         for family, systems in families.items():
             for system in systems:
                 curves = [run["curve"] for run in results(made, system, options.seeds)]
