@@ -1,7 +1,7 @@
 """A corpus in batches of what a model takes, for everything that reads it once: reports, probes, thresholds."""
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,10 +32,11 @@ def input_batches(
             rows = np.arange(start, min(start + batch_size, len(vectors)))
             yield rows, {"vectors": torch.from_numpy(vectors[rows]).to(model.device)}
         return
-    tokenizer = cast(PreTrainedTokenizerBase, tokenizer)
+    if tokenizer is None:
+        raise ValueError("`tokenizer` must be given for a model that reads text, got None; load the model's own.")
     tokens = tokenize_dataset(dataset.select_columns(["text"]), tokenizer)
     order = np.argsort(tokens["length"][:], kind="stable")
-    if model.model.latent_head.needs_even_batches:
+    if cast(Any, model.base_model).latent_head.needs_even_batches:
         order = np.random.default_rng(0).permutation(order)
     collate = TextCollator(tokenizer)
     for start in tqdm(range(0, len(order), batch_size), desc=what):

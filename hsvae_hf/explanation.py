@@ -111,21 +111,19 @@ def decode_switched(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     dimension: int,
-    value: float,
     **generate: Any,
 ) -> list[tuple[str, str]]:
-    """What the decoder says of sentences with a dimension off, and on.
+    """What the decoder says of sentences without a dimension, and with it.
 
     Args:
         model: for pre-training, with a decoder of words.
         tokenizer: the model's.
-        texts: raw sentences.
-        dimension: which to switch.
-        value: of the latent where it is on, such as the mean code of an end.
+        texts: raw sentences that have it on.
+        dimension: which to switch off.
         generate: options of `model.generate`.
 
     Returns:
-        For each sentence, the words with the dimension at 0 and those with it at `value`.
+        For each sentence, the words with the dimension at 0 and those of its own latent.
 
     Raises:
         ValueError: if there is no such dimension; if the model decodes vectors.
@@ -137,9 +135,9 @@ def decode_switched(
     inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
     latent = model.base_model(inputs["input_ids"], inputs["attention_mask"]).latent
     said, length = [], {"max_length": min(tokenizer.model_max_length, 1000) + 1}  # the start token counts
-    for setting in (0.0, value):
-        switched = latent.clone()
-        switched[:, dimension] = setting
-        words = cast(Any, model).generate(latents=switched, **(length | generate))
+    off = latent.clone()
+    off[:, dimension] = 0.0
+    for latents in (off, latent):
+        words = cast(Any, model).generate(latents=latents, **(length | generate))
         said.append(tokenizer.batch_decode(words, skip_special_tokens=True))
     return list(zip(*said, strict=True))

@@ -183,16 +183,21 @@ def results(made: Comparison, system: str, seeds: int) -> list[dict[str, Any]]:
 
 
 def spread(runs: Sequence[dict[str, Any]], name: str) -> Any:
-    """Mean and sample deviation over runs, None where a model has no such number."""
+    """Mean and sample deviation over runs, None where a model has no such number or there is one run."""
     values = [run[name] for run in runs if name in run]
-    return (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0) if values else None
+    return (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None) if values else None
+
+
+def with_bars(values: Sequence[tuple[float, float | None]]) -> tuple[list[float], list[float]]:
+    """Means and the lengths of their error bars."""
+    return [mean for mean, _ in values], [deviation or 0.0 for _, deviation in values]
 
 
 def shown(value: Any, digits: int = 3) -> str:
-    """Mean and deviation as text; the deviation of one run is left out."""
+    """Mean and deviation as text."""
     if value is None:
         return "-"
-    return f"{value[0]:.{digits}f}" + (f" ± {value[1]:.{digits}f}" if value[1] else "")
+    return f"{value[0]:.{digits}f}" + ("" if value[1] is None else f" ± {value[1]:.{digits}f}")
 
 
 def table(rows: Sequence[dict[str, str]]) -> str:
@@ -244,7 +249,7 @@ def figure2(options: ReproduceArguments) -> Made:
                 found = [(systems.index(row["model"]), row[name]) for row in rows if row[name] is not None]
                 width = 0.8 / len(options.latent_sizes)
                 positions = [index + width * (place - (len(options.latent_sizes) - 1) / 2) for index, _ in found]
-                means, deviations = zip(*(value for _, value in found), strict=True)
+                means, deviations = with_bars([value for _, value in found])
                 axis.bar(positions, means, width, yerr=deviations, color=GREYS[place], label=f"{size} dimensions")
             axis.set_ylabel(label)
         axes[0, column].set_title(name_of(dataset))
@@ -295,8 +300,12 @@ def figure3(options: ReproduceArguments) -> Made:
         axis.legend(fontsize=7, frameon=False)
 
     def cells(row: dict[str, Any]) -> dict[str, str]:
-        last = {name: (row[kind]["mean"][-1], row[kind]["std"][-1]) for kind, name in kinds.items()}
-        return {f"{row['dataset']}, {name}": shown(value, 2) for name, value in last.items()}
+        last = {name: [row[kind][part][-1] for part in ("mean", "std")] for kind, name in kinds.items()}
+        several = row["seeds"] > 1
+        return {
+            f"{row['dataset']}, {name}": shown((mean, std if several else None), 2)
+            for name, (mean, std) in last.items()
+        }
 
     return figure, numbers, f"Average Hoyer at the end of training.\n\n{side_by_side(numbers, ['model'], cells)}"
 
@@ -384,7 +393,7 @@ def gates(options: ReproduceArguments) -> Made:
     rows = [row for row in numbers if row["dataset"] == name_of(options.dataset[0])]
     places = np.arange(len(rows))[::-1]
     for mark, name, label in (("o", "accuracy_code", "the code"), ("x", "accuracy_gate", "its gate alone")):
-        means, deviations = zip(*(row[name] for row in rows), strict=True)
+        means, deviations = with_bars([row[name] for row in rows])
         axis.errorbar(means, places, xerr=deviations, fmt=mark, color="0.2", label=label, capsize=2)
     axis.set_yticks(places, [row["model"] for row in rows], fontsize=8)
     axis.set_xlabel(f"accuracy of a linear probe, {name_of(options.dataset[0])}")
@@ -409,6 +418,8 @@ def dial(options: ReproduceArguments) -> Made:
     numbers: list[dict[str, Any]] = []
     systems = {f"HSVAE-balanced target_active_dims={wanted}": wanted for wanted in TARGETS}
     systems = {system: wanted for system, wanted in systems.items() if wanted < size}
+    if not systems:
+        raise ValueError(f"`latent_sizes` must begin with more than {min(TARGETS)} for the dial, got {size}; raise it.")
     for dataset in options.dataset:
         made = comparison(options, dataset, size, "study", models=list(systems), **LONGER[options.size])
         for system, wanted in systems.items():
@@ -463,7 +474,7 @@ def nonzeros(options: ReproduceArguments) -> Made:
         dense = [embed_dataset(split, encoder.eval(), tokenizer) for split in (made.data["train"], made.test)]
         labels = [np.array(split["label"][:]) for split in (made.data["train"], made.test)]
         accuracy = probe_accuracy(dense[0], labels[0], dense[1], labels[1])
-        found = {"non_zeros": dense[0].shape[1], "accuracy": (accuracy, 0.0)}
+        found = {"non_zeros": dense[0].shape[1], "accuracy": (accuracy, None)}
         rows.append({"system": "dense vectors", "wanted": None} | found)
         for system, (family, wanted) in models.items():
             runs = results(made, system, options.seeds)
@@ -482,7 +493,7 @@ def nonzeros(options: ReproduceArguments) -> Made:
         own = [row for row in numbers if row["dataset"] == dataset]
         for place, system in enumerate(dict.fromkeys(row["system"] for row in own)):
             one = [row for row in own if row["system"] == system]
-            values = [[row["non_zeros"] for row in one], *zip(*(row["accuracy"] for row in one), strict=True)]
+            values = [[row["non_zeros"] for row in one], *with_bars([row["accuracy"] for row in one])]
             shade = str(0.09 * (place % 8))
             axis.errorbar(*values, fmt=MARKS[place % len(MARKS)], color=shade, label=system, markersize=4, capsize=2)
         axis.set(xscale="log", xlabel="non-zeros per sentence", title=dataset)
@@ -504,12 +515,12 @@ def _word_vectors(made: Comparison) -> list[dict[str, Any]]:
     train, test = words.fit_transform(texts[0]), words.transform(texts[1])
     rows: list[dict[str, Any]] = []
     accuracy = probe_accuracy(train, labels[0], test, labels[1])
-    found = {"non_zeros": test.nnz / test.shape[0], "accuracy": (accuracy, 0.0)}
+    found: dict[str, Any] = {"non_zeros": test.nnz / test.shape[0], "accuracy": (accuracy, None)}
     rows.append({"system": "TF-IDF", "wanted": None} | found)
     for size in (wanted for wanted in (*TARGETS, 128) if wanted < train.shape[1]):
         reduce = TruncatedSVD(size, random_state=0).fit(train)
         accuracy = probe_accuracy(reduce.transform(train), labels[0], reduce.transform(test), labels[1])
-        found = {"non_zeros": size, "accuracy": (accuracy, 0.0)}
+        found = {"non_zeros": size, "accuracy": (accuracy, None)}
         rows.append({"system": "TF-IDF, SVD (dense)", "wanted": size} | found)
     return rows
 
@@ -535,9 +546,10 @@ def reproduce(options: ReproduceArguments) -> str:
     if options.seeds < 1 or not options.latent_sizes:
         raise ValueError(f"`seeds` must be at least 1, got {options.seeds}, and `latent_sizes` must not be empty.")
     figure, numbers, text = FIGURES[options.figure](options)
+    scale = SIZES[options.size] | (LONGER[options.size] if options.figure in ("gates", "dial", "nonzeros") else {})
     with staged_folder(options.output_dir) as folder:
         figure.savefig(folder / f"{options.figure}.png", dpi=150)
-        content = {"settings": vars(options) | {"scale": SIZES[options.size]}, "numbers": numbers}
+        content = {"settings": vars(options) | {"scale": scale}, "numbers": numbers}
         (folder / f"{options.figure}.json").write_text(json.dumps(content, indent=1) + "\n")
         (folder / f"{options.figure}.md").write_text(text + "\n")
     return text

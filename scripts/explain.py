@@ -114,7 +114,7 @@ def detail(one: dict[str, Any], model: Any, tokenizer: Any) -> None:
         for sentence in sentences:
             print(f"    {one_line(sentence)}")
         if model.config.decoder_type == "gru":
-            said = decode_switched(model, tokenizer, sentences, one["dimension"], value)
+            said = decode_switched(model, tokenizer, sentences, one["dimension"])
             one[end]["decoder"] = [{"off": off, "on": on} for off, on in said]
             print("  the decoder, with it off and on:")
             for off, on in said:

@@ -118,3 +118,11 @@ def test_gates_of_equal_value_cannot_be_told_apart():
         model.model.latent_head.gate.weight.zero_()
     with pytest.raises(ValueError, match="`target_active_dims` must be a number that the gates allow, got 3"):
         calibrate_threshold(model, None, np.random.rand(9, 5), 3)
+
+
+def test_the_model_that_embeds_can_be_calibrated(small_config, sentences, tokenizer):
+    model = hsvae_hf.HSVAEModel(small_config)
+    calibrate_threshold(model, tokenizer, sentences, 3)
+    assert hsvae_hf.encode(model, tokenizer, sentences).nnz / len(sentences) == pytest.approx(3, abs=0.5)
+    with pytest.raises(ValueError, match="`tokenizer` must be given"):
+        calibrate_threshold(model, None, sentences, 3)

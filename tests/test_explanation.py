@@ -84,13 +84,14 @@ def test_the_decoder_is_given_the_switched_latent(model, tokenizer, sentences, m
     monkeypatch.setattr(
         model, "generate", lambda latents, **options: (seen.append(latents), generate(latents=latents, **options))[1]
     )
-    said = decode_switched(model, tokenizer, sentences[:3], 4, 2.5, max_new_tokens=5)
+    said = decode_switched(model, tokenizer, sentences[:3], 4, max_new_tokens=5)
+    inputs = tokenizer(sentences[:3], padding=True, return_tensors="pt")
     assert [len(pair) for pair in said] == [2, 2, 2]
     assert (seen[0][:, 4] == 0).all()
-    assert (seen[1][:, 4] == 2.5).all()
-    assert (seen[0][:, :4] == seen[1][:, :4]).all()
+    assert torch.equal(seen[1], model.model(**inputs).latent)
+    assert torch.equal(seen[0] != seen[1], (torch.arange(6) == 4) & (seen[1] != 0))
     with pytest.raises(ValueError, match="`dimension` must be from 0 to 5, got 6"):
-        decode_switched(model, tokenizer, sentences[:1], 6, 1.0)
+        decode_switched(model, tokenizer, sentences[:1], 6)
 
 
 def test_the_script_explains_dimensions_and_pairs(script, folder, sentences, tmp_path):

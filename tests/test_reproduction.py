@@ -89,6 +89,8 @@ def test_the_study_and_the_dial(call):
     assert [line.split(" | ")[1] for line in text.splitlines()[4:]] == systems
     numbers, text = call("dial", seeds=1)
     assert f"| corpus.jsonl | 2 | {numbers[0]['active_dims'][0]:.2f} |" in text
+    with pytest.raises(ValueError, match="`latent_sizes` must begin with more than 2 for the dial, got 2"):
+        call("dial", seeds=1, latent_sizes=[2])
     assert [row["wanted"] for row in numbers] == [2, 4]
     for row in numbers:
         assert row["active_dims"][0] == pytest.approx(row["wanted"], abs=1.0)
