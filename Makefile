@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@mv $(UNFINISHED) $(STAMP)
 
 quickstart: install  ## train a small model and look at its codes, without network
-	$(BIN)/python scripts/quickstart.py
+	$(BIN)/python scripts/quickstart.py --overwrite_output_dir true
 
 test: install  ## the quick tests; PYTEST_ARGS adds options
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

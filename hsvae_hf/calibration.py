@@ -62,7 +62,7 @@ def set_threshold(model: PreTrainedModel, batches: Iterable[dict[str, Any]], tar
     base = cast(Any, model.eval().base_model)
     parts = (base.latent_head.diagnostics(base(**inputs))["spike_probability"] for inputs in batches)
     off = np.concatenate([part.float().cpu().numpy() for part in parts]).ravel()
-    rank = max(1, round(target_active_dims * len(off) / model.config.latent_size))
+    rank = min(max(1, round(target_active_dims * len(off) / model.config.latent_size)), len(off) - 1)
     threshold = float(np.partition(off, (rank - 1, rank))[rank - 1 : rank + 1].mean(dtype=np.float64))
     threshold = min(max(threshold, 1e-6), 1 - 1e-6)
     found = float((off < threshold).sum()) * model.config.latent_size / len(off)

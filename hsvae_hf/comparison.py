@@ -1,5 +1,6 @@
 """Comparison of models on one data set under one budget, in the form of the paper's Figure 2."""
 
+import contextlib
 import gc
 import json
 import os
@@ -60,6 +61,9 @@ SYSTEMS: dict[str, System] = {
 }
 CLASSIFIERS = ("Simple", "BERT")  # no decoder is trained
 TRAINING = ("learning_rate", "lr_scheduler_type", "weight_decay", "max_steps", "kl_annealing", "kl_warmup_steps")
+# Fields of a configuration that a comparison sets itself.
+OWN_FIELDS: tuple[str, ...] = ("model_type", "vocab_size", "num_labels", "num_samples", "freeze_encoder")
+OWN_FIELDS += ("freeze_text_encoder", "encoder_type", "encoder_config", "decoder_type")
 NOT_SETTINGS = ("output_dir", "models", "seeds", "search_runs", "checkpoints")  # may change between calls on one folder
 CURVE_ROWS = 1000  # held-out rows that are looked at during training
 REFERENCE = "HSVAE"  # whose reconstruction the others are matched to
@@ -157,20 +161,20 @@ class Comparison:
         fixed = {name: value for name, value in fixed.items() if name not in TRAINING}
         options = self.options
         fields = {name: getattr(options, name) for name in ("embedding_size", "hidden_size", "word_dropout")}
-        if system not in CLASSIFIERS:
+        if not is_classifier(system):
             fields["latent_size"] = options.latent_size
-        if system == "SDLGM":
+        if base_of(system) == "SDLGM":
             fields["sparsity_cap"] = max(1, options.latent_size // 2)
         return fields | fixed | ({} if weight is None else dict.fromkeys(searched, weight))
 
     def new_model(self, system: str, weight: float | None) -> tuple[Any, Any]:
         """An untrained model and its tokenizer."""
         config_class, _, pretraining, classification = hsvae_hf.MODELS[self.systems[system][0]]
-        model_class = classification if system in CLASSIFIERS else pretraining
+        model_class = classification if is_classifier(system) else pretraining
         fields = self.fields(system, weight)
-        if system in CLASSIFIERS:
+        if is_classifier(system):
             fields |= {"num_labels": len(self.names), "num_samples": 0}
-        if system not in CLASSIFIERS or not is_pretrained(system):  # all decode, or read, the same words
+        if not (is_classifier(system) and is_pretrained(system)):  # all decode, or read, the same words
             fields |= {"vocab_size": len(self.words), **special_token_ids(self.words)}
         if not is_pretrained(system):
             return model_class(config_class(**fields)), self.words
@@ -188,6 +192,10 @@ class Comparison:
         fixed: dict[str, Any] = {"output_dir": str(self.folder / "runs"), "eval_strategy": "no", "save_strategy": "no"}
         fixed |= {"report_to": "none", "logging_steps": 500, "learning_rate": rate, "disable_tqdm": True}
         return kind(per_device_train_batch_size=options.batch_size, **(fixed | changes))
+
+    def training_changes(self, system: str) -> dict[str, Any]:
+        """The training settings that a system comes with."""
+        return {name: value for name, value in self.systems[system][1].items() if name in TRAINING}
 
     def rows(self, system: str, split: Dataset, model: Any, tokenizer: Any) -> Dataset:
         """A split, tokenized; for a pretrained encoder with the words to reconstruct, and if frozen, its vectors."""
@@ -221,8 +229,7 @@ class Comparison:
 
     def train(self, system: str, model: Any, tokenizer: Any, seed: int, checkpoints: Path) -> dict[str, Any]:
         """Train without labels, and look at the codes of validation rows on the way; go on from a checkpoint."""
-        changes = {name: value for name, value in self.systems[system][1].items() if name in TRAINING}
-        changes = {"max_steps": self.options.max_steps, "seed": seed} | changes
+        changes = {"max_steps": self.options.max_steps, "seed": seed} | self.training_changes(system)
         if self.options.curve_points:
             changes |= {
                 "eval_strategy": "steps",
@@ -253,7 +260,7 @@ class Comparison:
             representations(model, self.batches(system, split, model, tokenizer), num_samples=1)
             for split in (self.data["train"], self.test)
         ]
-        if system not in CLASSIFIERS:
+        if not is_classifier(system):
             batches = self.batches(system, self.test, model, tokenizer)
             found = corpus_statistics(model, (inputs for _, inputs in batches))
         else:
@@ -281,15 +288,17 @@ class Comparison:
         set_seed(seed)
         if trained:
             model, tokenizer = load_for_inference(system, AutoModelForPreTraining)
+            model = model.float()  # of half precision a classifier would learn in that
         else:
             model, tokenizer = self.new_model(system, weight)
         found: dict[str, Any] = {"weight": weight, "latent_size": model.config.latent_size}
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (path.parent / "settings.json").is_file():
             (path.parent / "settings.json").write_text(json.dumps(self._fixed_settings(), indent=2) + "\n")
-        if system in CLASSIFIERS:
+        if is_classifier(system):
             model.config.num_samples = 0
-            found["accuracy"] = self.classify(system, model, tokenizer, max_steps=self.options.max_steps, seed=seed)
+            changes = {"max_steps": self.options.max_steps, "seed": seed} | self.training_changes(system)
+            found["accuracy"] = self.classify(system, model, tokenizer, **changes)
         elif not trained:
             found |= self.train(system, model, tokenizer, seed, path.with_suffix(""))
         found |= self.measure(system, model, tokenizer)
@@ -343,9 +352,20 @@ class Comparison:
         return rows
 
 
+def base_of(system: str) -> str:
+    """Its name in `SYSTEMS`, without the fields that it comes with; nothing for the folder of a trained model."""
+    name = next(iter(system.split()), "")
+    return name if name in SYSTEMS and not Path(system).is_dir() else ""
+
+
+def is_classifier(system: str) -> bool:
+    """Whether a system is trained with labels, without a decoder."""
+    return base_of(system) in CLASSIFIERS
+
+
 def is_pretrained(system: str) -> bool:
     """Whether a system stands on a pretrained text encoder."""
-    return system.startswith("B-") or system == "BERT"
+    return base_of(system).startswith("B-") or base_of(system) == "BERT"
 
 
 def find_system(name: str) -> System:
@@ -354,16 +374,19 @@ def find_system(name: str) -> System:
     Raises:
         ValueError: if there is no such system or field.
     """
-    base, *changes = name.split()
-    if base not in SYSTEMS:
+    base, changes = base_of(name), name.split()[1:]
+    if not base:
         raise ValueError(f"`models` must be of {', '.join(SYSTEMS)} or folders, got {name!r}; name one of them.")
     model_type, fixed, searched = SYSTEMS[base]
     fields: dict[str, Any] = {}
     for change in changes:
         key, equals, value = change.partition("=")
-        if not equals or not (key in TRAINING or hasattr(hsvae_hf.MODELS[model_type][0], key)):
+        allowed = key in TRAINING or (hasattr(hsvae_hf.MODELS[model_type][0], key) and key not in OWN_FIELDS)
+        if not equals or not allowed or (base in CLASSIFIERS and key.startswith("kl_")):
             raise ValueError(f"`models` must give fields of {model_type} as name=value, got {change!r} in {name!r}.")
         fields[key] = yaml.safe_load(value)
+        with contextlib.suppress(TypeError, ValueError):  # of 1e-3 YAML makes a string
+            fields[key] = float(value) if isinstance(fields[key], str) else fields[key]
     return model_type, fixed | fields, tuple(weight for weight in searched if weight not in fields)
 
 

@@ -133,7 +133,8 @@ class _Statistics:
         self.gates = GateStatistics(getattr(model.config, "active_threshold", 0.5))
         self.sums: dict[str, float] = {}
         self.squares, self.means, self.used, self.kl = np.zeros((4, model.config.latent_size))
-        self.sample: list[tuple[Tensor, ...]] = []
+        self.sample: tuple[Tensor, ...] | None = None
+        self.draw = np.random.default_rng(0)
         self.vectors: list[tuple[np.ndarray, sparse.csr_matrix]] = []
         self.rows = 0
 
@@ -144,15 +145,19 @@ class _Statistics:
         draw = self.base.sample(posterior)
         self._add_terms(posterior, dict(self.model(**inputs, encoder_outputs=posterior)))
         self._add_codes(posterior, {"samples": draw["z"]} | report)
+        independent = self.base.latent_head.independent_gates
         for name, cost in self.base.costs(posterior, draw).items():
-            if name != "penalty" and cost.shape == posterior.latent.shape:
+            if name == "z_kl" or (name == "gamma_kl" and independent):
                 self.kl += cost.double().sum(0).cpu().numpy()
         std = posterior.get("slab_std", posterior.get("std"))
-        if std is not None and self.rows < MUTUAL_INFORMATION_ROWS:
+        if std is not None and independent:
             mean = report.get("slab_mean", report["posterior_mean"])
             off = report.get("spike_probability", torch.zeros_like(mean))
-            wanted = MUTUAL_INFORMATION_ROWS - self.rows
-            self.sample.append(tuple(part[:wanted].double() for part in (off, mean, std)))
+            keys = torch.from_numpy(self.draw.random(len(mean))).to(mean.device)  # the smallest stay: an even sample
+            rows = keys, *(part.double() for part in (off, mean, std))
+            rows = rows if self.sample is None else tuple(map(torch.cat, zip(self.sample, rows, strict=True)))
+            order = rows[0].argsort()[:MUTUAL_INFORMATION_ROWS]
+            self.sample = tuple(part[order] for part in rows)
         self.rows += len(posterior.latent)
 
     def _add_terms(self, posterior: Any, terms: dict[str, Tensor]) -> None:
@@ -198,8 +203,9 @@ class _Statistics:
         result["active_units"] = int((variance > ACTIVE_UNIT_VARIANCE).sum())
         result["dead_dims"] = int((self.used == 0).sum())
         result["always_on_dims"] = int((self.used > 0.99 * self.rows).sum())
-        if self.sample:
-            result["mutual_information"] = mutual_information(*map(torch.cat, zip(*self.sample, strict=True)))
+        if self.sample is not None:
+            result["mutual_information"] = mutual_information(*self.sample[1:])
+        if self.kl.any():
             result["kl_per_dimension"] = (self.kl / self.rows).tolist()
         if self.vectors and self.rows >= FEWEST_ROWS:
             vectors, codes = zip(*self.vectors, strict=True)

@@ -37,7 +37,8 @@ class GateLinear(Float32Linear):
         """Set the bias, 0 for half open gates."""
         total = max(2 * math.log(2), self.low / self.start)
         both = torch.tensor([1 - self.start, self.start], dtype=torch.float64) * total
-        init.copy_(self.bias, both.expm1().log().repeat_interleave(len(self.bias) // 2))
+        inverse = both + (-(-both).expm1()).log()  # of softplus
+        init.copy_(self.bias, inverse.repeat_interleave(len(self.bias) // 2))
 
 
 class HSVAEHead(LatentHead):

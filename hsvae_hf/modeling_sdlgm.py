@@ -51,6 +51,8 @@ class SDLGMHead(LatentHead):
     probability changes (the score-function part).
     """
 
+    independent_gates = False
+
     def __init__(self, config: SDLGMConfig) -> None:
         super().__init__()
         self.config = config

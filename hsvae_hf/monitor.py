@@ -1,6 +1,7 @@
 """What the latent does while training goes on: a callback that logs it, and says when something is wrong."""
 
 import logging
+import math
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -25,11 +26,12 @@ LOGGED += (
 
 
 def held_out_batches(trainer: Trainer, rows: int) -> Iterator[dict[str, Tensor]]:
-    """About the first `rows` rows of the trainer's evaluation set, on the model's device, in this process alone."""
+    """The first `rows` rows of the trainer's evaluation set, on the model's device, in this process alone."""
     dataset: Any = trainer.eval_dataset
     size = min(rows, trainer.args.per_device_eval_batch_size)
-    for batch in islice(DataLoader(dataset, size, collate_fn=trainer.data_collator), rows // size):
-        yield {name: value.to(trainer.args.device) for name, value in batch.items()}
+    loader = DataLoader(dataset, size, collate_fn=trainer.data_collator)
+    for place, batch in enumerate(islice(loader, math.ceil(rows / size))):
+        yield {name: value[: rows - place * size].to(trainer.args.device) for name, value in batch.items()}
 
 
 class CollapseMonitor(TrainerCallback):

@@ -17,7 +17,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import evaluate_model, print_report, representations
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, run_settings, save_run
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, check_output_dir, run_settings, save_run
 
 ACTIVE_DIMS = 12  # of 64, for a sentence on average
 
@@ -29,6 +29,7 @@ class QuickstartArguments:
     output_dir: str = field(default="runs/quickstart", metadata={"help": "Folder of the model and the picture."})
     num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the corpus."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Sentences to train on; all by default."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete what is in output_dir."})
 
 
 def show_neighbours(model: hsvae_hf.HSVAEModel, tokenizer: object, corpus: list[str], queries: list[str]) -> None:
@@ -74,7 +75,9 @@ def main() -> None:
         eval_strategy="no",
         save_strategy="no",
         report_to="none",
+        overwrite_output_dir=options.overwrite_output_dir,
     )
+    check_output_dir(arguments)
     model = hsvae_hf.HSVAEForPreTraining(config)
     model.generation_config.max_length = tokenizer.model_max_length + 1  # the start token counts
     print(f"Training on {len(tokens['train'])} sentences, {model.num_parameters():,} parameters")

@@ -126,3 +126,12 @@ def test_the_model_that_embeds_can_be_calibrated(small_config, sentences, tokeni
     assert hsvae_hf.encode(model, tokenizer, sentences).nnz / len(sentences) == pytest.approx(3, abs=0.5)
     with pytest.raises(ValueError, match="`tokenizer` must be given"):
         calibrate_threshold(model, None, sentences, 3)
+
+
+def test_a_wanted_number_near_the_ends_is_no_crash(sentences, tokenizer):
+    few = hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), latent_size=768, target_active_dims=0.1)
+    model = hsvae_hf.HSVAEForPreTraining(few).eval()
+    assert torch.isfinite(model(**tokenizer(sentences, padding=True, return_tensors="pt")).loss)
+    config = hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), latent_size=6)
+    with pytest.raises(ValueError, match="must be a number that the gates allow, got 5.9"):
+        calibrate_threshold(hsvae_hf.HSVAEForPreTraining(config), tokenizer, sentences[:1], 5.9)

@@ -133,7 +133,11 @@ def test_a_system_may_come_with_fields(options, tmp_path):
     model, _ = Comparison(options(models=["HSVAE prior_beta=4.5"])).new_model("HSVAE prior_beta=4.5", None)
     assert model.config.prior_beta == 4.5
     assert comparison.find_system("MAT-VAE z_kl_weight=0.1")[2] == ("penalty_weight",)
-    for wrong in ("HSVAE nonsense=1", "HSVAE prior_alpha"):
+    assert comparison.find_system("HSVAE learning_rate=1e-3")[1]["learning_rate"] == 0.001
+    named = Comparison(options(models=["SDLGM z_kl_weight=0.1", "Simple learning_rate=0.01"]))
+    assert named.fields("SDLGM z_kl_weight=0.1", None)["sparsity_cap"] == named.fields("SDLGM", None)["sparsity_cap"]
+    assert "reconstruction_loss" not in named.result("Simple learning_rate=0.01", None, 1)
+    for wrong in ("HSVAE nonsense=1", "HSVAE prior_alpha", "HSVAE vocab_size=50", "HSVAE num_samples=0"):
         with pytest.raises(ValueError, match="`models` must give fields of hsvae as name=value"):
             compare(options(models=[wrong]))
 

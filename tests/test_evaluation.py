@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, concatenate_datasets
 from sklearn.linear_model import LogisticRegression
 
 import hsvae_hf
+from hsvae_hf import evaluation
 from hsvae_hf.batches import input_batches
 from hsvae_hf.evaluation import (
     advice,
@@ -143,3 +144,25 @@ def test_a_report_is_not_overwritten_unasked(tmp_path):
     with pytest.raises(ValueError, match="`output` must be a new file"):
         check_output(tmp_path / "report.json", overwrite=False, suffix=".json")
     assert check_output(tmp_path / "report.json", overwrite=True, suffix=".json").name == "report.json"
+
+
+def test_what_assumes_independent_gates_is_not_said_of_others(tokenizer, dataset):
+    config = hsvae_hf.SDLGMConfig(vocab_size=len(tokenizer), latent_size=6, sparsity_cap=5)
+    report = evaluate_model(hsvae_hf.SDLGMForPreTraining(config), tokenizer, None, dataset)
+    assert "mutual_information" not in report
+    assert sum(report["kl_per_dimension"]) == pytest.approx(report["z_kl"], rel=0.5)  # other draws
+    assert report["gamma_kl"] > 0
+
+
+@torch.no_grad()
+def test_mutual_information_is_of_an_even_sample(model, tokenizer, dataset, monkeypatch):
+    rows = concatenate_datasets([dataset] * 3)
+    monkeypatch.setattr(evaluation, "MUTUAL_INFORMATION_ROWS", 8)
+    batches = [inputs for _, inputs in input_batches(model.eval(), tokenizer, rows, 4, "Test")]
+    statistics = evaluation._Statistics(model)
+    for inputs in batches:
+        statistics.update(inputs)
+    kept = statistics.sample[1]
+    everything = torch.cat([model.model(**inputs).gate_mean for inputs in batches]).double()
+    chosen = np.random.default_rng(0).random(len(rows)).argsort()[:8]
+    assert torch.allclose(kept, everything[chosen])

@@ -45,8 +45,9 @@ def test_a_collapsed_latent_is_named(make_trainer, caplog):
     assert "step 0: The code ignores the sentence (posterior collapse)" in caplog.text
 
 
-@pytest.mark.parametrize("rows", [1, 4, 1000])
+@pytest.mark.parametrize("rows", [1, 3, 4, 1000])
 def test_held_out_rows_are_those_asked_for(make_trainer, rows):
     trainer = make_trainer(per_device_eval_batch_size=2)
+    trainer.eval_dataset = trainer.eval_dataset.select(range(5))
     seen = sum(len(batch["input_ids"]) for batch in held_out_batches(trainer, rows))
-    assert seen == min(rows, 6)
+    assert seen == min(rows, 5)

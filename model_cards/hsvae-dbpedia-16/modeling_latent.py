@@ -28,6 +28,8 @@ class LatentHead(nn.Module):
 
     needs_even_batches = False  # whether `costs` takes the batch for a sample of the corpus: no grouping by length then
 
+    independent_gates = True  # whether dimensions are on or off independently, given the sentence
+
     target_active_dims: float | None = None  # non-zeros per code that the weight of `gamma_kl` is adapted to
 
     def forward(self, features: Tensor) -> Any:
