@@ -183,7 +183,7 @@ def results(made: Comparison, system: str, seeds: int) -> list[dict[str, Any]]:
 
 
 def spread(runs: Sequence[dict[str, Any]], name: str) -> Any:
-    """Mean and sample deviation over runs, None where a model has no such number or there is one run."""
+    """Mean and sample deviation over runs, which of one run is None; nothing where a model has no such number."""
     values = [run[name] for run in runs if name in run]
     return (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None) if values else None
 
