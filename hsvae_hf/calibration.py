@@ -55,17 +55,18 @@ def set_threshold(model: PreTrainedModel, batches: Iterable[dict[str, Any]], tar
         raise ValueError(
             f"`model` must have gates with a threshold, got a {model.config.model_type}; use another type."
         )
-    if not 0 < target_active_dims < model.config.latent_size:
-        raise ValueError(
-            f"`target_active_dims` must be between 0 and {model.config.latent_size}, got {target_active_dims}."
-        )
+    size = model.config.latent_size
+    most = min(size, model.config.max_active_dims or size)
+    if not 0 < target_active_dims < most:
+        raise ValueError(f"`target_active_dims` must be between 0 and {most}, got {target_active_dims}.")
     base = cast(Any, model.eval().base_model)
     parts = (base.latent_head.diagnostics(base(**inputs))["spike_probability"] for inputs in batches)
-    off = np.concatenate([part.float().cpu().numpy() for part in parts]).ravel()
-    rank = min(max(1, round(target_active_dims * len(off) / model.config.latent_size)), len(off) - 1)
+    gates = np.concatenate([part.float().cpu().numpy() for part in parts])
+    off = np.partition(gates, most - 1, axis=1)[:, :most].ravel()  # no code has more than `max_active_dims`
+    rank = min(max(1, round(target_active_dims * len(gates))), len(off) - 1)
     threshold = float(np.partition(off, (rank - 1, rank))[rank - 1 : rank + 1].mean(dtype=np.float64))
     threshold = min(max(threshold, 1e-6), 1 - 1e-6)
-    found = float((off < threshold).sum()) * model.config.latent_size / len(off)
+    found = float((off < threshold).sum()) / len(gates)
     if abs(found - target_active_dims) > max(0.5, 0.1 * target_active_dims):
         raise ValueError(
             f"`target_active_dims` must be a number that the gates allow, got {target_active_dims}: the nearest is "

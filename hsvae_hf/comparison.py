@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ TRAINING = ("learning_rate", "lr_scheduler_type", "weight_decay", "max_steps", "
 OWN_FIELDS: tuple[str, ...] = ("model_type", "vocab_size", "num_labels", "num_samples", "freeze_encoder")
 OWN_FIELDS += ("freeze_text_encoder", "encoder_type", "encoder_config", "decoder_type")
 NOT_SETTINGS = ("output_dir", "models", "seeds", "search_runs", "checkpoints")  # may change between calls on one folder
+OF_ENCODERS = ("encoder_name_or_path", "encoder_max_length", "encoder_learning_rate", "freeze_text_encoder")
 CURVE_ROWS = 1000  # held-out rows that are looked at during training
 REFERENCE = "HSVAE"  # whose reconstruction the others are matched to
 
@@ -96,6 +97,9 @@ class CompareArguments:
         default=None, metadata={"help": "Of models on a pretrained encoder; 8e-5 if that is not frozen."}
     )
     encoder_name_or_path: str = field(default="bert-base-uncased", metadata={"help": "Encoder of B-HSVAE and BERT."})
+    encoder_max_length: int | None = field(
+        default=None, metadata={"help": "Tokens that it reads; max_length by default, which all decode."}
+    )
     freeze_text_encoder: bool = field(default=True, metadata={"help": "Keep that encoder as it is."})
     vocab_size: int = field(default=5000, metadata={"help": "Word types."})
     embedding_size: int = field(default=64, metadata={"help": "Width of the word embeddings."})
@@ -128,32 +132,40 @@ class Comparison:
     def __init__(self, options: CompareArguments) -> None:
         self.options, self.folder = options, Path(options.output_dir)
         self.systems = SYSTEMS | {name: find_system(name) for name in options.models if not Path(name).is_dir()}
+        for name in options.models:  # what cannot be built is told before the first run
+            if name in self.systems:
+                hsvae_hf.MODELS[self.systems[name][0]][0](**self.fields(name, None))
         if options.checkpoints and options.curve_points < 1:
             raise ValueError("`curve_points` must be at least 1 with `checkpoints`, which are written at those points.")
         limits: dict[str, Any] = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
         self.data: DatasetDict = load_text_dataset(options.dataset, **limits)
         if "label" not in self.data["train"].column_names:
             raise ValueError(f"`dataset` must have labels, got {options.dataset!r} without; choose another.")
-        self.names = self.data["train"].features["label"].names
-        self.test = self.data["test" if "test" in self.data else "validation"]
+        if len(self.data["train"].unique("label")) < 2:
+            raise ValueError(f"`dataset` must have rows of two classes, got {options.dataset!r}; choose another.")
+        if "test" not in self.data:  # rows that thresholds are set on are no test
+            halves = self.data["validation"].train_test_split(0.5, seed=42)
+            self.data["validation"], self.data["test"] = halves["train"], halves["test"]
+        self.names, self.test = self.data["train"].features["label"].names, self.data["test"]
         self.words = train_tokenizer(self.data["train"]["text"][:], options.vocab_size, options.max_length)
-        self._check_settings()
+        self._check_settings(options.models)
 
-    def _fixed_settings(self) -> dict[str, Any]:
-        """What must not change between calls on one folder."""
-        return {name: value for name, value in vars(self.options).items() if name not in NOT_SETTINGS}
-
-    def _check_settings(self) -> None:
-        """Results of other settings must not mix in."""
-        settings = self._fixed_settings()
+    def _check_settings(self, models: Sequence[str]) -> dict[str, Any]:
+        """What must not change between calls on one folder; results of other settings must not mix in."""
+        skip = NOT_SETTINGS + (() if any(map(is_pretrained, models)) else OF_ENCODERS)
+        settings = {name: value for name, value in vars(self.options).items() if name not in skip}
+        for name in {"dataset", "encoder_name_or_path"} & settings.keys():  # a folder is the same by every path
+            if Path(settings[name]).exists():
+                settings[name] = str(Path(settings[name]).resolve())
         path = self.folder / "runs" / "settings.json"
-        found = json.loads(path.read_text()) if path.is_file() else {}
-        for name, value in found.items():
-            if settings.get(name) != value:
+        found = read_json(path) if path.is_file() else {}
+        for name, value in settings.items():
+            if name in found and found[name] != value:
                 raise ValueError(
-                    f"`{name}` must stay {value!r}, as in {str(self.folder)!r}, got {settings.get(name)!r}; "
+                    f"`{name}` must stay {found[name]!r}, as in {str(self.folder)!r}, got {value!r}; "
                     "name another output_dir."
                 )
+        return found | settings
 
     def fields(self, system: str, weight: float | None) -> dict[str, Any]:
         """The configuration of a system, its searched weights set."""
@@ -180,7 +192,7 @@ class Comparison:
             return model_class(config_class(**fields)), self.words
         source, frozen = self.options.encoder_name_or_path, self.options.freeze_text_encoder
         tokenizer = load_tokenizer(source)
-        tokenizer.model_max_length = self.options.max_length
+        tokenizer.model_max_length = self.options.encoder_max_length or self.options.max_length
         return model_class.from_encoder_pretrained(source, freeze_text_encoder=frozen, **fields), tokenizer
 
     def settings(self, system: str, kind: type[RunArguments], **changes: Any) -> RunArguments:
@@ -271,7 +283,7 @@ class Comparison:
         labels = [np.array(split["label"][:]) for split in (self.data["train"], self.test)]
         if "gate" in splits[1]:
             activity = class_gate_activity(1 - splits[1]["gate"].toarray(), labels[1], len(self.names))
-            found["class_activity"] = activity.round(4).tolist()
+            found["class_activity"] = np.where(np.isnan(activity), None, activity.round(4)).tolist()
         for name in ("code", "gate", "samples"):
             if name in splits[0]:
                 found[f"accuracy_{name}"] = probe_accuracy(splits[0][name], labels[0], splits[1][name], labels[1])
@@ -283,18 +295,18 @@ class Comparison:
         name = f"{_fingerprint(system) if trained else system}{'' if weight is None else f'-{weight:.4g}'}-{seed}"
         path = self.folder / "runs" / f"{name}.json"
         if path.is_file():
-            return json.loads(path.read_text())
+            return read_json(path)
+        write_json(path.with_name("settings.json"), self._check_settings([system]))
         print(f"{name} ...", flush=True)
         set_seed(seed)
         if trained:
             model, tokenizer = load_for_inference(system, AutoModelForPreTraining)
+            if model.config.decoder_type == "vector":
+                raise ValueError(f"`models` must decode words, got {system!r}, which decodes vectors; leave it out.")
             model = model.float()  # of half precision a classifier would learn in that
         else:
             model, tokenizer = self.new_model(system, weight)
         found: dict[str, Any] = {"weight": weight, "latent_size": model.config.latent_size}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not (path.parent / "settings.json").is_file():
-            (path.parent / "settings.json").write_text(json.dumps(self._fixed_settings(), indent=2) + "\n")
         if is_classifier(system):
             model.config.num_samples = 0
             changes = {"max_steps": self.options.max_steps, "seed": seed} | self.training_changes(system)
@@ -307,9 +319,9 @@ class Comparison:
             classifier.model.load_state_dict(model.model.state_dict())
             epochs = {"num_train_epochs": self.options.classifier_epochs, "learning_rate": 2e-3, "seed": seed}
             found["accuracy"] = self.classify(system, classifier, tokenizer, **epochs)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(found, indent=2) + "\n")
-        os.replace(temporary, path)
+        if hasattr(model.config, "active_threshold"):
+            found["threshold"] = model.config.active_threshold
+        write_json(path, found)
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         del model
         gc.collect()
@@ -350,6 +362,26 @@ class Comparison:
             }
             rows.append({"model": system, "weight": weight, "seeds": len(runs), **row})
         return rows
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"`output_dir` must hold whole results, got {str(path)!r}: {error}; delete it.") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file that is whole as soon as it has its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
 
 
 def base_of(system: str) -> str:

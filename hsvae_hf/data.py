@@ -69,7 +69,7 @@ def load_text_dataset(
             raise ValueError(f"`{name}` must be at least 1, got {value}; leave it out to take all rows.")
     splits = docstring_corpus(seed) if dataset == "docstrings" else _read(dataset, streaming)
     if "train" not in splits:
-        splits["train"] = splits[next(iter(splits))]
+        splits["train"] = splits.pop(next(iter(splits)))
     if "validation" not in splits and not streaming and len(splits["train"]) > 1:
         size = max(1, int(VALIDATION_SHARE * len(splits["train"])))
         parts = splits["train"].train_test_split(size, seed=seed)

@@ -22,10 +22,12 @@ class Explanation:
 
     Args:
         similarity: dot product of their codes, `math.fsum` of the contributions.
+        cosine: the same of the codes at length 1; 0 where one is empty.
         contributions: `(dimension, signed share of the similarity)` of every dimension that both use, largest first.
     """
 
     similarity: float
+    cosine: float
     contributions: list[tuple[int, float]]
 
 
@@ -42,7 +44,8 @@ def explain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, a: str, 
     products = first * second
     order = np.argsort(-np.abs(products), kind="stable")
     contributions = [(int(index), float(products[index])) for index in order if products[index] != 0]
-    return Explanation(math.fsum(value for _, value in contributions), contributions)
+    similarity, lengths = math.fsum(value for _, value in contributions), math.hypot(*first) * math.hypot(*second)
+    return Explanation(similarity, similarity / lengths if lengths > 0 else 0.0, contributions)
 
 
 def describe_dimensions(

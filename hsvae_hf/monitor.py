@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
+from hsvae_hf.calibration import hold_target
 from hsvae_hf.evaluation import advice, corpus_statistics
 
 logger = logging.getLogger(__name__)
+CALIBRATION_ROWS = 4000  # that the threshold for a wanted number of active dimensions is set on
 LOGGED: tuple[str, ...] = ("active_dims", "active_units", "dead_dims", "always_on_dims", "mutual_information")
 LOGGED += (
     "gate_std",
@@ -37,6 +39,8 @@ def held_out_batches(trainer: Trainer, rows: int) -> Iterator[dict[str, Tensor]]
 class CollapseMonitor(TrainerCallback):
     """At every evaluation, statistics of the latent on some rows of the evaluation set; training goes on unchanged.
 
+    Codes are counted as the finished model's, whose threshold holds the wanted number of active dimensions.
+
     To be added by `trainer.add_callback(CollapseMonitor(trainer))`.
 
     They are logged as `eval_active_dims` and so on, to wherever the trainer logs; the KL of every dimension goes to
@@ -50,6 +54,7 @@ class CollapseMonitor(TrainerCallback):
     def __init__(self, trainer: Trainer, rows: int = 1000) -> None:
         self.trainer, self.rows = trainer, rows
         self.statistics: dict[str, Any] = {}  # of the last evaluation; see `corpus_statistics`
+        self._warned: tuple[int, str] | None = None
 
     def figures(self) -> dict[str, float]:
         """What was logged at the last evaluation, by its names in the log."""
@@ -62,7 +67,11 @@ class CollapseMonitor(TrainerCallback):
         model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
         modes = model.training
         with torch.random.fork_rng():  # training goes on as if nobody had looked
-            self.statistics = corpus_statistics(model.eval(), held_out_batches(self.trainer, self.rows))
+            threshold = getattr(model.config, "active_threshold", None)
+            hold_target(model.eval(), held_out_batches(self.trainer, CALIBRATION_ROWS))
+            self.statistics = corpus_statistics(model, held_out_batches(self.trainer, self.rows))
+            if threshold is not None:  # training goes by its own
+                model.config.active_threshold = threshold
         model.train(modes)
         self.trainer.log(self.figures())
         for callback in self.trainer.callback_handler.callbacks:
@@ -70,5 +79,7 @@ class CollapseMonitor(TrainerCallback):
                 kl = torch.tensor(self.statistics.get("kl_per_dimension", [0.0]))
                 callback.tb_writer.add_histogram("eval/kl_per_dimension", kl, state.global_step)
         sentence = advice(self.statistics)
-        if sentence is not None:
-            logger.warning("step %d: %s", state.global_step, sentence)
+        found = None if sentence is None else (state.global_step, sentence)
+        if found is not None and found != self._warned:  # the last step is evaluated twice
+            logger.warning("step %d: %s", *found)
+        self._warned = found

@@ -13,10 +13,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from hsvae_hf.analysis import class_kl, dimension_order
 from hsvae_hf.comparison import CompareArguments, Comparison
-from hsvae_hf.data import tokenize_dataset
+from hsvae_hf.data import load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import probe_accuracy
+from hsvae_hf.modeling_hsvae import HSVAEForPreTraining
 from hsvae_hf.training import staged_folder
-from hsvae_hf.vectors import embed_dataset
+from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer
 
 LENGTHS = {"yelp": 200, "dbpedia": 60, "yahoo": 30}
 SIZES: dict[str, dict[str, Any]] = {
@@ -100,6 +101,8 @@ STUDY = {  # what may drive the gates: one change of the paper's settings at a t
         "word_dropout=0.0",
         "word_dropout=0.75",
         "latent_size=256",
+        "kl_estimator=collapsed prior_alpha=10 prior_beta=0.2",
+        "kl_estimator=collapsed target_active_dims=8",
         "kl_estimator=collapsed target_active_dims=16",
         "gate_balance_weight=1.0",
         "gate_balance_weight=1.0 gamma_kl_weight=0.001",
@@ -124,16 +127,19 @@ STUDIED = {  # number of a run: its name in a table and its digits
     "accuracy_gate": ("gate", 3),
     "accuracy_samples": ("draw", 3),
     "accuracy": ("K = 5", 3),
+    "threshold": ("threshold", 2),
     "active_dims": ("active", 1),
     "gate_std": ("std", 3),
     "switching_fraction": ("switch", 2),
     "dead_dims": ("dead", 0),
     "always_on_dims": ("always on", 0),
     "mutual_information": ("MI", 2),
-    "perplexity": ("perplexity", 1),
+    "reconstruction_loss": ("nats", 1),
 }
 FIGURE_2: tuple[str, ...] = ("accuracy", "accuracy_code", "average_hoyer_samples", "average_hoyer_posterior_means")
 FIGURE_2 += ("active_dims", "reconstruction_loss")
+# Rows and tokens of compare_vectors.py, whose codes are in the same figure.
+AS_VECTORS: dict[str, Any] = {"max_train_samples": 8000, "max_samples": 2500, "encoder_max_length": 128}
 GREYS = ("0.15", "0.6", "0.85", "0.4")
 MARKS = ("o-", "s--", "^:", "v-.", "D-", "x--", "*:", "P-.")
 
@@ -231,7 +237,7 @@ def figure2(options: ReproduceArguments) -> Made:
     systems = options.models or GRU_SYSTEMS + BERT_SYSTEMS
     for dataset in options.dataset:
         for size in options.latent_sizes:
-            made = comparison(options, dataset, size)
+            made = comparison(options, dataset, size, models=systems)
             for system in systems:
                 runs = results(made, system, options.seeds)
                 row: dict[str, Any] = {"dataset": name_of(dataset), "latent_size": size, "model": system}
@@ -329,21 +335,21 @@ def figure4(options: ReproduceArguments) -> Made:
     size = options.latent_sizes[0]
     numbers: list[dict[str, Any]] = []
     for dataset in options.dataset:
-        made = comparison(options, dataset, size)
+        made = comparison(options, dataset, size, models=["HSVAE"])
         run = made.result("HSVAE", None, 1)
         numbers.append({"dataset": name_of(dataset), "classes": made.names, "activity": run["class_activity"]})
     figure = Figure(figsize=(1 + 4.5 * len(options.dataset), 4), layout="constrained")
     axes = figure.subplots(1, len(options.dataset), squeeze=False)[0]
     found = []
     for axis, row in zip(axes, numbers, strict=True):
-        activity = np.array(row["activity"])
+        activity = np.array(row["activity"], dtype=float)  # NaN where a class has no rows
         order = dimension_order(activity)
         image = axis.imshow(activity[:, order], aspect="auto", cmap="magma_r", vmin=0, vmax=1, interpolation="nearest")
         axis.set_yticks(range(len(row["classes"])), row["classes"], fontsize=6)
         axis.set_xlabel(f"{size} latent dimensions, sorted")
         axis.set_title(row["dataset"])
-        contrast = float((activity.max(0) - activity.min(0)).mean())
-        own = int((activity.max(0) - activity.min(0) > 0.5).sum())
+        between = np.nanmax(activity, 0) - np.nanmin(activity, 0)
+        contrast, own = float(between.mean()), int((between > 0.5).sum())
         found.append(
             f"{row['dataset']}: mean spread between classes {contrast:.2f}, {own} of {size} dimensions above .5"
         )
@@ -382,6 +388,9 @@ def gates(options: ReproduceArguments) -> Made:
     numbers: list[dict[str, Any]] = []
     for dataset in options.dataset:
         made = comparison(options, dataset, size, "study", models=systems, **LONGER[options.size])
+        for system in systems:
+            if made.systems[system][0] != "hsvae":
+                raise ValueError(f"`models` must be of HSVAE for the gates, got {system!r}; leave it out.")
         for system in systems:
             runs = results(made, system, options.seeds)
             numbers.append(
@@ -467,11 +476,14 @@ def nonzeros(options: ReproduceArguments) -> Made:
         if wanted < size
     }
     for dataset in options.dataset:
-        scale = LONGER[options.size] | {"max_train_samples": 8000, "max_samples": 2500}  # as in compare_vectors.py
-        made = comparison(options, dataset, size, "nonzeros", models=list(models), **scale)
+        made = comparison(
+            options, dataset, size, "nonzeros", models=list(models), **(LONGER[options.size] | AS_VECTORS)
+        )
         rows: list[dict[str, Any]] = _word_vectors(made)
-        encoder, tokenizer = made.new_model("BERT", None)
-        dense = [embed_dataset(split, encoder.eval(), tokenizer) for split in (made.data["train"], made.test)]
+        source = options.encoder_name_or_path
+        encoder = HSVAEForPreTraining.from_encoder_pretrained(source, decoder_type="vector", latent_size=1).eval()
+        tokenizer = load_encoder_tokenizer(source, AS_VECTORS["encoder_max_length"])
+        dense = [embed_dataset(split, encoder, tokenizer) for split in (made.data["train"], made.test)]
         labels = [np.array(split["label"][:]) for split in (made.data["train"], made.test)]
         accuracy = probe_accuracy(dense[0], labels[0], dense[1], labels[1])
         found = {"non_zeros": dense[0].shape[1], "accuracy": (accuracy, None)}
@@ -482,7 +494,8 @@ def nonzeros(options: ReproduceArguments) -> Made:
             rows.append({"system": f"{family} of words", "wanted": wanted} | found)
         if options.vectors_json is not None:
             for row in json.loads(Path(options.vectors_json).read_text()):
-                if row["dataset"] == name_of(dataset) and row["latent_size"] == 512:
+                shown_here = row["system"] in ("HSVAE", "CSR") and row["latent_size"] == 512
+                if row["dataset"] == name_of(dataset) and shown_here:
                     value = row["accuracy"], row["accuracy_std"]
                     found = {"non_zeros": row["active_dims"], "accuracy": value}
                     rows.append({"system": f"{row['system']} of vectors", "wanted": row["wanted"]} | found)
@@ -545,8 +558,17 @@ def reproduce(options: ReproduceArguments) -> str:
         raise ValueError(f"`size` must be one of {', '.join(SIZES)}, got {options.size!r}; name one of them.")
     if options.seeds < 1 or not options.latent_sizes:
         raise ValueError(f"`seeds` must be at least 1, got {options.seeds}, and `latent_sizes` must not be empty.")
+    if min(options.latent_sizes) < 2 or len(options.latent_sizes) > len(GREYS):
+        raise ValueError(
+            f"`latent_sizes` must be up to {len(GREYS)} numbers from 2 on, got {options.latent_sizes}; choose such."
+        )
+    Path(options.output_dir).mkdir(parents=True, exist_ok=True)
+    for dataset in options.dataset:  # what cannot be read is told before the first run
+        if "label" not in load_text_dataset(dataset)["train"].column_names:
+            raise ValueError(f"`dataset` must have labels, got {dataset!r} without; choose another.")
     figure, numbers, text = FIGURES[options.figure](options)
     scale = SIZES[options.size] | (LONGER[options.size] if options.figure in ("gates", "dial", "nonzeros") else {})
+    scale |= AS_VECTORS if options.figure == "nonzeros" else {}
     with staged_folder(options.output_dir) as folder:
         figure.savefig(folder / f"{options.figure}.png", dpi=150)
         content = {"settings": vars(options) | {"scale": scale}, "numbers": numbers}

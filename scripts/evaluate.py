@@ -78,9 +78,7 @@ def main() -> None:
     if picture is not None and "label" not in test.column_names:
         raise ValueError("`heatmap` needs labels, got none in the data; leave it out.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    report = evaluate_model(
-        model.to(device), tokenizer, train, test, options.num_samples, options.batch_size, options.seed
-    )
+    model = model.to(device)
     if picture is not None:
         found = representations(model, input_batches(model, tokenizer, test, options.batch_size, "Heat map"), 1)
         if "gate" not in found:
@@ -89,6 +87,7 @@ def main() -> None:
         off = 1 - found["gate"].toarray()
         activity = class_gate_activity(off, np.array(test["label"][:]), len(classes))
         plot_gate_heatmap(activity, classes, picture)
+    report = evaluate_model(model, tokenizer, train, test, options.num_samples, options.batch_size, options.seed)
     report["settings"] = vars(options) | {
         "split": name,
         "model_type": model.config.model_type,

@@ -55,8 +55,12 @@ def explain_pair(options: ExplainArguments, model: Any, tokenizer: Any) -> dict[
     pair = explain(model, tokenizer, *(options.sentences or ()))
     for index, value in pair.contributions:
         print(f"{index:>5}  {value:+.4f}")
-    print(f"  sum  {pair.similarity:+.4f}")
-    return {"similarity": pair.similarity, "contributions": pair.contributions}
+    print(f"  sum  {pair.similarity:+.4f}   cosine {pair.cosine:+.4f}")
+    for sentence in options.sentences or ():
+        unknown = [word for word in sentence.split() if tokenizer.unk_token_id in tokenizer(word)["input_ids"]]
+        if unknown:
+            print(f"words that the model does not know: {', '.join(unknown)}")
+    return vars(pair)
 
 
 def explain_dimensions(options: ExplainArguments, model: Any, tokenizer: Any) -> list[dict[str, Any]]:
@@ -85,6 +89,8 @@ def main() -> None:
     (options,) = HfArgumentParser(ExplainArguments, description=__doc__).parse_args_into_dataclasses()
     if (options.dataset is None) == (options.sentences is None):
         raise ValueError("Give exactly one of `dataset` and `sentences`, got both or neither.")
+    if options.sentences is not None and options.dimension is not None:
+        raise ValueError("`dimension` must be left out with `sentences`: all that they share are shown.")
     if options.sentences is not None and len(options.sentences) != 2:
         raise ValueError(f"`sentences` must be two, got {len(options.sentences)}; put each into quotation marks.")
     output = None if options.output is None else check_output(options.output, options.overwrite, ".json")

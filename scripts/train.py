@@ -19,7 +19,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import HUB_IDS, MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_tokenizer
 from hsvae_hf.modeling_text_vae import special_token_ids
-from hsvae_hf.monitor import CollapseMonitor, held_out_batches
+from hsvae_hf.monitor import CALIBRATION_ROWS, CollapseMonitor, held_out_batches
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.training import (
     TextVAETrainer,
@@ -265,7 +265,7 @@ def main() -> None:
         trainer.add_callback(monitor)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if "validation" in splits:
-        hold_target(trainer.accelerator.unwrap_model(trainer.model), held_out_batches(trainer, 4000))
+        hold_target(trainer.accelerator.unwrap_model(trainer.model), held_out_batches(trainer, CALIBRATION_ROWS))
     if flags["decoder_type"] == "vector":
         fit_code_scale(trainer.accelerator.unwrap_model(trainer.model), splits["train"].vectors.numpy())
     if "validation" in splits:

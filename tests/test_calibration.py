@@ -106,6 +106,16 @@ def test_a_threshold_is_set_by_an_array_and_by_nothing_else_than_rows():
             calibrate_threshold(model, None, dataset, 2)
 
 
+def test_a_threshold_counts_what_max_active_dims_leaves():
+    model, vectors = small(max_active_dims=3), np.random.default_rng(0).normal(size=(200, 5))
+    calibrate_threshold(model, None, vectors, 2.5)
+    counts = encode_vectors(model, vectors).getnnz(axis=1)
+    assert counts.mean() == pytest.approx(2.5, abs=0.01)
+    assert counts.max() == 3
+    with pytest.raises(ValueError, match="`target_active_dims` must be between 0 and 3, got 3"):
+        calibrate_threshold(model, None, vectors, 3)
+
+
 def test_a_scale_that_cannot_be_told_stays():
     model = small()
     fit_code_scale(model, np.zeros((1, 5), dtype=np.float32))

@@ -159,6 +159,14 @@ def test_runs_of_other_settings_do_not_mix_in(options):
     Comparison(options(seeds=5, models=["VAE"]))
     with pytest.raises(ValueError, match=re.escape("`latent_size` must stay 6")):
         Comparison(options(latent_size=7))
+    Comparison(options(encoder_name_or_path="another", models=["VAE"]))  # which reads no encoder
+    made = options(models=["Simple"], seeds=1)
+    made.dataset += "/"
+    compare(made)  # the same folder
+    path = Path(made.output_dir) / "runs/Simple-1.json"
+    path.write_text(path.read_text()[:20])
+    with pytest.raises(ValueError, match=r"must hold whole results, got '.*Simple-1.json'"):
+        compare(made)
 
 
 def test_trained_models_are_compared_as_they_are(options, saved_model, tmp_path):
@@ -179,6 +187,27 @@ def test_trained_models_are_compared_as_they_are(options, saved_model, tmp_path)
 def test_bad_options_are_named(options, changes, message):
     with pytest.raises(ValueError, match=message):
         compare(options(**changes))
+
+
+def test_what_cannot_be_built_is_told_before_the_first_run(options, tmp_path):
+    with pytest.raises(Exception, match="`target_active_dims` must be between 0 and 6, got 9"):
+        Comparison(options(models=["Simple", "HSVAE target_active_dims=9"]))
+    assert not (tmp_path / "out/runs").exists()
+
+
+def test_thresholds_and_accuracies_are_of_different_rows(options, tmp_path):
+    rows = [{"text": f"word{row} and {row % 7}", "label": row % 2} for row in range(100)]
+    for folder, name in (("whole", "train"), ("tested", "test")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        made = Comparison(options(dataset=str(tmp_path / folder)))
+        parts = [set(made.data[split]["text"]) for split in ("train", "validation", "test")]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 100
+    for row in rows:
+        row["label"] = 0
+    (tmp_path / "whole/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="`dataset` must have rows of two classes"):
+        Comparison(options(dataset=str(tmp_path / "whole")))
 
 
 def test_data_without_labels_is_named(options, tmp_path):

@@ -51,6 +51,7 @@ def test_contributions_sum_to_the_dot_product_of_the_codes(model, tokenizer):
     found = explain(model, tokenizer, a, b)
     assert found.similarity == math.fsum(value for _, value in found.contributions)
     assert found.similarity == pytest.approx(codes[0] @ codes[1], rel=1e-12)
+    assert found.cosine == pytest.approx(codes[0] @ codes[1] / np.prod(np.linalg.norm(codes, axis=1)), rel=1e-12)
     assert {index for index, _ in found.contributions} == set(np.flatnonzero(codes[0] * codes[1]))
     sizes = [abs(value) for _, value in found.contributions]
     assert len(sizes) > 0
@@ -106,6 +107,8 @@ def test_the_script_explains_dimensions_and_pairs(script, folder, sentences, tmp
     printed = script("--model_name_or_path", folder, "--sentences", sentences[0], sentences[3])
     values = [float(line.split()[1]) for line in printed.splitlines()]
     assert values[-1] == pytest.approx(sum(values[:-1]), abs=1e-3)
+    printed = script("--model_name_or_path", folder, "--sentences", sentences[0], "the qwxyz cat")
+    assert printed.endswith("words that the model does not know: qwxyz\n")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,7 @@ def test_the_script_explains_dimensions_and_pairs(script, folder, sentences, tmp
     [
         ((), "Give exactly one of `dataset` and `sentences`"),
         (("--sentences", "one"), "`sentences` must be two"),
+        (("--sentences", "a", "b", "--dimension", 1), "`dimension` must be left out with `sentences`"),
         (("--dataset", "docstrings", "--dimension", "6"), "`dimension` must be from 0 to 5"),
         (("--sentences", "a", "b", "--output", "x.txt"), "`output` must end in .json"),
     ],

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import hsvae_hf
 from hsvae_hf.evaluation import corpus_statistics
 from hsvae_hf.monitor import CollapseMonitor, held_out_batches
 
@@ -43,6 +44,23 @@ def test_a_collapsed_latent_is_named(make_trainer, caplog):
     with caplog.at_level(logging.WARNING, logger="hsvae_hf.monitor"):
         trainer.evaluate()
     assert "step 0: The code ignores the sentence (posterior collapse)" in caplog.text
+
+
+def test_codes_are_counted_as_those_of_the_finished_model(make_trainer, small_config, caplog):
+    def model():
+        return hsvae_hf.HSVAEForPreTraining(small_config)
+
+    small_config.update({"target_active_dims": 2.0, "gamma_kl_weight": 0.1, "active_threshold": 0.01})
+    trainer = make_trainer(model=model)
+    monitor = CollapseMonitor(trainer)
+    trainer.add_callback(monitor)
+    with caplog.at_level(logging.WARNING, logger="hsvae_hf.monitor"):
+        trainer.evaluate()
+        trainer.evaluate()
+    assert monitor.statistics["active_dims"] == pytest.approx(2.0, abs=0.2)
+    assert trainer.model.config.active_threshold == 0.01
+    assert "Codes are empty" not in caplog.text
+    assert len(caplog.messages) <= 1  # the same advice once
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 1000])

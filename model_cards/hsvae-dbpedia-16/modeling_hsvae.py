@@ -94,7 +94,7 @@ class HSVAEHead(LatentHead):
         active = gate_mean < self.config.active_threshold
         return HSVAEModelOutput(
             sparse_embedding=torch.where(active, (1 - gate_mean) * slab_mean, 0.0),
-            latent=torch.where(active, slab_mean, 0.0),  # the most probable component's mean
+            latent=torch.where(active, slab_mean, 0.0),  # what is on, at its slab's mean
             features=features,
             gate_mean=gate_mean,
             slab_mean=slab_mean,
