@@ -283,7 +283,8 @@ class Comparison:
         labels = [np.array(split["label"][:]) for split in (self.data["train"], self.test)]
         if "gate" in splits[1]:
             activity = class_gate_activity(1 - splits[1]["gate"].toarray(), labels[1], len(self.names))
-            found["class_activity"] = np.where(np.isnan(activity), None, activity.round(4)).tolist()
+            rows = activity.round(4).tolist()
+            found["class_activity"] = [[None if np.isnan(share) else share for share in row] for row in rows]
         for name in ("code", "gate", "samples"):
             if name in splits[0]:
                 found[f"accuracy_{name}"] = probe_accuracy(splits[0][name], labels[0], splits[1][name], labels[1])

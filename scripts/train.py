@@ -274,7 +274,8 @@ def main() -> None:
         if model.model.latent_head.target_active_dims is not None:
             metrics["active_threshold"] = model.config.active_threshold
     if trainer.is_world_process_zero():
-        settings = run_settings(arguments, **vars(data))
+        rows = None if data.streaming else len(splits["train"])
+        settings = run_settings(arguments, train_rows=rows, **vars(data))
         save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics, settings)
         print("\n".join(f"{name}: {value}" for name, value in metrics.items()))
 

@@ -1,13 +1,17 @@
 """The figures, at a size of seconds, on a corpus of a few sentences."""
 
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from families import bert
 
-from hsvae_hf import reproduction, vectors
+from hsvae_hf import modeling_hsvae, reproduction, vectors
 from hsvae_hf.comparison import Comparison
 from hsvae_hf.reproduction import ReproduceArguments, reproduce
 
@@ -132,3 +136,22 @@ def test_everything_by_non_zeros(call, tmp_path):
 def test_bad_options_are_named(call, changes, message):
     with pytest.raises(ValueError, match=message):
         call(**changes)
+
+
+def test_variants_of_the_gates_last_for_their_runs_alone(call, tmp_path, monkeypatch):
+    call("figure5")  # makes the corpus
+    before = modeling_hsvae.sample_binary_concrete, modeling_hsvae.GateLinear, modeling_hsvae.HSVAEHead.anneal
+    flags = ["--dataset", tmp_path / "corpus.jsonl", "--output_dir", tmp_path / "out", "--latent_size", 6]
+    monkeypatch.setattr(sys, "argv", ["gate_variants.py", *map(str, flags)])
+    script = runpy.run_path(str(Path(__file__).parent.parent / "scripts/gate_variants.py"))
+    script["main"]()
+    assert before == (modeling_hsvae.sample_binary_concrete, modeling_hsvae.GateLinear, modeling_hsvae.HSVAEHead.anneal)
+    rows = json.loads((tmp_path / "out/gate_variants.json").read_text())
+    assert [row["model"] for row in rows] == ["HSVAE", "HSVAE-balanced"] * 4
+    logits = torch.zeros(1000, requires_grad=True)
+    for name, hard in (("relaxed", False), ("annealed", True), ("closed", True)):
+        with script["variant"](name):
+            drawn = modeling_hsvae.sample_binary_concrete(logits, 0.5)
+            assert bool(((drawn == 0) | (drawn == 1)).all()) == hard
+            start = modeling_hsvae.GateLinear(4, 3, 0.5, 0.5).start
+            assert start == (0.2 if name == "closed" else 0.5)
