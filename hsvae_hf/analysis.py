@@ -65,15 +65,14 @@ class GateStatistics:
     def __init__(self, threshold: float = 0.5) -> None:
         self.threshold = threshold
         self.sentences = 0
-        self._active = 0
 
     def update(self, gate_mean: object, sparse_embedding: object = None) -> None:
         """Add a batch.
 
         Args:
             gate_mean: E[gamma|x], `(batch, latent_size)`, array or tensor.
-            sparse_embedding: the codes, `(batch, latent_size)`; with them active dimensions are the non-zeros of the
-                code, which `max_active_dims` or a zero slab mean can make fewer than the gates that are on.
+            sparse_embedding: the codes, `(batch, latent_size)`; with them a dimension is on where the code is not 0,
+                which `max_active_dims` can make fewer than the gates below the threshold.
 
         Raises:
             ValueError: if a shape does not fit, or a gate is not a probability.
@@ -87,18 +86,16 @@ class GateStatistics:
                 f"`gate_mean` must be {len(self._origin)} wide like the batches before, got {gates.shape[1]}. "
                 "Use one GateStatistics per model."
             )
-        on = gates < self.threshold
-        active = on if sparse_embedding is None else _to_array(sparse_embedding) != 0
-        if active.shape != on.shape:
+        on = gates < self.threshold if sparse_embedding is None else _to_array(sparse_embedding) != 0
+        if on.shape != gates.shape:
             raise ValueError(
-                f"`sparse_embedding` must have the shape of `gate_mean`, {on.shape}, got {active.shape}. "
+                f"`sparse_embedding` must have the shape of `gate_mean`, {gates.shape}, got {on.shape}. "
                 "Pass both from one model output."
             )
         offset = gates - self._origin  # counted from the first row, a gate that never moves has exactly zero variance
         self._sum += offset.sum(axis=0)
         self._squares += np.square(offset).sum(axis=0)
         self._on += on.sum(axis=0)
-        self._active += int(active.sum())
         self.sentences += len(gates)
 
     def result(self) -> dict[str, float]:
@@ -119,7 +116,7 @@ class GateStatistics:
         return {
             "gate_std": float(np.sqrt(np.maximum(variance, 0)).mean()),
             "switching_fraction": float(((on_share >= 0.05) & (on_share <= 0.95)).mean()),
-            "active_dims": self._active / self.sentences,
+            "active_dims": float(on_share.sum()),
         }
 
 

@@ -42,6 +42,8 @@ def calibrate_threshold(
     """
     if isinstance(dataset, str) or len(dataset) == 0:
         raise ValueError(f"`dataset` must be a list of sentences or rows of vectors, got {dataset!r}; give some.")
+    if isinstance(dataset, np.ndarray) and model.config.decoder_type != "vector":
+        raise ValueError("`dataset` must be sentences for a model of words, got an array; pass a list of them.")
     if not isinstance(dataset, Dataset):
         dataset = Dataset.from_dict({"vectors" if isinstance(dataset, np.ndarray) else "text": list(dataset)})
     batches = input_batches(model, tokenizer, dataset, batch_size, "Calibrate")

@@ -1,6 +1,7 @@
 """Comparison of models on one data set under one budget, in the form of the paper's Figure 2."""
 
 import contextlib
+import dataclasses
 import gc
 import json
 import os
@@ -17,7 +18,13 @@ import yaml
 from datasets import Dataset, DatasetDict
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
-from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    set_seed,
+)
 
 import hsvae_hf
 from hsvae_hf.analysis import class_gate_activity
@@ -60,10 +67,13 @@ SYSTEMS: dict[str, System] = {
     "BERT": ("text-encoder", {}, ()),
 }
 CLASSIFIERS = ("Simple", "BERT")  # no decoder is trained
-TRAINING = ("learning_rate", "lr_scheduler_type", "weight_decay", "max_steps", "kl_annealing", "kl_warmup_steps")
+# Training settings that a system may come with.
+TRAINING: dict[str, type] = {"learning_rate": float, "weight_decay": float, "max_steps": int, "kl_warmup_steps": int}
+TRAINING |= {"lr_scheduler_type": str, "kl_annealing": str}
 # Fields of a configuration that a comparison sets itself.
 OWN_FIELDS: tuple[str, ...] = ("model_type", "vocab_size", "num_labels", "num_samples", "freeze_encoder")
-OWN_FIELDS += ("freeze_text_encoder", "encoder_type", "encoder_config", "decoder_type")
+OWN_FIELDS += ("freeze_text_encoder", "encoder_type", "encoder_config", "decoder_type", "pad_token_id", "bos_token_id")
+OWN_FIELDS += ("eos_token_id", "unk_token_id", "decoder_start_token_id")
 NOT_SETTINGS = ("output_dir", "models", "seeds", "search_runs", "checkpoints")  # may change between calls on one folder
 OF_ENCODERS = ("encoder_name_or_path", "encoder_max_length", "encoder_learning_rate", "freeze_text_encoder")
 CURVE_ROWS = 1000  # held-out rows that are looked at during training
@@ -126,34 +136,75 @@ class RowCollator(TextCollator):
         return batch
 
 
+def load_labelled(options: CompareArguments) -> DatasetDict:
+    """The rows of a comparison: `train`, `validation` and `test`, with classes.
+
+    Raises:
+        ValueError: if there are no labels, less than two classes or too few rows.
+    """
+    limits: dict[str, Any] = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
+    data: DatasetDict = load_text_dataset(options.dataset, **limits)
+    if "label" not in data["train"].column_names:
+        raise ValueError(f"`dataset` must have labels, got {options.dataset!r} without; choose another.")
+    if len(data["train"].unique("label")) < 2:
+        raise ValueError(f"`dataset` must have rows of two classes, got {options.dataset!r}; choose another.")
+    if len(data["validation"]) < 2:
+        raise ValueError(f"`dataset` must have more rows, got {len(data['train'])}; one is left to validate on.")
+    if "test" not in data:  # rows that thresholds are set on are no test
+        halves = data["validation"].train_test_split(0.5, seed=42)
+        data["validation"], data["test"] = halves["train"], halves["test"]
+    return data
+
+
 class Comparison:
     """One data set, its tokenizers, and the runs on it; results are files, so an interrupted comparison goes on."""
 
     def __init__(self, options: CompareArguments) -> None:
         self.options, self.folder = options, Path(options.output_dir)
-        self.systems = SYSTEMS | {name: find_system(name) for name in options.models if not Path(name).is_dir()}
-        for name in options.models:  # what cannot be built is told before the first run
-            if name in self.systems:
-                hsvae_hf.MODELS[self.systems[name][0]][0](**self.fields(name, None))
-        if options.checkpoints and options.curve_points < 1:
-            raise ValueError("`curve_points` must be at least 1 with `checkpoints`, which are written at those points.")
-        limits: dict[str, Any] = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
-        self.data: DatasetDict = load_text_dataset(options.dataset, **limits)
-        if "label" not in self.data["train"].column_names:
-            raise ValueError(f"`dataset` must have labels, got {options.dataset!r} without; choose another.")
-        if len(self.data["train"].unique("label")) < 2:
-            raise ValueError(f"`dataset` must have rows of two classes, got {options.dataset!r}; choose another.")
-        if "test" not in self.data:  # rows that thresholds are set on are no test
-            halves = self.data["validation"].train_test_split(0.5, seed=42)
-            self.data["validation"], self.data["test"] = halves["train"], halves["test"]
+        systems = [name for name in options.models if base_of(name) or not Path(name).is_dir()]
+        self.systems = SYSTEMS | {name: find_system(name) for name in systems}
+        if options.curve_points < (1 if options.checkpoints else 0):
+            raise ValueError("`curve_points` must be at least 1 with `checkpoints`, which are written at them; else 0.")
+        if self.folder.is_file():
+            raise ValueError(f"`output_dir` must be a folder, got the file {str(self.folder)!r}; name another.")
+        for name in options.models:
+            self._check(name)
+        self.data = load_labelled(options)
         self.names, self.test = self.data["train"].features["label"].names, self.data["test"]
+        self.checksum = 0
+        for split in self.data.values():
+            for text, label in zip(split["text"][:], split["label"][:], strict=True):
+                self.checksum = zlib.crc32(f"{label} {text}\n".encode(), self.checksum)
         self.words = train_tokenizer(self.data["train"]["text"][:], options.vocab_size, options.max_length)
         self._check_settings(options.models)
+
+    def check_encoder(self) -> None:
+        """Open the pretrained encoder where a run that needs it is missing: what cannot be read is told now."""
+        for system in filter(is_pretrained, self.options.models):
+            files = [self.folder / "runs" / f"{system}-{seed}.json" for seed in range(1, self.options.seeds + 1)]
+            if not all(path.is_file() for path in files):
+                self.new_model(system, None)
+                return
+
+    def _check(self, model: str) -> None:
+        """Tell what cannot be built or trained, before the first run."""
+        if model not in self.systems:
+            _fingerprint(model)
+            if AutoConfig.from_pretrained(model).decoder_type == "vector":
+                raise ValueError(f"`models` must decode words, got {model!r}, which decodes vectors; leave it out.")
+            return
+        config = hsvae_hf.MODELS[self.systems[model][0]][0](**self.fields(model, None))
+        if getattr(config, "wanted_active_dims", None) is not None and "active_threshold" in self.systems[model][1]:
+            raise ValueError(
+                f"`models` must leave out active_threshold where a number of active dimensions is held, got {model!r}."
+            )
+        self.settings(model, TextVAETrainingArguments, **self.training_changes(model))
 
     def _check_settings(self, models: Sequence[str]) -> dict[str, Any]:
         """What must not change between calls on one folder; results of other settings must not mix in."""
         skip = NOT_SETTINGS + (() if any(map(is_pretrained, models)) else OF_ENCODERS)
         settings = {name: value for name, value in vars(self.options).items() if name not in skip}
+        settings["dataset_checksum"] = self.checksum
         for name in {"dataset", "encoder_name_or_path"} & settings.keys():  # a folder is the same by every path
             if Path(settings[name]).exists():
                 settings[name] = str(Path(settings[name]).resolve())
@@ -191,16 +242,23 @@ class Comparison:
         if not is_pretrained(system):
             return model_class(config_class(**fields)), self.words
         source, frozen = self.options.encoder_name_or_path, self.options.freeze_text_encoder
-        tokenizer = load_tokenizer(source)
-        tokenizer.model_max_length = self.options.encoder_max_length or self.options.max_length
-        return model_class.from_encoder_pretrained(source, freeze_text_encoder=frozen, **fields), tokenizer
+        model = model_class.from_encoder_pretrained(source, freeze_text_encoder=frozen, **fields)
+        tokenizer, length = load_tokenizer(source), self.options.encoder_max_length
+        longest = getattr(model.config.encoder_config, "max_position_embeddings", None)
+        if length is not None and not 2 <= length <= (longest or length):
+            raise ValueError(
+                f"`encoder_max_length` must be from 2 to {longest}, which the encoder reads, got {length}."
+            )
+        tokenizer.model_max_length = self.options.max_length if length is None else length
+        return model, tokenizer
 
     def settings(self, system: str, kind: type[RunArguments], **changes: Any) -> RunArguments:
         """Training settings, alike for all."""
         options = self.options
         rate = options.learning_rate
         if is_pretrained(system):
-            rate = options.encoder_learning_rate or (rate if options.freeze_text_encoder else 8e-5)
+            own = options.encoder_learning_rate
+            rate = own if own is not None else (rate if options.freeze_text_encoder else 8e-5)
         fixed: dict[str, Any] = {"output_dir": str(self.folder / "runs"), "eval_strategy": "no", "save_strategy": "no"}
         fixed |= {"report_to": "none", "logging_steps": 500, "learning_rate": rate, "disable_tqdm": True}
         return kind(per_device_train_batch_size=options.batch_size, **(fixed | changes))
@@ -302,8 +360,6 @@ class Comparison:
         set_seed(seed)
         if trained:
             model, tokenizer = load_for_inference(system, AutoModelForPreTraining)
-            if model.config.decoder_type == "vector":
-                raise ValueError(f"`models` must decode words, got {system!r}, which decodes vectors; leave it out.")
             model = model.float()  # of half precision a classifier would learn in that
         else:
             model, tokenizer = self.new_model(system, weight)
@@ -347,6 +403,7 @@ class Comparison:
 
     def table(self) -> list[dict[str, Any]]:
         """Every model's means and standard deviations over its seeds."""
+        self.check_encoder()
         target, rows = None, []
         if self.options.search_runs and any(
             self.systems[name][2] for name in self.options.models if name in self.systems
@@ -388,7 +445,7 @@ def write_json(path: Path, content: Any) -> None:
 def base_of(system: str) -> str:
     """Its name in `SYSTEMS`, without the fields that it comes with; nothing for the folder of a trained model."""
     name = next(iter(system.split()), "")
-    return name if name in SYSTEMS and not Path(system).is_dir() else ""
+    return name if name in SYSTEMS else ""
 
 
 def is_classifier(system: str) -> bool:
@@ -411,15 +468,21 @@ def find_system(name: str) -> System:
     if not base:
         raise ValueError(f"`models` must be of {', '.join(SYSTEMS)} or folders, got {name!r}; name one of them.")
     model_type, fixed, searched = SYSTEMS[base]
+    names = {item.name for item in dataclasses.fields(hsvae_hf.MODELS[model_type][0])}
+    names -= {item.name for item in dataclasses.fields(PreTrainedConfig)} | set(OWN_FIELDS)
     fields: dict[str, Any] = {}
     for change in changes:
         key, equals, value = change.partition("=")
-        allowed = key in TRAINING or (hasattr(hsvae_hf.MODELS[model_type][0], key) and key not in OWN_FIELDS)
-        if not equals or not allowed or (base in CLASSIFIERS and key.startswith("kl_")):
+        if not equals or key not in names | TRAINING.keys() or (base in CLASSIFIERS and key.startswith("kl_")):
             raise ValueError(f"`models` must give fields of {model_type} as name=value, got {change!r} in {name!r}.")
         fields[key] = yaml.safe_load(value)
         with contextlib.suppress(TypeError, ValueError):  # of 1e-3 YAML makes a string
             fields[key] = float(value) if isinstance(fields[key], str) else fields[key]
+        kind = TRAINING.get(key)
+        if kind is float and type(fields[key]) is int:
+            fields[key] = float(value)
+        if kind is not None and type(fields[key]) is not kind:
+            raise ValueError(f"`models` must give {key} as {kind.__name__}, got {change!r} in {name!r}.")
     return model_type, fixed | fields, tuple(weight for weight in searched if weight not in fields)
 
 
@@ -456,7 +519,8 @@ def cell(value: dict[str, Any] | None, digits: int) -> str:
 
 
 NOTES = (
-    "Mean and standard deviation over the seeds. Reconstruction in nats per sentence, of the same words for all. "
+    "Mean and standard deviation over the seeds. Reconstruction in nats per sentence, of the same words for all but "
+    "folders of trained models, which decode their own. "
     "Average Hoyer does not compare across different numbers of dimensions. `weight`: of the costs, where it was "
     "searched to match HSVAE's reconstruction."
 )
@@ -470,7 +534,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         cells = [cell(row.get(name), 1 if name in ("reconstruction_loss", "active_dims") else 3) for name in COLUMNS]
         weight = "-" if row["weight"] is None else f"{row['weight']:.3g}"
         dims = f"{row['latent_size']['mean']:.0f}"
-        lines.append(f"| {Path(row['model']).name} | {dims} | {weight} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row['model']} | {dims} | {weight} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", NOTES, ""])
 
 

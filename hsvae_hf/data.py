@@ -42,6 +42,7 @@ def load_text_dataset(
     max_train_samples: int | None = None,
     max_samples: int | None = None,
     seed: int = 42,
+    needs_train: bool = True,
 ) -> DatasetDict | IterableDatasetDict:
     """Load a data set and bring it to the columns `text` and, if it has labels, `label` (a `ClassLabel`).
 
@@ -57,20 +58,21 @@ def load_text_dataset(
         max_train_samples: keep this many rows of the training split, drawn with `seed` (the first, when streaming).
         max_samples: the same for every other split.
         seed: of the draws.
+        needs_train: whether a data set without a training split is refused.
 
     Returns:
-        The splits, with a `train` among them.
+        The splits.
 
     Raises:
-        ValueError: if there is no such data set, column or readable text, or a label is outside its range.
+        ValueError: if there is no such data set, split, column or readable text, or a label is outside its range.
     """
     for name, value in (("max_train_samples", max_train_samples), ("max_samples", max_samples)):
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}; leave it out to take all rows.")
     splits = docstring_corpus(seed) if dataset == "docstrings" else _read(dataset, streaming)
-    if "train" not in splits:
-        splits["train"] = splits.pop(next(iter(splits)))
-    if "validation" not in splits and not streaming and len(splits["train"]) > 1:
+    if needs_train and "train" not in splits:
+        raise ValueError(f"`dataset` must have a split `train`, got {dataset!r} with {sorted(splits)}; rename one.")
+    if "train" in splits and "validation" not in splits and not streaming and len(splits["train"]) > 1:
         size = max(1, int(VALIDATION_SHARE * len(splits["train"])))
         parts = splits["train"].train_test_split(size, seed=seed)
         splits["train"], splits["validation"] = parts["train"], parts["test"]
@@ -136,9 +138,10 @@ def _normalise(
     with_labels: bool,
     streaming: bool,
 ) -> DatasetDict | IterableDatasetDict:
-    features = splits["train"].features
+    first = next(iter(splits.values()))
+    features = first.features
     if features is None:  # streamed files tell their columns by their first row
-        features = splits["train"]._resolve_features().features
+        features = first._resolve_features().features
     strings = [name for name, kind in features.items() if getattr(kind, "dtype", None) in ("string", "large_string")]
     label = _find(features, label, LABEL_COLUMNS, "label_column") if with_labels else None
     text = _find(features, text, TEXT_COLUMNS, "text_column") or (
@@ -164,7 +167,7 @@ def _normalise(
 
 
 def _encode_labels(splits: DatasetDict, dataset: str) -> DatasetDict:
-    kind = splits["train"].features["label"]
+    kind = next(iter(splits.values())).features["label"]
     if not isinstance(kind, ClassLabel):
         if not str(getattr(kind, "dtype", "")).startswith(("string", "large_string", "bool", "int", "uint")):
             raise ValueError(f"`label` of {dataset!r} must be classes, got {kind}; name another `label_column`.")

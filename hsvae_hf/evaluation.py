@@ -52,7 +52,7 @@ def representations(
         mean = "slab_mean" if "slab_mean" in report else "posterior_mean"
         part = {"code": posterior.sparse_embedding, mean: report[mean]}
         if "spike_probability" in report:
-            part["gate"] = report["spike_probability"] < getattr(model.config, "active_threshold", 0.5)
+            part["gate"] = posterior.sparse_embedding != 0
         part["samples"] = torch.stack([base.sample(posterior)["z"] for _ in range(num_samples)], dim=1)
         parts.append({name: value.float().cpu().numpy() for name, value in part.items()})
         order.append(rows)
@@ -130,7 +130,7 @@ class _Statistics:
         self.model, self.base, self.decoder = cast(Any, model), cast(Any, model.base_model), cast(Any, model).decoder
         self.hoyer: dict[tuple[str, bool], Any] = {}
         self.active = evaluate.load(metric_path("active_dims"))
-        self.gates = GateStatistics(getattr(model.config, "active_threshold", 0.5))
+        self.gates = GateStatistics()
         self.sums: dict[str, float] = {}
         self.squares, self.means, self.used, self.kl = np.zeros((4, model.config.latent_size))
         self.sample: tuple[Tensor, ...] | None = None
@@ -184,7 +184,7 @@ class _Statistics:
         self.active.add_batch(predictions=posterior.sparse_embedding.float().cpu().numpy())
         self.used += (posterior.sparse_embedding != 0).sum(0).cpu().numpy()
         if "spike_probability" in report:
-            self.gates.update(report["spike_probability"].float().cpu().numpy())
+            self.gates.update(report["spike_probability"].float().cpu().numpy(), posterior.sparse_embedding)
         mean = report["posterior_mean"].double().cpu().numpy()
         self.means += mean.sum(0)
         self.squares += (mean**2).sum(0)
@@ -289,7 +289,8 @@ def evaluate_model(
     if "text" in test.column_names and tokenizer is not None:
         texts = test["text"][:]
         report["dimensions"] = describe_dimensions(encode(model, tokenizer, texts, batch_size), texts, num_sentences=0)
-    if train is not None and "label" in train.column_names and "label" in test.column_names:
+    labelled = train is not None and "label" in train.column_names and "label" in test.column_names
+    if train is not None and labelled and len(train.unique("label")) > 1:
         labels, truth = np.array(train["label"][:]), np.array(test["label"][:])
         splits = [
             representations(model, input_batches(model, tokenizer, split, batch_size, "Probes"), num_samples)
@@ -315,7 +316,7 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"{name:<{width}}  {value:.4g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
 
 
-def check_output(path: str | Path, overwrite: bool, suffix: str) -> Path:
+def check_output(path: str | Path, overwrite: bool, suffix: str, name: str = "output") -> Path:
     """The path of a result file that may be written.
 
     Raises:
@@ -323,10 +324,10 @@ def check_output(path: str | Path, overwrite: bool, suffix: str) -> Path:
     """
     target = Path(path)
     if target.suffix != suffix:
-        raise ValueError(f"`output` must end in {suffix}, got {str(target)!r}; rename it.")
+        raise ValueError(f"`{name}` must end in {suffix}, got {str(target)!r}; rename it.")
     if target.name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         raise ValueError(f"`output` must not be a file of a model, got {str(target)!r}; rename it.")
     if target.exists() and not overwrite:
-        raise ValueError(f"`output` must be a new file, got {str(target)!r}; add --overwrite to replace it.")
+        raise ValueError(f"`{name}` must be a new file, got {str(target)!r}; add --overwrite to replace it.")
     target.parent.mkdir(parents=True, exist_ok=True)
     return target

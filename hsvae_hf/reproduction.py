@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 
 from hsvae_hf.analysis import class_kl, dimension_order
-from hsvae_hf.comparison import CompareArguments, Comparison
+from hsvae_hf.comparison import CompareArguments, Comparison, base_of, is_classifier
 from hsvae_hf.data import load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import probe_accuracy
 from hsvae_hf.modeling_hsvae import HSVAEForPreTraining
@@ -178,9 +179,12 @@ def comparison(
         "max_length": LENGTHS.get(Path(dataset).name, 60),
         "latent_size": latent_size,
         "search_runs": 0,
+        "seeds": options.seeds,
     }
     fields |= SIZES[options.size] | changes
-    return Comparison(CompareArguments(**fields))
+    made = Comparison(CompareArguments(**fields))
+    made.check_encoder()
+    return made
 
 
 def results(made: Comparison, system: str, seeds: int) -> list[dict[str, Any]]:
@@ -239,8 +243,11 @@ def figure2(options: ReproduceArguments) -> Made:
         for size in options.latent_sizes:
             made = comparison(options, dataset, size, models=systems)
             for system in systems:
+                if size != options.latent_sizes[0] and (is_classifier(system) or not base_of(system)):
+                    continue  # no run depends on the size
                 runs = results(made, system, options.seeds)
                 row: dict[str, Any] = {"dataset": name_of(dataset), "latent_size": size, "model": system}
+                row["code_size"] = runs[0]["latent_size"]
                 for name in FIGURE_2:
                     row[name] = spread(runs, name)
                 numbers.append(row | {"seeds": len(runs)})
@@ -389,7 +396,7 @@ def gates(options: ReproduceArguments) -> Made:
     for dataset in options.dataset:
         made = comparison(options, dataset, size, "study", models=systems, **LONGER[options.size])
         for system in systems:
-            if made.systems[system][0] != "hsvae":
+            if not base_of(system) or made.systems[system][0] != "hsvae":
                 raise ValueError(f"`models` must be of HSVAE for the gates, got {system!r}; leave it out.")
         for system in systems:
             runs = results(made, system, options.seeds)
@@ -410,8 +417,8 @@ def gates(options: ReproduceArguments) -> Made:
     best = max(rows, key=lambda row: row["accuracy_gate"][0])
     first, most = ([row[name][0] for name in ("accuracy_code", "accuracy_gate")] for row in (rows[0], best))
     text = (
-        f"`{rows[0]['model']}` gives {first[0]:.3f} from the code and {first[1]:.3f} from its gate alone; the most "
-        f"from the gate, {most[1]:.3f}, with `{best['model']}` ({most[0]:.3f} from the code)."
+        f"On {rows[0]['dataset']}, `{rows[0]['model']}` gives {first[0]:.3f} from the code and {first[1]:.3f} from its "
+        f"gate alone; the most from the gate, {most[1]:.3f}, with `{best['model']}` ({most[0]:.3f} from the code)."
     )
     lines = [
         {"data": row["dataset"], "model": row["model"]}
@@ -421,14 +428,23 @@ def gates(options: ReproduceArguments) -> Made:
     return figure, numbers, f"{text}\n\n{table(lines)}"
 
 
+def targets(size: int) -> list[int]:
+    """Wanted numbers of active dimensions that a code of this size can have.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if size <= min(TARGETS):
+        raise ValueError(f"`latent_sizes` must begin with more than {min(TARGETS)} for this, got {size}; raise it.")
+    return [wanted for wanted in TARGETS if wanted < size]
+
+
 def dial(options: ReproduceArguments) -> Made:
     """Wanted and found numbers of active dimensions."""
     size = options.latent_sizes[0]
     numbers: list[dict[str, Any]] = []
-    systems = {f"HSVAE-balanced target_active_dims={wanted}": wanted for wanted in TARGETS}
-    systems = {system: wanted for system, wanted in systems.items() if wanted < size}
-    if not systems:
-        raise ValueError(f"`latent_sizes` must begin with more than {min(TARGETS)} for the dial, got {size}; raise it.")
+    systems = {f"HSVAE-balanced target_active_dims={wanted}": wanted for wanted in targets(size)}
+    off = 0.0
     for dataset in options.dataset:
         made = comparison(options, dataset, size, "study", models=list(systems), **LONGER[options.size])
         for system, wanted in systems.items():
@@ -439,6 +455,7 @@ def dial(options: ReproduceArguments) -> Made:
                 "wanted": wanted,
                 "seeds": len(runs),
             }
+            off = max([off, *(abs(run["active_dims"] / wanted - 1) for run in runs)])
             names = ("active_dims", "accuracy_code", "accuracy_gate", "mutual_information")
             numbers.append(row | {name: spread(runs, name) for name in names})
     figure = Figure(figsize=(4.5, 3.6), layout="constrained")
@@ -449,7 +466,6 @@ def dial(options: ReproduceArguments) -> Made:
     axis.plot([TARGETS[0], TARGETS[-1]], [TARGETS[0], TARGETS[-1]], color="0.7", zorder=0)
     axis.set(xscale="log", yscale="log", xlabel="wanted", ylabel="active dimensions of held-out codes")
     axis.legend(frameon=False)
-    off = max(abs(row["active_dims"][0] / row["wanted"] - 1) for row in numbers)
     lines = [
         {
             "data": row["dataset"],
@@ -461,7 +477,7 @@ def dial(options: ReproduceArguments) -> Made:
         }
         for row in numbers
     ]
-    text = f"Held-out codes are at most {off:.1%} off the wanted number of active dimensions."
+    text = f"Held-out codes of a run are at most {off:.1%} off the wanted number of active dimensions."
     return figure, numbers, f"{text}\n\n{table(lines)}"
 
 
@@ -472,9 +488,13 @@ def nonzeros(options: ReproduceArguments) -> Made:
     models = {
         f"{system} target_active_dims={wanted}": (system.removesuffix("-balanced"), wanted)
         for system in ("HSVAE-balanced", "B-HSVAE-balanced")
-        for wanted in TARGETS
-        if wanted < size
+        for wanted in targets(size)
     }
+    given: list[dict[str, Any]] = []
+    if options.vectors_json is not None:
+        if not Path(options.vectors_json).is_file():
+            raise ValueError(f"`vectors_json` must be a file, got {options.vectors_json!r}; check the path.")
+        given = json.loads(Path(options.vectors_json).read_text())
     for dataset in options.dataset:
         made = comparison(
             options, dataset, size, "nonzeros", models=list(models), **(LONGER[options.size] | AS_VECTORS)
@@ -492,13 +512,11 @@ def nonzeros(options: ReproduceArguments) -> Made:
             runs = results(made, system, options.seeds)
             found = {"non_zeros": spread(runs, "active_dims")[0], "accuracy": spread(runs, "accuracy_code")}
             rows.append({"system": f"{family} of words", "wanted": wanted} | found)
-        if options.vectors_json is not None:
-            for row in json.loads(Path(options.vectors_json).read_text()):
-                shown_here = row["system"] in ("HSVAE", "CSR") and row["latent_size"] == 512
-                if row["dataset"] == name_of(dataset) and shown_here:
-                    value = row["accuracy"], row["accuracy_std"]
-                    found = {"non_zeros": row["active_dims"], "accuracy": value}
-                    rows.append({"system": f"{row['system']} of vectors", "wanted": row["wanted"]} | found)
+        for row in given:
+            shown_here = row["system"] in ("HSVAE", "CSR") and row["latent_size"] == 512
+            if row["dataset"] == name_of(dataset) and shown_here:
+                found = {"non_zeros": row["active_dims"], "accuracy": (row["accuracy"], row["accuracy_std"])}
+                rows.append({"system": f"{row['system']} of vectors", "wanted": row["wanted"]} | found)
         numbers += [{"dataset": name_of(dataset)} | row for row in rows]
     figure = Figure(figsize=(1 + 4.2 * len(options.dataset), 4), layout="constrained")
     axes = figure.subplots(1, len(options.dataset), squeeze=False)[0]
@@ -527,7 +545,8 @@ def _word_vectors(made: Comparison) -> list[dict[str, Any]]:
     words = TfidfVectorizer(sublinear_tf=True)
     train, test = words.fit_transform(texts[0]), words.transform(texts[1])
     rows: list[dict[str, Any]] = []
-    accuracy = probe_accuracy(train, labels[0], test, labels[1])
+    probe = LogisticRegression(C=10, max_iter=2000).fit(train, labels[0])  # scaled, rare words would count too much
+    accuracy = float(probe.score(test, labels[1]))
     found: dict[str, Any] = {"non_zeros": test.nnz / test.shape[0], "accuracy": (accuracy, None)}
     rows.append({"system": "TF-IDF", "wanted": None} | found)
     for size in (wanted for wanted in (*TARGETS, 128) if wanted < train.shape[1]):
@@ -562,7 +581,8 @@ def reproduce(options: ReproduceArguments) -> str:
         raise ValueError(
             f"`latent_sizes` must be up to {len(GREYS)} numbers from 2 on, got {options.latent_sizes}; choose such."
         )
-    Path(options.output_dir).mkdir(parents=True, exist_ok=True)
+    if len(set(map(name_of, options.dataset))) < len(options.dataset):
+        raise ValueError(f"`dataset` must have different names, got {options.dataset}; rename one.")
     for dataset in options.dataset:  # what cannot be read is told before the first run
         if "label" not in load_text_dataset(dataset)["train"].column_names:
             raise ValueError(f"`dataset` must have labels, got {dataset!r} without; choose another.")

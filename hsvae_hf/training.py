@@ -308,6 +308,8 @@ class AnnealingCallback(TrainerCallback):
         for name, value in (("kl_warmup_steps", warmup_steps), ("kl_cycles", cycles)):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}; leave it out.")
+        if kind not in ("none", "linear", "cyclical"):
+            raise ValueError(f"`kl_annealing` must be none, linear or cyclical, got {kind!r}; name one of them.")
         self.kind, self.warmup_steps, self.cycles = kind, warmup_steps, cycles
 
     def scale(self, step: int, max_steps: int) -> float:

@@ -56,11 +56,11 @@ def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Datase
         return "all", None, Dataset.from_dict({"vectors": load_vectors(options.vectors)})
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
     columns = {"text_column": options.text_column, "label_column": options.label_column}
-    splits = load_text_dataset(str(options.dataset), seed=options.seed, **limits, **columns)
+    splits = load_text_dataset(str(options.dataset), seed=options.seed, needs_train=False, **limits, **columns)
     name = "validation" if options.split == "test" and "test" not in splits else options.split
     if name not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
-    return name, splits["train"] if name != "train" else None, splits[name]
+    return name, splits.get("train") if name != "train" else None, splits[name]
 
 
 def main() -> None:
@@ -72,7 +72,9 @@ def main() -> None:
                 f"`{option}` must be at least 1, got {getattr(options, option)}; choose a positive number."
             )
     output = check_output(options.output, options.overwrite, ".json")
-    picture = None if options.heatmap is None else check_output(options.heatmap, options.overwrite, ".png")
+    picture = None
+    if options.heatmap is not None:
+        picture = check_output(options.heatmap, options.overwrite, ".png", "heatmap")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     name, train, test = load_splits(options)
     if picture is not None and "label" not in test.column_names:

@@ -57,7 +57,8 @@ def explain_pair(options: ExplainArguments, model: Any, tokenizer: Any) -> dict[
         print(f"{index:>5}  {value:+.4f}")
     print(f"  sum  {pair.similarity:+.4f}   cosine {pair.cosine:+.4f}")
     for sentence in options.sentences or ():
-        unknown = [word for word in sentence.split() if tokenizer.unk_token_id in tokenizer(word)["input_ids"]]
+        ids = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in sentence.split()}
+        unknown = [word for word, found in ids.items() if not found or tokenizer.unk_token_id in found]
         if unknown:
             print(f"words that the model does not know: {', '.join(unknown)}")
     return vars(pair)
@@ -66,7 +67,8 @@ def explain_pair(options: ExplainArguments, model: Any, tokenizer: Any) -> dict[
 def explain_dimensions(options: ExplainArguments, model: Any, tokenizer: Any) -> list[dict[str, Any]]:
     """All dimensions in brief, or one in detail."""
     limits = {"max_train_samples": options.max_samples, "max_samples": options.max_samples}
-    splits = load_text_dataset(str(options.dataset), text_column=options.text_column, with_labels=False, **limits)
+    settings: dict[str, Any] = {"text_column": options.text_column, "with_labels": False, "needs_train": False}
+    splits = load_text_dataset(str(options.dataset), **settings, **limits)
     if options.split not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
     texts = splits[options.split]["text"][:]
@@ -93,6 +95,9 @@ def main() -> None:
         raise ValueError("`dimension` must be left out with `sentences`: all that they share are shown.")
     if options.sentences is not None and len(options.sentences) != 2:
         raise ValueError(f"`sentences` must be two, got {len(options.sentences)}; put each into quotation marks.")
+    for name in ("num_words", "num_sentences"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}; choose a positive number.")
     output = None if options.output is None else check_output(options.output, options.overwrite, ".json")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     if tokenizer is None:

@@ -62,6 +62,8 @@ def variant(name: str) -> Iterator[None]:
 def main() -> None:
     """Run what is missing, write the table."""
     (options,) = HfArgumentParser(Options, description=__doc__).parse_args_into_dataclasses()
+    if options.seeds < 1:
+        raise ValueError(f"`seeds` must be at least 1, got {options.seeds}; choose a positive number.")
     shared = ReproduceArguments("gates", [options.dataset], options.output_dir)
     numbers = []
     for name, meaning in VARIANTS.items():

@@ -199,6 +199,12 @@ def check_schedule(flags: dict[str, Any], arguments: TextVAETrainingArguments) -
     """Refuse a schedule that the model cannot follow."""
     if arguments.train_sampling_strategy == "group_by_length" and flags["decoder_type"] == "vector":
         raise ValueError("`train_sampling_strategy` must be random with vectors: they have no length.")
+    balanced = flags.get("gate_balance_weight", 0) > 0 and flags["gamma_kl_weight"] > 0
+    if (balanced or flags.get("target_active_dims") is not None) and flags["active_threshold"] != 0.5:
+        raise ValueError(
+            "`active_threshold` must be left out where a number of active dimensions is held: training ends by setting "
+            "it; `calibrate_threshold` changes it."
+        )
     late = arguments.kl_annealing == "linear" and 0 < arguments.max_steps <= (arguments.kl_warmup_steps or 0)
     if late and flags.get("target_active_dims") is not None:
         raise ValueError(

@@ -137,7 +137,25 @@ def test_a_system_may_come_with_fields(options, tmp_path):
     named = Comparison(options(models=["SDLGM z_kl_weight=0.1", "Simple learning_rate=0.01"]))
     assert named.fields("SDLGM z_kl_weight=0.1", None)["sparsity_cap"] == named.fields("SDLGM", None)["sparsity_cap"]
     assert "reconstruction_loss" not in named.result("Simple learning_rate=0.01", None, 1)
-    for wrong in ("HSVAE nonsense=1", "HSVAE prior_alpha", "HSVAE vocab_size=50", "HSVAE num_samples=0"):
+    for wrong, message in (
+        ("HSVAE max_steps=2.5", "`models` must give max_steps as int"),
+        ("HSVAE learning_rate=abc", "`models` must give learning_rate as float"),
+        ("HSVAE learning_rate=.nan", "`learning_rate` must be positive and finite"),
+        ("HSVAE-balanced active_threshold=0.3", "`models` must leave out active_threshold"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Comparison(options(models=["Simple", wrong]))
+    Comparison(options(models=["HSVAE active_threshold=0.3"]))
+    for wrong in (
+        "HSVAE nonsense=1",
+        "HSVAE prior_alpha",
+        "HSVAE vocab_size=50",
+        "HSVAE num_samples=0",
+        "HSVAE feature_size=3",
+        "HSVAE validate_gate=1",
+        "HSVAE pad_token_id=7",
+        "HSVAE dtype=float16",
+    ):
         with pytest.raises(ValueError, match="`models` must give fields of hsvae as name=value"):
             compare(options(models=[wrong]))
 
@@ -197,17 +215,29 @@ def test_what_cannot_be_built_is_told_before_the_first_run(options, tmp_path):
 
 def test_thresholds_and_accuracies_are_of_different_rows(options, tmp_path):
     rows = [{"text": f"word{row} and {row % 7}", "label": row % 2} for row in range(100)]
-    for folder, name in (("whole", "train"), ("tested", "test")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        made = Comparison(options(dataset=str(tmp_path / folder)))
-        parts = [set(made.data[split]["text"]) for split in ("train", "validation", "test")]
-        assert sum(map(len, parts)) == len(set.union(*parts)) == 100
-    for row in rows:
-        row["label"] = 0
-    (tmp_path / "whole/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ValueError, match="`dataset` must have rows of two classes"):
-        Comparison(options(dataset=str(tmp_path / "whole")))
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = Comparison(options(dataset=str(path)))
+    parts = [set(made.data[split]["text"]) for split in ("train", "validation", "test")]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 100
+    made.result("Simple", None, 1)
+    path.write_text("".join(json.dumps(row | {"text": row["text"] + "!"}) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="`dataset_checksum` must stay"):
+        Comparison(options(dataset=str(path)))
+    for count, message in ((100, "rows of two classes"), (20, "more rows")):
+        path.write_text(
+            "".join(json.dumps(row | {"label": row["label"] % (1 + count % 100)}) + "\n" for row in rows[:count])
+        )
+        with pytest.raises(ValueError, match=f"`dataset` must have {message}"):
+            Comparison(options(dataset=str(path)))
+
+
+def test_a_system_is_no_folder_of_its_name(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "SDLGM").mkdir()
+    assert Comparison(options(models=["SDLGM"])).fields("SDLGM", None)["sparsity_cap"] == 3
+    with pytest.raises(ValueError, match="`models` must be systems or folders of trained models, got './SDLGM'"):
+        Comparison(options(models=["./SDLGM"]))
 
 
 def test_data_without_labels_is_named(options, tmp_path):

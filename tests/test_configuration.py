@@ -57,3 +57,18 @@ def test_the_preset_is_the_released_code_and_the_defaults_differ_where_the_gates
 def test_bad_values_are_named(options, message):
     with pytest.raises((ValueError, StrictDataclassError), match=message):
         HSVAEConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({}, 12.8),
+        ({"target_active_dims": 5}, 5),
+        ({"gate_balance_weight": 0.0}, None),
+        ({"gamma_kl_weight": 0.0}, None),
+        ({"max_active_dims": 4}, 2.0),
+        ({"max_active_dims": 60}, 12.8),
+    ],
+)
+def test_the_wanted_number_is_the_target_or_the_priors(fields, wanted):
+    assert HSVAEConfig(latent_size=64, **fields).wanted_active_dims == wanted

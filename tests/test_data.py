@@ -33,6 +33,14 @@ def test_a_data_set_may_have_no_labels(tmp_path):
     assert load_text_dataset(str(path))["train"].column_names == ["text"]
 
 
+def test_what_needs_no_training_rows_gets_none(tmp_path):
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(40)))
+    with pytest.raises(ValueError, match=r"`dataset` must have a split `train`, got .* with \['test'\]; rename one"):
+        load_text_dataset(str(tmp_path))
+    splits = load_text_dataset(str(tmp_path), needs_train=False)
+    assert {name: len(split) for name, split in splits.items()} == {"test": 40}
+
+
 def test_limits_draw_rows_instead_of_taking_the_head(jsonl):
     first = load_text_dataset(str(jsonl), label_column="kind", max_train_samples=10, seed=1)["train"]
     again = load_text_dataset(str(jsonl), label_column="kind", max_train_samples=10, seed=1)["train"]

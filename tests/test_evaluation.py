@@ -168,3 +168,21 @@ def test_mutual_information_is_of_an_even_sample(model, tokenizer, dataset, monk
     everything = torch.cat([model.model(**inputs).gate_mean for inputs in batches]).double()
     chosen = np.random.default_rng(0).random(len(rows)).argsort()[:8]
     assert torch.allclose(kept, everything[chosen])
+
+
+def test_gates_are_those_that_max_active_dims_leaves(small_config, tokenizer, dataset):
+    small_config.update({"max_active_dims": 1, "gate_balance_weight": 0.0})
+    model = hsvae_hf.HSVAEForPreTraining(small_config).eval()
+    report = evaluate_model(model, tokenizer, None, dataset)
+    found = representations(model, input_batches(model, tokenizer, dataset, 5, "Test"), num_samples=1)
+    on = found["gate"].toarray()
+    assert (on == (found["code"].toarray() != 0)).all()
+    assert on.sum(1).max() == 1
+    share = on.mean(0)
+    assert report["active_dims"] == pytest.approx(on.sum(1).mean())
+    assert report["switching_fraction"] == pytest.approx(((share >= 0.05) & (share <= 0.95)).mean())
+
+
+def test_one_class_leaves_no_probes(model, tokenizer, dataset):
+    one = dataset.filter(lambda row: row["label"] == 0)
+    assert "accuracy" not in evaluate_model(model, tokenizer, one, one)

@@ -107,8 +107,8 @@ def test_the_script_explains_dimensions_and_pairs(script, folder, sentences, tmp
     printed = script("--model_name_or_path", folder, "--sentences", sentences[0], sentences[3])
     values = [float(line.split()[1]) for line in printed.splitlines()]
     assert values[-1] == pytest.approx(sum(values[:-1]), abs=1e-3)
-    printed = script("--model_name_or_path", folder, "--sentences", sentences[0], "the qwxyz cat")
-    assert printed.endswith("words that the model does not know: qwxyz\n")
+    printed = script("--model_name_or_path", folder, "--sentences", sentences[0], "the qwxyz cat 日本語")
+    assert printed.endswith("words that the model does not know: qwxyz, 日本語\n")
 
 
 @pytest.mark.parametrize(

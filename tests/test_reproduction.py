@@ -53,6 +53,7 @@ def test_figure_2_has_every_model_and_goes_on_where_it_stopped(call, monkeypatch
     ]
     assert all(0 <= row["accuracy"][0] <= 1 for row in numbers)
     assert numbers[0]["seeds"] == 2
+    assert [(row["latent_size"], row["code_size"]) for row in numbers if row["model"] == "Simple"] == [(4, 12)]
     head, _, first, *_, last = text.splitlines()[2:]
     assert head == "| model | corpus.jsonl, 4 | corpus.jsonl, 6 |"
     assert first.startswith("| HSVAE | {:.3f} ± {:.3f} (".format(*numbers[0]["accuracy"]))
@@ -93,11 +94,11 @@ def test_the_study_and_the_dial(call):
     systems = ["HSVAE", "HSVAE-balanced max_steps=6", "HSVAE learning_rate=0.01"]
     numbers, text = call("gates", seeds=1, models=systems)
     assert [row["model"] for row in numbers] == systems
-    assert text.startswith("`HSVAE` gives ")
+    assert text.startswith("On corpus.jsonl, `HSVAE` gives ")
     assert [line.split(" | ")[1] for line in text.splitlines()[4:]] == systems
     numbers, text = call("dial", seeds=1)
     assert f"| corpus.jsonl | 2 | {numbers[0]['active_dims'][0]:.2f} |" in text
-    with pytest.raises(ValueError, match="`latent_sizes` must begin with more than 2 for the dial, got 2"):
+    with pytest.raises(ValueError, match="`latent_sizes` must begin with more than 2 for this, got 2"):
         call("dial", seeds=1, latent_sizes=[2])
     assert [row["wanted"] for row in numbers] == [2, 4]
     for row in numbers:
@@ -130,6 +131,9 @@ def test_everything_by_non_zeros(call, tmp_path):
         ({"figure": "figure2", "seeds": 0}, "`seeds` must be at least 1"),
         ({"figure": "figure3", "latent_sizes": [1]}, "`latent_sizes` must be up to 4 numbers from 2 on"),
         ({"figure": "figure2", "latent_sizes": [2, 3, 4, 5, 6]}, "`latent_sizes` must be up to 4 numbers from 2 on"),
+        ({"figure": "nonzeros", "latent_sizes": [2]}, "`latent_sizes` must begin with more than 2 for this, got 2"),
+        ({"figure": "nonzeros", "vectors_json": "none.json"}, "`vectors_json` must be a file, got 'none.json'"),
+        ({"figure": "figure5", "dataset": ["a/x", "b/x"]}, "`dataset` must have different names"),
         ({"figure": "gates", "models": ["HSVAE", "VAE"]}, "`models` must be of HSVAE for the gates, got 'VAE'"),
     ],
 )

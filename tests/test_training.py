@@ -152,6 +152,8 @@ def test_a_run_resumes_with_its_own_model_alone(saved_model):
 )
 def test_annealing_schedules(kind, step, scale):
     assert AnnealingCallback(kind, warmup_steps=50, cycles=4).scale(step, 80) == scale
+    with pytest.raises(ValueError, match="`kl_annealing` must be none, linear or cyclical, got 'liner'"):
+        AnnealingCallback("liner")
 
 
 def test_annealing_reaches_the_model(make_trainer):

@@ -46,9 +46,8 @@ class HSVAEConfig(TextVAEConfig):
         gate_balance_weight: of a penalty that is not the paper's, 0 for none: every dimension is to be on for the same
             share of the batch, `target_active_dims / latent_size`; see `HSVAEHead`.
         target_active_dims: non-zeros per code that training is to end with, on average: it adapts the weight of the
-            gate's KL, from `gamma_kl_weight` on, once the KL is annealed. None keeps the weight; with
-            `gate_balance_weight` it takes what the prior says, `latent_size * prior_beta / (prior_alpha + prior_beta)`
-            (`train.py` with vectors: `latent_size / 16`).
+            gate's KL, from `gamma_kl_weight` on, once the KL is annealed. None keeps the weight, but see
+            `wanted_active_dims`.
         active_threshold: a dimension is active where `E[gamma|x]` is below it, in (0, 1); the paper's Binarise is 0.5.
     """
 
@@ -67,6 +66,17 @@ class HSVAEConfig(TextVAEConfig):
     gate_balance_weight: float | int = 1.0
     target_active_dims: float | int | None = None
     active_threshold: float | int = 0.5
+
+    @property
+    def wanted_active_dims(self) -> float | None:
+        """`target_active_dims`, or with `gate_balance_weight` what the prior says; None where no number is held.
+
+        That is `latent_size * prior_beta / (prior_alpha + prior_beta)`, at most half of `max_active_dims`.
+        """
+        if self.target_active_dims is not None or self.gate_balance_weight == 0 or self.gamma_kl_weight == 0:
+            return self.target_active_dims
+        wanted = self.latent_size * self.prior_beta / (self.prior_alpha + self.prior_beta)
+        return wanted if self.max_active_dims is None else min(wanted, self.max_active_dims / 2)
 
     def validate_gate(self) -> None:
         """Positive Beta parameters and scales, ordered bounds, a threshold inside (0, 1)."""

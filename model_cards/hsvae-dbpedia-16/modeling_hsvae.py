@@ -67,10 +67,8 @@ class HSVAEHead(LatentHead):
 
     def __init__(self, config: HSVAEConfig) -> None:
         super().__init__()
-        self.config, self.target_active_dims = config, config.target_active_dims
+        self.config, self.target_active_dims = config, config.wanted_active_dims
         self.needs_even_batches = config.gate_balance_weight > 0
-        if self.target_active_dims is None and self.needs_even_batches and config.gamma_kl_weight > 0:
-            self.target_active_dims = config.latent_size * config.prior_beta / (config.prior_alpha + config.prior_beta)
         slab_inputs = config.feature_size + (config.latent_size if config.condition_slab_on_gate else 0)
         # Half open, a wide code begins with values that a sparse one has no use for; as closed as they are to end, more
         # dimensions never learn.
