@@ -20,7 +20,6 @@ from hsvae_hf.training import staged_folder
 VARIANTS = {
     "relaxed": "gates between 0 and 1 in training",
     "annealed": "Concrete temperature from 2 to 0.1",
-    "relaxed-annealed": "both",
     "closed": "gates begin as closed as the prior",
 }
 
