@@ -301,8 +301,8 @@ def figure3(options: ReproduceArguments) -> Made:
         axes[line, 0].set_ylabel("Average Hoyer")
     for axis in axes[-1]:
         axis.set_xlabel("training step")
-    for axis in axes[0, ::2]:
-        axis.legend(fontsize=7, frameon=False)
+    for axis in axes[0, 1::2]:  # where there is room
+        axis.legend(fontsize=7, frameon=False, loc="upper right")
 
     def cells(row: dict[str, Any]) -> dict[str, str]:
         last = {name: [row[kind][part][-1] for part in ("mean", "std")] for kind, name in kinds.items()}
