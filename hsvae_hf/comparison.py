@@ -194,7 +194,7 @@ class Comparison:
                 raise ValueError(f"`models` must decode words, got {model!r}, which decodes vectors; leave it out.")
             return
         config = hsvae_hf.MODELS[self.systems[model][0]][0](**self.fields(model, None))
-        if getattr(config, "wanted_active_dims", None) is not None and "active_threshold" in self.systems[model][1]:
+        if getattr(config, "wanted_active_dims", None) is not None and config.active_threshold != 0.5:
             raise ValueError(
                 f"`models` must leave out active_threshold where a number of active dimensions is held, got {model!r}."
             )

@@ -145,7 +145,7 @@ def test_a_system_may_come_with_fields(options, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             Comparison(options(models=["Simple", wrong]))
-    Comparison(options(models=["HSVAE active_threshold=0.3"]))
+    Comparison(options(models=["HSVAE active_threshold=0.3", "HSVAE target_active_dims=2"]))
     for wrong in (
         "HSVAE nonsense=1",
         "HSVAE prior_alpha",
