@@ -405,7 +405,7 @@ def gates(options: ReproduceArguments) -> Made:
         axis.errorbar(means, places, xerr=deviations, fmt=mark, color="0.2", label=label, capsize=2)
     axis.set_yticks(places, [row["model"] for row in rows], fontsize=8)
     axis.set_xlabel(f"accuracy of a linear probe, {name_of(options.dataset[0])}")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="lower left")
     best = max(rows, key=lambda row: row["accuracy_gate"][0])
     first, most = ([row[name][0] for name in ("accuracy_code", "accuracy_gate")] for row in (rows[0], best))
     text = (
