@@ -306,7 +306,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         """Answer one request."""
-        call = Call(self.command, self.path, self.headers, self.read_body())
+        content = self.read_body()
+        if len(content) < int(self.headers.get("Content-Length") or 0):  # the client is gone, killed for instance
+            self.close_connection = True
+            return
+        call = Call(self.command, self.path, self.headers, content)
         reply, cut = self.server.hub.answer(self.server.origin, call)
         body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
         kind = "application/octet-stream" if body is reply.body else "application/json"

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -500,3 +501,13 @@ def test_requests_are_fast_and_may_come_in_chunks(hub):
 def test_a_crash_of_the_server_is_a_failure(tmp_path):
     with pytest.raises(AssertionError, match="KeyError"), Hub(tmp_path) as hub:
         assert raw(hub.endpoint, "POST", "/api/validate-yaml", b"{}")[0] == 500
+
+
+def test_a_client_that_is_gone_breaks_nothing(hub):
+    host, port = hub.endpoint.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:  # killed between a request's head and its body
+        client.sendall(b"POST /tester/x.git/info/lfs/verify HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100) == b""
+    assert hub.failures == []
+    assert hub.requests == []
