@@ -588,19 +588,3 @@ def compare(options: CompareArguments) -> dict[str, Any]:
         title = f"{Path(options.dataset).name}, latent size {options.latent_size}, mean of {options.seeds} seeds"
         draw(rows, folder / "comparison.png", title)
     return result
-
-
-class CSRModel(torch.nn.Module):
-    """What sentence-transformers' CSRLoss asks of a SparseEncoder: its SparseAutoEncoder, and dot products."""
-
-    def __init__(self, autoencoder: torch.nn.Module) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The autoencoder's outputs."""
-        return self.autoencoder(features)
-
-    def similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Dot products."""
-        return a @ b.T

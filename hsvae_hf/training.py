@@ -463,9 +463,9 @@ def run_settings(arguments: RunArguments, **options: Any) -> dict[str, Any]:
     """What a model card says about training: `options`, the model of the Hub under it, and what decides the result."""
     names: tuple[str, ...] = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size")
     names += ("weight_decay", "gradient_accumulation_steps", "max_grad_norm", "seed", "bf16")
-    names += ("kl_annealing",) + (
-        ("kl_warmup_steps",) if getattr(arguments, "kl_annealing", "none") == "linear" else ()
-    )
+    names += ("kl_annealing",)
+    if getattr(arguments, "kl_annealing", "none") == "linear":
+        names += ("kl_warmup_steps",)
     names += ("num_train_epochs" if arguments.max_steps < 0 else "max_steps",)
     values = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
     values = {name: getattr(value, "value", value) for name, value in values.items()}

@@ -199,3 +199,19 @@ def _dependencies(dataset: Dataset, model: PreTrainedModel, tokenizer: PreTraine
         return
     calls = {"truncation": None, "padding": None}  # of the last call
     yield json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()) | calls, sort_keys=True).encode()
+
+
+class CSRModel(torch.nn.Module):
+    """What sentence-transformers' CSRLoss asks of a SparseEncoder: its SparseAutoEncoder, and dot products."""
+
+    def __init__(self, autoencoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The autoencoder's outputs."""
+        return self.autoencoder(features)
+
+    def similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Dot products."""
+        return a @ b.T

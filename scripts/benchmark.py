@@ -240,7 +240,7 @@ def benchmark_vectors(arguments: BenchmarkArguments) -> dict:
     from sentence_transformers.sparse_encoder.losses import CSRLoss
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
-    from hsvae_hf.comparison import CSRModel
+    from hsvae_hf.vectors import CSRModel
 
     size, width = arguments.vector_size, arguments.latent_size
     batch = torch.randn(arguments.batch_size, size)

@@ -21,7 +21,6 @@ import hsvae_hf
 from hsvae_hf.analysis import neighbours_kept
 from hsvae_hf.calibration import calibrate_threshold, fit_code_scale
 from hsvae_hf.cli import run
-from hsvae_hf.comparison import CSRModel
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.evaluation import probe_accuracy
@@ -29,6 +28,7 @@ from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, staged_f
 from hsvae_hf.vectors import (
     HEAD_DEFAULTS,
     VECTOR_DEFAULTS,
+    CSRModel,
     VectorDataset,
     collate_vectors,
     embed_dataset,

@@ -101,6 +101,12 @@ def config_arguments(config_class: type[PreTrainedConfig]) -> type:
     return make_dataclass("ConfigArguments", flags)
 
 
+def holds_a_number(flags: dict[str, Any]) -> bool:
+    """Whether training holds a number of active dimensions: one that was asked for, or that of balanced gates."""
+    balanced = flags.get("gate_balance_weight", 0) > 0 and flags["gamma_kl_weight"] > 0
+    return balanced or flags.get("target_active_dims") is not None
+
+
 def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArguments]:
     """The command line; `--model_type` decides which configuration's fields are flags."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -130,8 +136,7 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
         parser.set_defaults(**hsvae_hf.RELEASED)
     data, parsed, arguments = parser.parse_args_into_dataclasses()
     flags = vars(parsed)
-    balanced = flags.get("gate_balance_weight", 0) > 0 and flags["gamma_kl_weight"] > 0
-    if vectors and balanced and flags["target_active_dims"] is None:  # what gates are balanced to
+    if vectors and holds_a_number(flags) and flags["target_active_dims"] is None:  # what gates are balanced to
         flags["target_active_dims"] = min(flags["latent_size"] / 16, (flags["max_active_dims"] or math.inf) / 2)
     return data, flags, arguments
 
@@ -199,8 +204,7 @@ def check_schedule(flags: dict[str, Any], arguments: TextVAETrainingArguments) -
     """Refuse a schedule that the model cannot follow."""
     if arguments.train_sampling_strategy == "group_by_length" and flags["decoder_type"] == "vector":
         raise ValueError("`train_sampling_strategy` must be random with vectors: they have no length.")
-    balanced = flags.get("gate_balance_weight", 0) > 0 and flags["gamma_kl_weight"] > 0
-    if (balanced or flags.get("target_active_dims") is not None) and flags["active_threshold"] != 0.5:
+    if holds_a_number(flags) and flags["active_threshold"] != 0.5:
         raise ValueError(
             "`active_threshold` must be left out where a number of active dimensions is held: training ends by setting "
             "it; `calibrate_threshold` changes it."

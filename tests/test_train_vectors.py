@@ -100,7 +100,6 @@ def test_from_vectors_to_codes(tmp_path):
 )
 def test_gates_of_vectors_are_balanced_to_a_share_unless_said(words, target, warmup, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--vectors", "x.npy", "--output_dir", "x", *words])
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     _, flags, arguments = runpy.run_path(str(ROOT / "scripts/train.py"))["parse_arguments"]()
     assert (flags["target_active_dims"], arguments.kl_warmup_steps) == (target, warmup)
     assert flags["similarity_weight"] == (0 if "released" in words else 20)

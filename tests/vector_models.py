@@ -49,5 +49,4 @@ def script(name, *arguments):
     arguments = [str(argument) for argument in arguments]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{name}.py", *arguments])
-        patch.syspath_prepend(str(ROOT / "scripts"))
         runpy.run_path(str(ROOT / f"scripts/{name}.py"))["main"]()
