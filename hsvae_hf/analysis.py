@@ -120,13 +120,6 @@ class GateStatistics:
         }
 
 
-def gate_statistics(gate_mean: object, threshold: float = 0.5) -> dict[str, float]:
-    """`GateStatistics` of a corpus that is at hand in one piece, `gate_mean` of shape `(sentences, latent_size)`."""
-    statistics = GateStatistics(threshold)
-    statistics.update(gate_mean)
-    return statistics.result()
-
-
 def class_gate_activity(gate_mean: object, labels: object, num_classes: int, threshold: float = 0.5) -> np.ndarray:
     """Share of the sentences of each class for which each dimension is on (Prokhorov et al. 2021, Figure 4).
 

@@ -28,8 +28,9 @@ def input_batches(
     """
     if model.config.decoder_type == "vector":
         vectors = embed_dataset(dataset, model, tokenizer)
-        for start in tqdm(range(0, len(vectors), batch_size), desc=what):
-            rows = np.arange(start, min(start + batch_size, len(vectors)))
+        order = np.random.default_rng(0).permutation(len(vectors))  # rows may be sorted by class
+        for start in tqdm(range(0, len(order), batch_size), desc=what):
+            rows = order[start : start + batch_size]
             yield rows, {"vectors": torch.from_numpy(vectors[rows]).to(model.device)}
         return
     if tokenizer is None:

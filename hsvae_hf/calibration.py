@@ -27,7 +27,7 @@ def calibrate_threshold(
     """Set `active_threshold` so that codes of `dataset` have `target_active_dims` non-zeros on average.
 
     Args:
-        model: for pre-training, with gates.
+        model: with gates, with or without its decoder; it is left in evaluation mode.
         tokenizer: the model's; None where it takes vectors alone.
         dataset: sentences, or an array of vectors `(rows, size)`, or a `Dataset` with a column `text` or `vectors`; a
             few thousand rows are enough.
@@ -107,13 +107,14 @@ def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000
 
     Args:
         model: of `decoder_type="vector"`.
-        vectors: of its encoder, `(any, feature_size)`; the first `rows` of them are used.
+        vectors: of its encoder, `(any, feature_size)`; `rows` of them are used.
         rows: at least a few thousand, where there are so many.
     """
     base: Any = model.base_model
     scale: Tensor = base.code_scale
     scale.fill_(1.0)
-    data = torch.from_numpy(vectors[:rows]).to(scale.device)
+    chosen = np.sort(np.random.default_rng(0).permutation(len(vectors))[:rows])  # rows may be sorted by class
+    data = torch.from_numpy(vectors[chosen]).to(scale.device)
     modes = base.training
     base.eval()
     codes = sparse.vstack([sparse.csr_matrix(base(vectors=part).sparse_embedding.cpu()) for part in data.split(1024)])

@@ -20,7 +20,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.analysis import GateStatistics, neighbours_kept
 from hsvae_hf.batches import input_batches
-from hsvae_hf.encoding import encode
 from hsvae_hf.explanation import describe_dimensions
 from hsvae_hf.metrics import metric_path
 from hsvae_hf.vectors import embed_dataset
@@ -234,30 +233,36 @@ def mutual_information(off: Tensor, mean: Tensor, std: Tensor) -> float:
     return float(own.mean())
 
 
-def advice(statistics: dict[str, Any]) -> str | None:
-    """One sentence on what is wrong with a latent and what to try, from `corpus_statistics`; None if nothing is."""
+def advice(statistics: dict[str, Any], config: Any) -> str | None:
+    """One sentence on what is wrong with a latent and what to try, from `corpus_statistics`; None if nothing is.
+
+    Args:
+        statistics: of the model.
+        config: of the model; what it does not have is not advised.
+    """
     size = len(statistics.get("kl_per_dimension", ())) or None
     if statistics["active_units"] == 0 or statistics.get("mutual_information", 1.0) < 0.1:
+        words = ", or raise word_dropout" if config.decoder_type == "gru" else ""
         return (
             "The code ignores the sentence (posterior collapse): train longer if it has just begun; else lower "
-            "z_kl_weight and gamma_kl_weight, add --kl_annealing linear, or raise word_dropout."
+            f"z_kl_weight and gamma_kl_weight, add --kl_annealing linear{words}."
         )
     if "gate_std" not in statistics:
         return None
+    balanced = hasattr(config, "gate_balance_weight")
     if statistics["active_dims"] < 0.5:
-        return "Codes are empty: set target_active_dims, or lower prior_alpha and raise prior_beta."
-    if statistics["switching_fraction"] < 0.05:
-        return (
-            "Gates hardly follow the sentence, the same dimensions are on for all: set gate_balance_weight to 1 and "
-            "gamma_kl_weight to 0.001, or train longer."
+        remedy = (
+            "set target_active_dims, or lower prior_alpha and raise prior_beta" if balanced else "lower the weights"
         )
+        return f"Codes are empty: {remedy}."
+    if statistics["switching_fraction"] < 0.05:
+        remedy = "set gate_balance_weight to 1 and gamma_kl_weight to 0.001, or " if balanced else ""
+        return f"Gates hardly follow the sentence, the same dimensions are on for all: {remedy}train longer."
     if size and statistics["dead_dims"] > size / 2:
         return f"{statistics['dead_dims']} of {size} dimensions are never on: lower latent_size or gamma_kl_weight."
     if size and statistics["always_on_dims"] > size / 2:
-        return (
-            f"{statistics['always_on_dims']} of {size} dimensions are always on: set gate_balance_weight to 1, with a "
-            "smaller target_active_dims."
-        )
+        remedy = "set gate_balance_weight to 1, with a smaller target_active_dims" if balanced else "raise latent_size"
+        return f"{statistics['always_on_dims']} of {size} dimensions are always on: {remedy}."
     return None
 
 
@@ -285,10 +290,8 @@ def evaluate_model(
     model.eval()
     batches = input_batches(model, tokenizer, test, batch_size, "Evaluate")
     report = corpus_statistics(model, (inputs for _, inputs in batches))
-    report["advice"] = advice(report)
-    if "text" in test.column_names and tokenizer is not None:
-        texts = test["text"][:]
-        report["dimensions"] = describe_dimensions(encode(model, tokenizer, texts, batch_size), texts, num_sentences=0)
+    report["advice"] = advice(report, model.config)
+    found = None
     labelled = train is not None and "label" in train.column_names and "label" in test.column_names
     if train is not None and labelled and len(train.unique("label")) > 1:
         labels, truth = np.array(train["label"][:]), np.array(test["label"][:])
@@ -296,6 +299,7 @@ def evaluate_model(
             representations(model, input_batches(model, tokenizer, split, batch_size, "Probes"), num_samples)
             for split in (train, test)
         ]
+        found = splits[1]
         accuracy = {name: probe_accuracy(splits[0][name], labels, splits[1][name], truth) for name in splits[0]}
         accuracy["majority"] = float((truth == np.bincount(labels).argmax()).mean())
         if model.config.decoder_type == "vector":
@@ -304,6 +308,9 @@ def evaluate_model(
         if "text" in train.column_names:
             accuracy["tfidf"] = tfidf_accuracy(train, test)
         report |= {"accuracy": accuracy, "probe_rows": len(train)}
+    if "text" in test.column_names and tokenizer is not None:
+        found = found or representations(model, input_batches(model, tokenizer, test, batch_size, "Dimensions"), 1)
+        report["dimensions"] = describe_dimensions(found["code"], test["text"][:], num_sentences=0)
     return report
 
 

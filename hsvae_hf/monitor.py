@@ -4,13 +4,15 @@ import logging
 import math
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import has_length
 
 from hsvae_hf.calibration import hold_target
 from hsvae_hf.evaluation import advice, corpus_statistics
@@ -28,8 +30,13 @@ LOGGED += (
 
 
 def held_out_batches(trainer: Trainer, rows: int) -> Iterator[dict[str, Tensor]]:
-    """The first `rows` rows of the trainer's evaluation set, on the model's device, in this process alone."""
+    """An even sample of the trainer's evaluation set, on the model's device, in this process alone.
+
+    Of a stream, the first `rows` rows.
+    """
     dataset: Any = trainer.eval_dataset
+    if has_length(dataset):  # rows may be sorted by class
+        dataset = Subset(cast(Any, dataset), np.random.default_rng(0).permutation(len(dataset))[:rows].tolist())
     size = min(rows, trainer.args.per_device_eval_batch_size)
     loader = DataLoader(dataset, size, collate_fn=trainer.data_collator)
     for place, batch in enumerate(islice(loader, math.ceil(rows / size))):
@@ -78,7 +85,7 @@ class CollapseMonitor(TrainerCallback):
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 kl = torch.tensor(self.statistics.get("kl_per_dimension", [0.0]))
                 callback.tb_writer.add_histogram("eval/kl_per_dimension", kl, state.global_step)
-        sentence = advice(self.statistics)
+        sentence = advice(self.statistics, model.config)
         found = None if sentence is None else (state.global_step, sentence)
         if found is not None and found != self._warned:  # the last step is evaluated twice
             logger.warning("step %d: %s", *found)

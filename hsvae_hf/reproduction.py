@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from hsvae_hf.analysis import class_kl, dimension_order
-from hsvae_hf.comparison import CompareArguments, Comparison, base_of, is_classifier
-from hsvae_hf.data import load_text_dataset, tokenize_dataset
+from hsvae_hf.comparison import CompareArguments, Comparison, base_of, is_classifier, read_json
+from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import probe_accuracy
 from hsvae_hf.modeling_hsvae import HSVAEForPreTraining
 from hsvae_hf.training import staged_folder
 from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer
 
-LENGTHS = {"yelp": 200, "dbpedia": 60, "yahoo": 30}
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
         "max_steps": 400,
@@ -130,7 +129,7 @@ STUDIED = {  # number of a run: its name in a table and its digits
     "reconstruction_loss": ("nats", 1),
 }
 FIGURE_2: tuple[str, ...] = ("accuracy", "accuracy_code", "average_hoyer_samples", "average_hoyer_posterior_means")
-FIGURE_2 += ("active_dims", "reconstruction_loss")
+FIGURE_2 += ("accuracy_gate", "active_dims", "reconstruction_loss")
 # Rows and tokens of compare_vectors.py, whose codes are in the same figure.
 AS_VECTORS: dict[str, Any] = {"max_train_samples": 8000, "max_samples": 2500, "encoder_max_length": 128}
 GREYS = ("0.15", "0.6", "0.85", "0.4")
@@ -147,8 +146,10 @@ class ReproduceArguments:
     size: str = field(
         default="small", metadata={"help": "small (minutes a run on two cores), hours (there too) or paper (a GPU)."}
     )
-    seeds: int = field(default=3, metadata={"help": "Runs of each."})
-    latent_sizes: list[int] = field(default_factory=lambda: [32, 768], metadata={"help": "Latent dimensions."})
+    seeds: int = field(default=3, metadata={"help": "Runs of each; figure4 shows the first."})
+    latent_sizes: list[int] = field(
+        default_factory=lambda: [32, 768], metadata={"help": "Latent dimensions; the first, but for figure2."}
+    )
     encoder_name_or_path: str = field(
         default="bert-base-uncased", metadata={"help": "Text encoder of the B- models, frozen; of `nonzeros` too."}
     )
@@ -156,6 +157,18 @@ class ReproduceArguments:
     vectors_json: str | None = field(
         default=None, metadata={"help": "nonzeros: vectors.json of compare_vectors.py on the same rows and encoder."}
     )
+
+
+def scale(options: ReproduceArguments) -> dict[str, Any]:
+    """How large the runs of a figure are."""
+    found = dict(SIZES[options.size])
+    if options.figure == "figure3":
+        found["curve_points"] = 8
+    if options.figure in ("gates", "dial", "nonzeros"):
+        found |= LONGER[options.size]
+    if options.figure in ("dial", "nonzeros"):  # they share their runs
+        found |= AS_VECTORS
+    return found
 
 
 def comparison(
@@ -168,12 +181,12 @@ def comparison(
         "output_dir": str(folder),
         "encoder_name_or_path": options.encoder_name_or_path,
         "models": options.models or [],
-        "max_length": LENGTHS.get(Path(dataset).name, 60),
+        "max_length": MAX_LENGTHS.get(Path(dataset).name, 60),
         "latent_size": latent_size,
         "search_runs": 0,
         "seeds": options.seeds,
     }
-    fields |= SIZES[options.size] | changes
+    fields |= scale(options) | changes
     made = Comparison(CompareArguments(**fields))
     made.check_encoder()
     return made
@@ -203,8 +216,9 @@ def shown(value: Any, digits: int = 3) -> str:
 
 
 def table(rows: Sequence[dict[str, str]]) -> str:
-    """Markdown, with the first row's keys as its head."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([row.get(name, "-") for name in rows[0]] for row in rows)]
+    """Markdown, with the rows' keys as its head."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, ["---"] * len(names), *([row.get(name, "-") for name in names] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -233,10 +247,10 @@ def figure2(options: ReproduceArguments) -> Made:
     systems = options.models or GRU_SYSTEMS + BERT_SYSTEMS
     for dataset in options.dataset:
         for size in options.latent_sizes:
-            made = comparison(options, dataset, size, models=systems)
-            for system in systems:
-                if size != options.latent_sizes[0] and (is_classifier(system) or not base_of(system)):
-                    continue  # no run depends on the size
+            first = size == options.latent_sizes[0]
+            own = [name for name in systems if first or (base_of(name) and not is_classifier(name))]  # others have none
+            made = comparison(options, dataset, size, models=own)
+            for system in own:
                 runs = results(made, system, options.seeds)
                 row: dict[str, Any] = {"dataset": name_of(dataset), "latent_size": size, "model": system}
                 row["code_size"] = runs[0]["latent_size"]
@@ -280,7 +294,7 @@ def figure3(options: ReproduceArguments) -> Made:
     size = options.latent_sizes[0]
     for dataset in options.dataset:
         names = [name for systems in families.values() for name in systems]
-        made = comparison(options, dataset, size, "curves", models=names, curve_points=8)
+        made = comparison(options, dataset, size, "curves", models=names)
         for family, systems in families.items():
             for system in systems:
                 curves = [run["curve"] for run in results(made, system, options.seeds)]
@@ -386,7 +400,7 @@ def gates(options: ReproduceArguments) -> Made:
     systems = options.models or [f"{base} {change}".strip() for base in STUDY for change in ("", *STUDY[base])]
     numbers: list[dict[str, Any]] = []
     for dataset in options.dataset:
-        made = comparison(options, dataset, size, "study", models=systems, **LONGER[options.size])
+        made = comparison(options, dataset, size, "study", models=systems)
         for system in systems:
             if not base_of(system) or made.systems[system][0] != "hsvae":
                 raise ValueError(f"`models` must be of HSVAE for the gates, got {system!r}; leave it out.")
@@ -438,8 +452,7 @@ def dial(options: ReproduceArguments) -> Made:
     systems = {f"HSVAE-balanced target_active_dims={wanted}": wanted for wanted in targets(size)}
     off = 0.0
     for dataset in options.dataset:
-        scale = LONGER[options.size] | AS_VECTORS  # the runs of `nonzeros`
-        made = comparison(options, dataset, size, "nonzeros", models=list(systems), **scale)
+        made = comparison(options, dataset, size, "nonzeros", models=list(systems))
         for system, wanted in systems.items():
             runs = results(made, system, options.seeds)
             row: dict[str, Any] = {
@@ -483,15 +496,9 @@ def nonzeros(options: ReproduceArguments) -> Made:
         for system in ("HSVAE-balanced", "B-HSVAE-balanced")
         for wanted in targets(size)
     }
-    given: list[dict[str, Any]] = []
-    if options.vectors_json is not None:
-        if not Path(options.vectors_json).is_file():
-            raise ValueError(f"`vectors_json` must be a file, got {options.vectors_json!r}; check the path.")
-        given = json.loads(Path(options.vectors_json).read_text())
+    given = [] if options.vectors_json is None else _vector_codes(options.vectors_json, options.dataset)
     for dataset in options.dataset:
-        made = comparison(
-            options, dataset, size, "nonzeros", models=list(models), **(LONGER[options.size] | AS_VECTORS)
-        )
+        made = comparison(options, dataset, size, "nonzeros", models=list(models))
         rows: list[dict[str, Any]] = _word_vectors(made)
         source = options.encoder_name_or_path
         encoder = HSVAEForPreTraining.from_encoder_pretrained(source, decoder_type="vector", latent_size=1).eval()
@@ -506,8 +513,7 @@ def nonzeros(options: ReproduceArguments) -> Made:
             found = {"non_zeros": spread(runs, "active_dims")[0], "accuracy": spread(runs, "accuracy_code")}
             rows.append({"system": f"{family} of words", "wanted": wanted} | found)
         for row in given:
-            shown_here = row["system"] in ("HSVAE", "CSR") and row["latent_size"] == 512
-            if row["dataset"] == name_of(dataset) and shown_here:
+            if row["dataset"] == name_of(dataset):
                 found = {"non_zeros": row["active_dims"], "accuracy": (row["accuracy"], row["accuracy_std"])}
                 rows.append({"system": f"{row['system']} of vectors", "wanted": row["wanted"]} | found)
         numbers += [{"dataset": name_of(dataset)} | row for row in rows]
@@ -531,6 +537,17 @@ def nonzeros(options: ReproduceArguments) -> Made:
     return figure, numbers, f"{head}\n\n{side_by_side(numbers, ['system', 'wanted'], cells)}"
 
 
+def _vector_codes(path: str, datasets: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of HSVAE and CSR at the smallest width of `compare_vectors.py`."""
+    if not Path(path).is_file():
+        raise ValueError(f"`vectors_json` must be a file, got {path!r}; check the path.")
+    rows = [row for row in read_json(Path(path)) if row["system"] in ("HSVAE", "CSR")]
+    rows = [row for row in rows if row["latent_size"] == min(row["latent_size"] for row in rows)]
+    if missing := set(map(name_of, datasets)) - {row["dataset"] for row in rows}:
+        raise ValueError(f"`vectors_json` must have rows of every data set, got none of {', '.join(sorted(missing))}.")
+    return rows
+
+
 def _word_vectors(made: Comparison) -> list[dict[str, Any]]:
     """TF-IDF, as it is and reduced."""
     texts = [split["text"][:] for split in (made.data["train"], made.test)]
@@ -541,12 +558,12 @@ def _word_vectors(made: Comparison) -> list[dict[str, Any]]:
     probe = LogisticRegression(C=10, max_iter=2000).fit(train, labels[0])  # scaled, rare words would count too much
     accuracy = float(probe.score(test, labels[1]))
     found: dict[str, Any] = {"non_zeros": test.nnz / test.shape[0], "accuracy": (accuracy, None)}
-    rows.append({"system": "TF-IDF", "wanted": None} | found)
+    rows.append({"system": "TF-IDF of words", "wanted": None} | found)
     for size in (wanted for wanted in (*TARGETS, 128) if wanted < train.shape[1]):
         reduce = TruncatedSVD(size, random_state=0).fit(train)
         accuracy = probe_accuracy(reduce.transform(train), labels[0], reduce.transform(test), labels[1])
         found = {"non_zeros": size, "accuracy": (accuracy, None)}
-        rows.append({"system": "TF-IDF, SVD (dense)", "wanted": size} | found)
+        rows.append({"system": "TF-IDF of words, SVD (dense)", "wanted": size} | found)
     return rows
 
 
@@ -564,6 +581,20 @@ def reproduce(options: ReproduceArguments) -> str:
     Raises:
         ValueError: if there is no such figure, size or model, or the data has no labels.
     """
+    check(options)
+    if options.figure != "figure2":
+        options = replace(options, latent_sizes=options.latent_sizes[:1])
+    figure, numbers, text = FIGURES[options.figure](options)
+    with staged_folder(options.output_dir) as folder:
+        figure.savefig(folder / f"{options.figure}.png", dpi=150)
+        content = {"settings": vars(options) | {"scale": scale(options)}, "numbers": numbers}
+        (folder / f"{options.figure}.json").write_text(json.dumps(content, indent=1) + "\n")
+        (folder / f"{options.figure}.md").write_text(text + "\n")
+    return text
+
+
+def check(options: ReproduceArguments) -> None:
+    """Tell what cannot be run or read, before the first run."""
     if options.figure not in FIGURES:
         raise ValueError(f"`figure` must be one of {', '.join(FIGURES)}, got {options.figure!r}; name one of them.")
     if options.size not in SIZES:
@@ -576,15 +607,9 @@ def reproduce(options: ReproduceArguments) -> str:
         )
     if len(set(map(name_of, options.dataset))) < len(options.dataset):
         raise ValueError(f"`dataset` must have different names, got {options.dataset}; rename one.")
-    for dataset in options.dataset:  # what cannot be read is told before the first run
+    for dataset in options.dataset:
         if "label" not in load_text_dataset(dataset)["train"].column_names:
             raise ValueError(f"`dataset` must have labels, got {dataset!r} without; choose another.")
-    figure, numbers, text = FIGURES[options.figure](options)
-    scale = SIZES[options.size] | (LONGER[options.size] if options.figure in ("gates", "dial", "nonzeros") else {})
-    scale |= AS_VECTORS if options.figure in ("dial", "nonzeros") else {}
-    with staged_folder(options.output_dir) as folder:
-        figure.savefig(folder / f"{options.figure}.png", dpi=150)
-        content = {"settings": vars(options) | {"scale": scale}, "numbers": numbers}
-        (folder / f"{options.figure}.json").write_text(json.dumps(content, indent=1) + "\n")
-        (folder / f"{options.figure}.md").write_text(text + "\n")
-    return text
+    for name, readers in (("models", ("figure2", "gates")), ("vectors_json", ("nonzeros",))):
+        if getattr(options, name) is not None and options.figure not in readers:
+            raise ValueError(f"`{name}` must be left out for {options.figure}; {' and '.join(readers)} read it.")

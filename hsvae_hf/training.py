@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -101,6 +101,11 @@ class TextVAETrainingArguments(RunArguments):
     )
     kl_cycles: int = field(default=4, metadata={"help": "Number of cycles of cyclical annealing."})
 
+    def __post_init__(self) -> None:
+        """Refuse an annealing that there is not."""
+        AnnealingCallback(self.kl_annealing, self.kl_warmup_steps, self.kl_cycles)
+        super().__post_init__()
+
 
 @contextmanager
 def _named(checkpoint: str | None, what: str) -> Iterator[None]:
@@ -144,11 +149,14 @@ class WholeCheckpointTrainer(Trainer):
         """The Trainer's own; a loss that is not finite ends the run before a checkpoint keeps what it did."""
         for name in ("loss", "train_loss"):
             if not math.isfinite(logs.get(name, 0.0)):
-                raise ValueError(
-                    f"`learning_rate` must be lower: the loss at step {self.state.global_step} is {logs[name]}; the "
-                    "checkpoints before it are whole."
-                )
+                self._raise_diverged("the loss", logs[name])
         super().log(logs, start_time)
+
+    def _raise_diverged(self, what: str, value: object) -> NoReturn:
+        raise ValueError(
+            f"`learning_rate` must be lower: {what} at step {self.state.global_step} is {value}; the checkpoints "
+            "before it are whole."
+        )
 
     def create_model_card(self, *args: Any, model_name: str | None = None, **kwargs: Any) -> None:
         """The card of `hsvae_hf.hub.model_card`, written to `output_dir`; called by `push_to_hub`."""
@@ -170,6 +178,8 @@ class WholeCheckpointTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint under a temporary name, then rename it: a killed run leaves whole ones only."""
+        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+            self._raise_diverged("a weight", "not finite")
         run = Path(self._get_output_dir(trial))
         if self.args.should_save:
             shutil.rmtree(run / UNFINISHED, ignore_errors=True)  # what a killed run left must not mix in
@@ -310,6 +320,10 @@ class AnnealingCallback(TrainerCallback):
                 raise ValueError(f"`{name}` must be at least 1, got {value}; leave it out.")
         if kind not in ("none", "linear", "cyclical"):
             raise ValueError(f"`kl_annealing` must be none, linear or cyclical, got {kind!r}; name one of them.")
+        if warmup_steps is not None and kind != "linear":
+            raise ValueError(
+                f"`kl_warmup_steps` must be left out unless `kl_annealing` is linear, got it with {kind!r}."
+            )
         self.kind, self.warmup_steps, self.cycles = kind, warmup_steps, cycles
 
     def scale(self, step: int, max_steps: int) -> float:
@@ -364,10 +378,9 @@ def check_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = ())
         for leftover in folder.glob(f"{UNFINISHED}*"):  # of a run that was killed while saving
             shutil.rmtree(leftover)
     elif any(folder.iterdir()) and (last is not None or not arguments.overwrite_output_dir):
-        raise ValueError(
-            f"`output_dir` must be empty or new, got {str(folder)!r}; add --resume_from_checkpoint true to go on, "
-            "or --overwrite_output_dir to delete it."
-        )
+        remedy = "add --resume_from_checkpoint true to go on, or --overwrite_output_dir to delete it"
+        remedy = remedy if last is None else "a run that goes on elsewhere needs a folder of its own"
+        raise ValueError(f"`output_dir` must be empty or new, got {str(folder)!r}; {remedy}.")
     return last
 
 
@@ -440,6 +453,12 @@ def staged_folder(folder: str | Path) -> Iterator[Path]:
         yield Path(temporary)
         for path in sorted(Path(temporary).iterdir()):
             os.replace(path, target / path.name)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a file that is whole as soon as it has its name."""
+    with staged_folder(Path(path).parent) as temporary:
+        (temporary / Path(path).name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def save_run(

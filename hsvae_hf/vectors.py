@@ -190,7 +190,8 @@ def _dependencies(dataset: Dataset, model: PreTrainedModel, tokenizer: PreTraine
     for name, weight in encoder.state_dict().items():
         yield name.encode()
         yield weight.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
-    yield model.config.encoder_config.to_json_string().encode()
+    described = model.config.encoder_config.to_dict() | {"dtype": None}  # the weights tell; a config may or may not
+    yield json.dumps(described, sort_keys=True).encode()
     settings = ("pooling", "normalize_vectors", "prompts", "default_prompt_name")
     yield repr([getattr(model.config, setting) for setting in settings]).encode()
     yield repr((tokenizer.model_max_length, tokenizer.truncation_side, type(tokenizer).__name__)).encode()

@@ -24,7 +24,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.evaluation import probe_accuracy
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, staged_folder
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, staged_folder, write_json
 from hsvae_hf.vectors import (
     HEAD_DEFAULTS,
     VECTOR_DEFAULTS,
@@ -102,7 +102,7 @@ def load_rows(options: Options, dataset: str) -> Rows:
 
 
 def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, steps: int) -> Coder:
-    """Train a model of this package with the defaults of `train.py --decoder_type vector`."""
+    """Train a model of this package with the weights and rates of `train.py --decoder_type vector`."""
     set_seed(seed)
     config_class, _, model_class, _ = hsvae_hf.MODELS[model_type]
     # No threshold gives VSC's codes so many: its gates are fully on or off.
@@ -198,8 +198,7 @@ def run_all(options: Options, dataset: str, rows: Rows) -> list[dict[str, Any]]:
         if not path.is_file():
             arguments = (rows, size, wanted, seed, options.max_steps)
             coder = train_csr(*arguments) if system == "CSR" else train_own(system.lower(), *arguments)
-            with staged_folder(folder) as staged:
-                (staged / path.name).write_text(json.dumps(settings | measure(rows, coder), indent=2) + "\n")
+            write_json(path, settings | measure(rows, coder))
         results.append(json.loads(path.read_text()))
         print(json.dumps(results[-1]), flush=True)
     dense = probe_accuracy(rows.train, rows.train_labels, rows.test, rows.test_labels)
@@ -220,7 +219,7 @@ def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if values:
                 row |= {
                     name: float(np.mean(values)),
-                    f"{name}_std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+                    f"{name}_std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
                 }
         summary.append(row)
     return summary
@@ -255,7 +254,8 @@ def plot(summary: list[dict[str, Any]], path: Path) -> None:
                     for row in coded
                     if (row["dataset"], row["latent_size"], row["system"]) == (dataset, size, system)
                 ]
-                x, y, spread = ([row[key] for row in rows] for key in ("active_dims", name, f"{name}_std"))
+                x, y = ([row[key] for row in rows] for key in ("active_dims", name))
+                spread = [row[f"{name}_std"] or 0.0 for row in rows]
                 if rows:
                     axis.errorbar(x, y, spread, fmt=style, label=system, capsize=2, markersize=4)
             if name == "accuracy":

@@ -1,4 +1,4 @@
-"""Encode a file of sentences to sparse vectors with a saved model; files of any size, in constant memory."""
+"""Encode a file of sentences to sparse vectors with a saved model, block by block; vectors at once."""
 
 import csv
 import json

@@ -1,7 +1,5 @@
 """One JSON report of a trained model on a data set."""
 
-import json
-import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +15,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import load_for_inference
 from hsvae_hf.evaluation import check_output, evaluate_model, print_report, representations
+from hsvae_hf.training import write_json
 from hsvae_hf.vectors import load_vectors
 
 
@@ -50,11 +49,13 @@ def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Datase
     """Name of the split to report on, the rows that probes learn from, the rows to report on."""
     if (options.dataset is None) == (options.vectors is None):
         raise ValueError("Give exactly one of `dataset` and `vectors`, got both or neither.")
-    if options.vectors is not None and options.max_samples is not None:
-        raise ValueError("`max_samples` must be left out with `vectors`: all rows are reported on.")
     if options.vectors is not None:
+        for name in ("max_samples", "text_column", "label_column"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"`{name}` must be left out with `vectors`: all rows are reported on, without text.")
         return "all", None, Dataset.from_dict({"vectors": load_vectors(options.vectors)})
-    limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
+    rows = options.max_samples if options.split == "train" else options.max_train_samples
+    limits = {"max_train_samples": rows, "max_samples": options.max_samples}
     columns = {"text_column": options.text_column, "label_column": options.label_column}
     splits = load_text_dataset(str(options.dataset), seed=options.seed, needs_train=False, **limits, **columns)
     name = "validation" if options.split == "test" and "test" not in splits else options.split
@@ -77,6 +78,8 @@ def main() -> None:
         picture = check_output(options.heatmap, options.overwrite, ".png", "heatmap")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     name, train, test = load_splits(options)
+    if options.dataset is not None and name != options.split:
+        print(f"there is no split `{options.split}`: the report is on `{name}`, {len(test)} rows")
     if picture is not None and "label" not in test.column_names:
         raise ValueError("`heatmap` needs labels, got none in the data; leave it out.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -97,9 +100,7 @@ def main() -> None:
         "transformers": transformers.__version__,
         "hsvae_hf": hsvae_hf.__version__,
     }
-    temporary = output.with_name(f".{output.name}.tmp")
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(temporary, output)
+    write_json(output, report)
     print_report({key: value for key, value in report.items() if key != "settings"})
 
 

@@ -1,6 +1,5 @@
 """What the dimensions of a trained model mean, from text: their words and sentences, and what the decoder says."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import encode, load_for_inference
 from hsvae_hf.evaluation import check_output
 from hsvae_hf.explanation import LEAST_SENTENCES, decode_switched, describe_dimensions, explain
+from hsvae_hf.training import write_json
 
 
 @dataclass
@@ -110,9 +110,7 @@ def main() -> None:
         raise ValueError(f"`dimension` must be from 0 to {size - 1}, got {options.dimension}; leave it out for all.")
     found = (explain_dimensions if options.sentences is None else explain_pair)(options, model, tokenizer)
     if output is not None:
-        temporary = output.with_name(f".{output.name}.tmp")
-        temporary.write_text(json.dumps(found, indent=2) + "\n")
-        temporary.replace(output)
+        write_json(output, found)
 
 
 def detail(one: dict[str, Any], model: Any, tokenizer: Any) -> None:

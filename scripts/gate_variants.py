@@ -14,7 +14,7 @@ from hsvae_hf import modeling_hsvae
 from hsvae_hf.cli import run
 from hsvae_hf.distributions import sample_binary_concrete
 from hsvae_hf.modeling_hsvae import GateLinear, HSVAEHead
-from hsvae_hf.reproduction import LONGER, STUDIED, ReproduceArguments, comparison, results, shown, spread, table
+from hsvae_hf.reproduction import STUDIED, ReproduceArguments, comparison, results, shown, spread, table
 from hsvae_hf.training import staged_folder
 
 VARIANTS = {
@@ -67,9 +67,7 @@ def main() -> None:
     numbers = []
     for name, meaning in VARIANTS.items():
         for system in ("HSVAE", "HSVAE-balanced"):
-            made = comparison(
-                shared, options.dataset, options.latent_size, f"study-{name}", models=[system], **LONGER["small"]
-            )
+            made = comparison(shared, options.dataset, options.latent_size, f"study-{name}", models=[system])
             with variant(name):
                 runs = results(made, system, options.seeds)
             found = {key: spread(runs, key) for key in STUDIED}

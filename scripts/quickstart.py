@@ -63,7 +63,6 @@ def main() -> None:
         embedding_size=96,
         hidden_size=192,
         latent_size=64,
-        word_dropout=0.5,
         target_active_dims=ACTIVE_DIMS,
     )
     arguments = TextVAETrainingArguments(

@@ -123,7 +123,8 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
         )
     if known.preset not in ("default", "released") or (known.preset == "released" and name != "hsvae"):
         raise ValueError(f"`preset` must be default, or released for hsvae, got {known.preset!r} for {name}.")
-    parser = HfArgumentParser((DataArguments, config_arguments(hsvae_hf.MODELS[name][0]), TextVAETrainingArguments))
+    kinds = (DataArguments, config_arguments(hsvae_hf.MODELS[name][0]), TextVAETrainingArguments)
+    parser = HfArgumentParser(kinds, allow_abbrev=False)  # an abbreviation would not change the defaults
     vectors = known.decoder_type == "vector" or known.vectors is not None
     if vectors:
         defaults = VECTOR_DEFAULTS | HEAD_DEFAULTS.get(name, {}) | {"decoder_type": "vector"}
@@ -164,18 +165,24 @@ def prepare_words(data: DataArguments, flags: dict[str, Any], seed: int, checkpo
     source = data.tokenizer_name_or_path or checkpoint or encoder
     if source is not None:
         tokenizer = load_tokenizer(source)
-        tokenizer.model_max_length = max_length if checkpoint is None else tokenizer.model_max_length
+        if checkpoint is None:
+            tokenizer.model_max_length = max_length
+        elif data.max_length not in (None, tokenizer.model_max_length):
+            raise ValueError(
+                f"`max_length` must stay {tokenizer.model_max_length}, as in {checkpoint!r}, got {data.max_length}; "
+                "resume a run with the options that it was started with."
+            )
     else:
         texts = (row["text"] for row in dataset["train"])
         tokenizer = train_tokenizer(texts, vocab_size=flags["vocab_size"], max_length=max_length)
-    splits = {name: tokenize_dataset(split, tokenizer, max_length) for name, split in dataset.items()}
+    splits = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
     flags.pop("vocab_size")
     config_class, _, model_class, _ = hsvae_hf.MODELS[data.model_type]
     if encoder is not None:
         model = model_class.from_encoder_pretrained(encoder, **flags)
     else:
         model = model_class(config_class(vocab_size=len(tokenizer), **flags, **special_token_ids(tokenizer)))
-    model.generation_config.max_length = max_length + 1  # the start token counts
+    model.generation_config.max_length = tokenizer.model_max_length + 1  # the start token counts
     return model, tokenizer, splits, TextCollator(tokenizer)
 
 
@@ -210,10 +217,10 @@ def check_schedule(flags: dict[str, Any], arguments: TextVAETrainingArguments) -
             "it; `calibrate_threshold` changes it."
         )
     late = arguments.kl_annealing == "linear" and 0 < arguments.max_steps <= (arguments.kl_warmup_steps or 0)
-    if late and flags.get("target_active_dims") is not None:
+    if late and holds_a_number(flags):
         raise ValueError(
-            "`kl_warmup_steps` must be below `max_steps` with `target_active_dims`, which acts after the warm-up; got "
-            f"{arguments.kl_warmup_steps} and {arguments.max_steps}."
+            "`kl_warmup_steps` must be below `max_steps` where a number of active dimensions is held, which begins "
+            f"after the warm-up; got {arguments.kl_warmup_steps} and {arguments.max_steps}."
         )
 
 

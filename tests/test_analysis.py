@@ -13,7 +13,6 @@ from hsvae_hf.analysis import (
     class_gate_activity,
     class_kl,
     dimension_order,
-    gate_statistics,
     neighbours_kept,
     plot_gate_heatmap,
 )
@@ -28,6 +27,12 @@ def class_gates(num_classes=4, per_class=50, seed=0):
     gates = np.where(on, rng.uniform(0.01, 0.49, on.shape), rng.uniform(0.5, 0.99, on.shape))
     order = rng.permutation(num_classes + 3)
     return gates[:, order], labels, order
+
+
+def gate_statistics(gates, threshold=0.5):
+    statistics = GateStatistics(threshold)
+    statistics.update(gates)
+    return statistics.result()
 
 
 def test_gate_statistics_equal_their_definition():

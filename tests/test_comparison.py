@@ -84,20 +84,21 @@ def test_models_on_a_pretrained_encoder_decode_the_words_of_the_others(options, 
 
 def test_a_frozen_encoder_reads_every_sentence_once(options, encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(vectors.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    trained = []
+    trained, read = [], []
     monkeypatch.setattr(
         TransformerEncoder,
         "encode",
         lambda self, ids, *rest, encode=TransformerEncoder.encode: (
             trained.append(torch.is_grad_enabled()),
+            read.append(len(ids)),
             encode(self, ids, *rest),
-        )[1],
+        )[2],
     )
     result = compare(options(models=["B-HSVAE", "BERT"], encoder_name_or_path=encoder, search_runs=0))
     assert [row["accuracy"]["mean"] > 0 for row in result["models"]] == [True, True]
     assert result["models"][0]["reconstruction_loss"]["mean"] > 0
-    assert trained
     assert not any(trained)
+    assert sum(read) == sum(map(len, Comparison(options(models=[])).data.values()))
 
 
 @pytest.mark.parametrize("lost", ["", "checkpoint-4"])
@@ -136,6 +137,8 @@ def test_a_system_may_come_with_fields(options, tmp_path):
     assert comparison.find_system("HSVAE learning_rate=1e-3")[1]["learning_rate"] == 0.001
     named = Comparison(options(models=["SDLGM z_kl_weight=0.1", "Simple learning_rate=0.01"]))
     assert named.fields("SDLGM z_kl_weight=0.1", None)["sparsity_cap"] == named.fields("SDLGM", None)["sparsity_cap"]
+    narrow = Comparison(options(models=["SDLGM latent_size=8"]))
+    assert narrow.fields("SDLGM latent_size=8", None)["sparsity_cap"] == 4
     assert "reconstruction_loss" not in named.result("Simple learning_rate=0.01", None, 1)
     for wrong, message in (
         ("HSVAE max_steps=2.5", "`models` must give max_steps as int"),

@@ -19,10 +19,10 @@ def test_round_trip(family, tmp_path):
     assert one == other
 
 
-def test_the_preset_is_the_released_code_and_the_defaults_differ_where_the_gates_do():
+def test_the_preset_is_the_released_code_and_the_defaults_differ_where_gates_and_words_do():
     config, default = HSVAEConfig(**RELEASED), HSVAEConfig().to_dict()
     differing = {name for name, value in config.to_dict().items() if default[name] != value}
-    assert differing == {"kl_estimator", "gamma_kl_weight", "gate_balance_weight"}
+    assert differing == {"kl_estimator", "gamma_kl_weight", "gate_balance_weight", "word_dropout"}
     sizes = (config.vocab_size, config.embedding_size, config.hidden_size, config.latent_size)
     assert sizes == (20_000, 256, 512, 768)
     assert (config.kl_estimator, config.gate_balance_weight) == ("mc", 0.0)

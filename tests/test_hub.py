@@ -5,7 +5,6 @@ module, and the tests look at what came of them; repositories that a test only r
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -556,7 +555,3 @@ assert back == list(rows), (back, list(rows))
     done = hub.run(code, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr[-3000:]
     assert any(name.endswith(".parquet") for name in hub.files("tester/tokens", "dataset"))
-
-
-def test_the_environment_of_these_tests_is_not_the_real_hub():
-    assert os.environ["HF_HUB_OFFLINE"] == "1"

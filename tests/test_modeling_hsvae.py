@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Bernoulli, kl_divergence
 from torch.nn import functional as F
 
-from hsvae_hf import HSVAEConfig, HSVAEForPreTraining, HSVAEModel
+from hsvae_hf import RELEASED, HSVAEConfig, HSVAEForPreTraining, HSVAEModel
 from hsvae_hf.modeling_hsvae import HSVAEHead
 
 SMALL = {"vocab_size": 40, "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
@@ -137,7 +137,7 @@ def test_no_nan_at_the_corners(estimator, conditioned, prior, scale):
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 def test_released_settings_train_without_nan(autocast):
-    model = HSVAEForPreTraining(HSVAEConfig(**SMALL, kl_estimator="mc")).train()
+    model = HSVAEForPreTraining(HSVAEConfig(**SMALL, **RELEASED)).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=8e-4)
     generator = torch.Generator().manual_seed(0)
     losses = []

@@ -2,6 +2,7 @@
 
 import logging
 
+import datasets
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -69,3 +70,11 @@ def test_held_out_rows_are_those_asked_for(make_trainer, rows):
     trainer.eval_dataset = trainer.eval_dataset.select(range(5))
     seen = sum(len(batch["input_ids"]) for batch in held_out_batches(trainer, rows))
     assert seen == min(rows, 5)
+
+
+def test_held_out_rows_are_no_single_class_of_sorted_ones(make_trainer):
+    trainer = make_trainer(per_device_eval_batch_size=2)
+    trainer.eval_dataset = datasets.Dataset.from_dict({"input_ids": [[number, 1] for number in range(3, 11)]})
+    first = torch.cat([batch["input_ids"][:, 0] for batch in held_out_batches(trainer, 4)])
+    assert len(set(first.tolist())) == 4
+    assert sorted(first.tolist()) != [3, 4, 5, 6]

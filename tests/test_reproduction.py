@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import transformers
 from families import bert
+from vector_models import script
 
 from hsvae_hf import modeling_hsvae, reproduction, vectors
 from hsvae_hf.comparison import Comparison
@@ -69,6 +71,9 @@ def test_figure_2_has_every_model_and_goes_on_where_it_stopped(call, monkeypatch
     seen = ~np.isnan(activity[:, 0])  # of three test rows
     assert seen.sum() >= 2
     assert ((activity[seen] >= 0) & (activity[seen] <= 1)).all()
+    numbers, text = call("figure2", seeds=2, latent_sizes=[4, 6], models=["Simple", "VAE"], encoder_name_or_path="none")
+    assert [(row["latent_size"], row["model"]) for row in numbers] == [(4, "Simple"), (4, "VAE"), (6, "VAE")]
+    assert text.splitlines()[2] == "| model | corpus.jsonl, 4 | corpus.jsonl, 6 |"
     with pytest.raises(ValueError, match="`encoder_name_or_path` must stay"):
         call("figure2", latent_sizes=[4], models=["B-VAE"], encoder_name_or_path="none")
 
@@ -106,12 +111,20 @@ def test_the_study_and_the_dial(call):
 
 
 def test_everything_by_non_zeros(call, tmp_path):
-    found = {"dataset": "corpus.jsonl", "latent_size": 512, "system": "CSR", "active_dims": 8.0, "accuracy": 0.9}
+    found = {"dataset": "corpus.jsonl", "latent_size": 256, "system": "CSR", "active_dims": 8.0, "accuracy": 0.9}
     found["wanted"] = 8
-    (tmp_path / "vectors.json").write_text(json.dumps([found | {"accuracy_std": 0.01}]))
+    (tmp_path / "vectors.json").write_text(
+        json.dumps([found | {"accuracy_std": 0.01}, found | {"latent_size": 512, "accuracy_std": None}])
+    )
     numbers, text = call("nonzeros", seeds=1, vectors_json=str(tmp_path / "vectors.json"))
     systems = {row["system"] for row in numbers}
-    assert {"TF-IDF", "TF-IDF, SVD (dense)", "dense vectors", "HSVAE of words", "B-HSVAE of words"} <= systems
+    assert {
+        "TF-IDF of words",
+        "TF-IDF of words, SVD (dense)",
+        "dense vectors",
+        "HSVAE of words",
+        "B-HSVAE of words",
+    } <= systems
     assert numbers[-1] == {
         "dataset": "corpus.jsonl",
         "system": "CSR of vectors",
@@ -120,7 +133,29 @@ def test_everything_by_non_zeros(call, tmp_path):
         "accuracy": [0.9, 0.01],
     }
     assert text.endswith("| CSR of vectors | 8 | 0.900 ± 0.010 (8.0) |")
+    (tmp_path / "vectors.json").write_text(json.dumps([found | {"dataset": "other"}]))
+    with pytest.raises(ValueError, match="`vectors_json` must have rows of every data set, got none of corpus.jsonl"):
+        call("nonzeros", seeds=1, vectors_json=str(tmp_path / "vectors.json"))
     assert next(row for row in numbers if row["system"] == "dense vectors")["non_zeros"] == 16
+
+
+def test_codes_of_vectors_stand_beside_those_of_words(call, tmp_path):
+    data = tmp_path / "corpus"
+    data.mkdir()
+    for split in ("train", "validation", "test"):
+        shutil.copy(tmp_path / "corpus.jsonl", data / f"{split}.jsonl")
+    flags = {"encoder_name_or_path": tmp_path / "encoder", "output_dir": tmp_path / "vectors", "max_steps": 2}
+    flags |= {"dataset": data, "latent_sizes": 8, "active_dims": 2, "seeds": 1}
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    script("compare_vectors", *words, "--systems", "HSVAE", "CSR", "VSC", "SDLGM")
+    rows = json.loads((tmp_path / "vectors/vectors.json").read_text())
+    assert [row["system"] for row in rows] == ["HSVAE", "CSR", "VSC", "SDLGM", "dense"]
+    assert all(0 <= row["accuracy"] <= 1 and row["accuracy_std"] is None for row in rows)
+    assert all(0 < row["active_dims"] <= 3 and 0 <= row["neighbours_kept"] <= 1 for row in rows[:4])
+    numbers, _ = call("nonzeros", seeds=1, vectors_json=str(tmp_path / "vectors/vectors.json"), dataset=[str(data)])
+    shown = {row["system"]: row["accuracy"] for row in numbers}
+    assert shown["CSR of vectors"] == [rows[1]["accuracy"], None]
+    assert shown["dense vectors"][0] == pytest.approx(rows[4]["accuracy"])
 
 
 @pytest.mark.parametrize(
@@ -133,6 +168,8 @@ def test_everything_by_non_zeros(call, tmp_path):
         ({"figure": "figure2", "latent_sizes": [2, 3, 4, 5, 6]}, "`latent_sizes` must be up to 4 numbers from 2 on"),
         ({"figure": "nonzeros", "latent_sizes": [2]}, "`latent_sizes` must begin with more than 2 for this, got 2"),
         ({"figure": "nonzeros", "vectors_json": "none.json"}, "`vectors_json` must be a file, got 'none.json'"),
+        ({"figure": "nonzeros", "models": ["HSVAE"]}, "`models` must be left out for nonzeros; figure2 and gates read"),
+        ({"figure": "dial", "vectors_json": "x"}, "`vectors_json` must be left out for dial; nonzeros read it"),
         ({"figure": "figure5", "dataset": ["a/x", "b/x"]}, "`dataset` must have different names"),
         ({"figure": "gates", "models": ["HSVAE", "VAE"]}, "`models` must be of HSVAE for the gates, got 'VAE'"),
     ],

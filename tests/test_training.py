@@ -72,6 +72,11 @@ def test_a_loss_that_is_not_finite_is_seen(make_trainer):
     torch.nn.init.constant_(trainer.model.decoder.lm_head.bias, math.nan)
     with pytest.raises(ValueError, match="`learning_rate` must be lower: the loss at step 1 is nan"):
         trainer.train()
+    trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=2, eval_strategy="no", logging_steps=50)
+    torch.nn.init.constant_(trainer.model.decoder.lm_head.bias, math.nan)
+    with pytest.raises(ValueError, match="`learning_rate` must be lower: a weight at step 2 is not finite"):
+        trainer.train()
+    assert not list(Path(trainer.args.output_dir).glob("checkpoint-*"))
 
 
 def test_resumed_run_gives_the_losses_of_an_uninterrupted_one(make_trainer):
@@ -151,9 +156,11 @@ def test_a_run_resumes_with_its_own_model_alone(saved_model):
     ],
 )
 def test_annealing_schedules(kind, step, scale):
-    assert AnnealingCallback(kind, warmup_steps=50, cycles=4).scale(step, 80) == scale
+    assert AnnealingCallback(kind, warmup_steps=50 if kind == "linear" else None, cycles=4).scale(step, 80) == scale
     with pytest.raises(ValueError, match="`kl_annealing` must be none, linear or cyclical, got 'liner'"):
         AnnealingCallback("liner")
+    with pytest.raises(ValueError, match="`kl_warmup_steps` must be left out unless `kl_annealing` is linear"):
+        TextVAETrainingArguments(output_dir="x", kl_warmup_steps=5)
 
 
 def test_annealing_reaches_the_model(make_trainer):
@@ -268,6 +275,14 @@ def test_killed_while_saving_a_run_resumes_from_the_last_whole_checkpoint(corpus
     assert result.returncode == 0, result.stderr[-2000:]
     assert (run / "checkpoint-6").is_dir()
     assert not (run / ".unfinished").exists()
+    longer = [*command, "--num_train_epochs", 9, "--resume_from_checkpoint", "true"]
+    result = script("train.py", *longer, "--max_length", 5)
+    assert "error: `max_length` must stay" in result.stderr
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").touch()
+    elsewhere = ["--output_dir", tmp_path / "other", "--resume_from_checkpoint", run / "checkpoint-6"]
+    result = script("train.py", *longer, *elsewhere, "--overwrite_output_dir")
+    assert result.stderr.strip().endswith("a run that goes on elsewhere needs a folder of its own.")
     model = AutoModelForPreTraining.from_pretrained(run)
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(run))
 
@@ -314,6 +329,9 @@ def test_the_scripts_work_as_typed(corpus, tmp_path):
         ("train.py", "--dataset {tmp}/none.txt", "`dataset` must be a file or folder that exists"),
         ("train.py", "--resume_from_checkpoint true", "`resume_from_checkpoint` must be a whole checkpoint"),
         ("train.py", "--unknown_flag 1", "--unknown_flag"),
+        ("train.py", "--pres released", "--pres"),
+        ("train.py", "--kl_warmup_steps 9", "`kl_warmup_steps` must be left out unless"),
+        ("train.py", "--kl_annealing linear --kl_warmup_steps 9 --max_steps 9", "`kl_warmup_steps` must be below"),
         ("train_classifier.py", "--model_name_or_path {tmp}/none", "`model_name_or_path` must be the folder"),
         ("train_classifier.py", "--model_name_or_path {model} --label_column topic", "`label_column` must be one of"),
         ("train_classifier.py", "--model_name_or_path {model} --dataset {plain}", "`label_column` must name a column"),

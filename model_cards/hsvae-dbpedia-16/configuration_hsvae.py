@@ -20,6 +20,7 @@ RELEASED: dict[str, Any] = {
     "similarity_weight": 0.0,
     "gate_balance_weight": 0.0,
     "active_threshold": 0.5,
+    "word_dropout": 0.0,
 }
 
 
@@ -28,8 +29,8 @@ class HSVAEConfig(TextVAEConfig):
     """Configuration of the hierarchical sparse VAE (Prokhorov et al. 2021).
 
     `gamma` is the spike probability of a latent dimension: near 1 = dimension off. The defaults are the released
-    settings, except for what makes the gates follow the sentence: `kl_estimator`, `gamma_kl_weight` and
-    `gate_balance_weight`; `HSVAEConfig(**RELEASED)` has all of the released ones.
+    settings, except for what makes gates and codes follow the sentence: `kl_estimator`, `gamma_kl_weight`,
+    `gate_balance_weight` and `word_dropout`; `HSVAEConfig(**RELEASED)` has all of the released ones.
 
     Args:
         prior_alpha: alpha of the prior `gamma ~ Beta(alpha, beta)` (> 0); larger switches more dimensions off.

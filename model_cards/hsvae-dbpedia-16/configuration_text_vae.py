@@ -96,7 +96,7 @@ class TextVAEConfig(PreTrainedConfig):
     gamma_kl_weight: float | int = 0.01
     penalty_weight: float | int = 1.0
     free_bits: float | int = 0.0
-    word_dropout: float | int = 0.0
+    word_dropout: float | int = 0.5
     max_active_dims: int | None = None
     num_samples: int = 5
     classifier_hidden_size: int = 32
