@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import transformers
 from matplotlib.figure import Figure
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+import hsvae_hf
 from hsvae_hf.analysis import class_kl, dimension_order
 from hsvae_hf.comparison import CompareArguments, Comparison, base_of, is_classifier, read_json
 from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, tokenize_dataset
@@ -587,7 +590,8 @@ def reproduce(options: ReproduceArguments) -> str:
     figure, numbers, text = FIGURES[options.figure](options)
     with staged_folder(options.output_dir) as folder:
         figure.savefig(folder / f"{options.figure}.png", dpi=150)
-        content = {"settings": vars(options) | {"scale": scale(options)}, "numbers": numbers}
+        versions = {module.__name__: module.__version__ for module in (hsvae_hf, torch, transformers)}
+        content = {"settings": vars(options) | {"scale": scale(options)} | versions, "numbers": numbers}
         (folder / f"{options.figure}.json").write_text(json.dumps(content, indent=1) + "\n")
         (folder / f"{options.figure}.md").write_text(text + "\n")
     return text
