@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice, pairwise
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -236,8 +237,8 @@ def find_prompt(config: Any, name: str | None) -> str:
 
 def _check_positive(**numbers: int | None) -> None:
     for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}; choose a positive number.")
+        if value is not None and (not isinstance(value, Integral) or value < 1):
+            raise ValueError(f"`{name}` must be at least 1, a whole number, got {value}; choose a positive one.")
 
 
 def encode_stream(

@@ -148,6 +148,7 @@ def test_modes_are_restored_also_after_an_error(tokenizer):
         (["a", "half \ud83d"], {}, "surrogate pair at index 1"),
         (["a"], {"batch_size": 0}, "`batch_size`.*got 0"),
         (["a"], {"max_active_dims": -1}, "`max_active_dims`.*got -1"),
+        (["a"], {"max_active_dims": 2.5}, "`max_active_dims` must be at least 1, a whole number, got 2.5"),
         (["a"], {"max_length": 0}, "`max_length`.*got 0"),
     ],
 )
