@@ -235,7 +235,7 @@ def find_prompt(config: Any, name: str | None) -> str:
     return prompts.get(name, "")
 
 
-def _check_positive(**numbers: int | None) -> None:
+def _check_positive(**numbers: Any) -> None:
     for name, value in numbers.items():
         if value is not None and (not isinstance(value, Integral) or value < 1):
             raise ValueError(f"`{name}` must be at least 1, a whole number, got {value}; choose a positive one.")
