@@ -120,29 +120,30 @@ class GateStatistics:
         }
 
 
-def class_gate_activity(gate_mean: object, labels: object, num_classes: int, threshold: float = 0.5) -> np.ndarray:
+def class_gate_activity(active: object, labels: object, num_classes: int) -> np.ndarray:
     """Share of the sentences of each class for which each dimension is on (Prokhorov et al. 2021, Figure 4).
 
     The paper binarises E[gamma|x] of each sentence at 0.5 and averages per class: gamma_class, 1 where a dimension is
     off for the whole class. Here it is `1 - gamma_class`, so that a larger number means more use.
 
     Args:
-        gate_mean: E[gamma|x], `(sentences, latent_size)`.
+        active: whether a sentence's dimension is on, or its code, 0 where it is off, `(sentences, latent_size)`.
         labels: class indices, `(sentences,)`.
         num_classes: number of classes.
-        threshold: a dimension is on where E[gamma|x] is below it.
 
     Returns:
         `(num_classes, latent_size)`, in [0, 1]; a row of NaN for a class without sentences.
 
     Raises:
-        ValueError: if shapes do not fit, a gate is not a probability or a label is out of range.
+        ValueError: if shapes do not fit or a label is out of range.
     """
-    gates = _check_gates(gate_mean)
-    classes = _check_labels(labels, len(gates), num_classes)
-    activity = np.full((num_classes, gates.shape[1]), np.nan)
+    on = _to_array(active) != 0
+    if on.ndim != 2:
+        raise ValueError(f"`active` must be a (sentences, latent_size) matrix, got shape {on.shape}; pass codes.")
+    classes = _check_labels(labels, len(on), num_classes)
+    activity = np.full((num_classes, on.shape[1]), np.nan)
     for index in np.unique(classes):
-        activity[index] = (gates[classes == index] < threshold).mean(axis=0)
+        activity[index] = on[classes == index].mean(axis=0)
     return activity
 
 

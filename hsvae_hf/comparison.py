@@ -343,7 +343,7 @@ class Comparison:
             }
         labels = [np.array(split["label"][:]) for split in (self.data["train"], self.test)]
         if "gate" in splits[1]:
-            activity = class_gate_activity(1 - splits[1]["gate"].toarray(), labels[1], len(self.names))
+            activity = class_gate_activity(splits[1]["gate"].toarray(), labels[1], len(self.names))
             rows = activity.round(4).tolist()
             found["class_activity"] = [[None if np.isnan(share) else share for share in row] for row in rows]
         for name in ("code", "gate", "samples"):

@@ -89,8 +89,7 @@ def main() -> None:
         if "gate" not in found:
             raise ValueError(f"`heatmap` needs a model with gates, got a {model.config.model_type}; leave it out.")
         classes = test.features["label"].names
-        off = 1 - found["gate"].toarray()
-        activity = class_gate_activity(off, np.array(test["label"][:]), len(classes))
+        activity = class_gate_activity(found["gate"].toarray(), np.array(test["label"][:]), len(classes))
         plot_gate_heatmap(activity, classes, picture)
     report = evaluate_model(model, tokenizer, train, test, options.num_samples, options.batch_size, options.seed)
     report["settings"] = vars(options) | {

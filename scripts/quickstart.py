@@ -100,7 +100,7 @@ def main() -> None:
     test = input_batches(model, tokenizer, dataset["test"], 256, "Gates")
     gates = representations(model, test, num_samples=1)["gate"].toarray()
     picture = Path(options.output_dir) / "gates.png"
-    activity = class_gate_activity(1 - gates, np.array(dataset["test"]["label"]), len(classes))
+    activity = class_gate_activity(gates, np.array(dataset["test"]["label"]), len(classes))
     plot_gate_heatmap(activity, classes, picture, title="Which dimensions each package's sentences switch on")
 
     queries = [

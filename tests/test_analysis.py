@@ -85,9 +85,8 @@ def test_gate_statistics_take_memory_per_dimension_only():
 def test_gates_must_be_probabilities(value):
     gates = np.full((3, 2), 0.5)
     gates[1, 1] = value
-    for call in (gate_statistics, lambda gates: class_gate_activity(gates, [0, 1, 0], 2)):
-        with pytest.raises(ValueError, match=r"`gate_mean` must hold probabilities in \[0, 1\]"):
-            call(gates)
+    with pytest.raises(ValueError, match=r"`gate_mean` must hold probabilities in \[0, 1\]"):
+        gate_statistics(gates)
 
 
 def test_gate_statistics_refuse_what_does_not_fit():
@@ -105,15 +104,17 @@ def test_gate_statistics_refuse_what_does_not_fit():
 
 
 def test_class_gate_activity_by_hand():
-    gates = torch.tensor([[0.1, 0.5], [0.9, 0.9], [0.2, 0.4]])  # a gate at the threshold is off
-    activity = class_gate_activity(gates, torch.tensor([0, 0, 2]), num_classes=3)
+    codes = torch.tensor([[-0.1, 0.0], [0.0, 0.0], [2.0, 1.0]])
+    activity = class_gate_activity(codes, torch.tensor([0, 0, 2]), num_classes=3)
     np.testing.assert_array_equal(activity, [[0.5, 0], [np.nan, np.nan], [1, 1]])
 
 
 def test_class_gate_activity_recovers_the_dimensions_of_each_class():
     gates, labels, order = class_gates()
     expected = np.concatenate([np.eye(4), np.ones((4, 1)), np.zeros((4, 2))], axis=1)[:, order]
-    np.testing.assert_array_equal(class_gate_activity(gates, labels, 4), expected)
+    np.testing.assert_array_equal(class_gate_activity(gates < 0.5, labels, 4), expected)
+    with pytest.raises(ValueError, match=r"`active` must be a \(sentences, latent_size\) matrix, got shape \(7,\)"):
+        class_gate_activity(gates[0], labels, 4)
 
 
 @pytest.mark.parametrize(
@@ -160,14 +161,14 @@ def test_class_kl_of_real_text_is_small_between_like_classes():
 
 def test_dimension_order_is_classes_then_shared_then_unused():
     gates, labels, order = class_gates()
-    arranged = order[dimension_order(class_gate_activity(gates, labels, 4))]
+    arranged = order[dimension_order(class_gate_activity(gates < 0.5, labels, 4))]
     assert list(arranged[:5]) == [0, 1, 2, 3, 4]
     assert set(arranged[5:]) == {5, 6}
 
 
 def test_a_class_without_sentences_does_not_disturb_the_order():
     gates, labels, _ = class_gates()
-    activity = class_gate_activity(gates, labels, 4)
+    activity = class_gate_activity(gates < 0.5, labels, 4)
     with_empty = np.insert(activity, 2, np.nan, axis=0)
     np.testing.assert_array_equal(dimension_order(with_empty), dimension_order(activity))
 
