@@ -425,8 +425,8 @@ class Comparison:
         return rows
 
 
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote.
+def read_json(path: Path, name: str = "output_dir") -> Any:
+    """What `write_json` wrote, at a path that the argument `name` says.
 
     Raises:
         ValueError: if the file is damaged.
@@ -434,7 +434,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"`output_dir` must hold whole results, got {str(path)!r}: {error}; delete it.") from error
+        raise ValueError(f"`{name}` must hold whole results, got {str(path)!r}: {error}; delete it.") from error
 
 
 def base_of(system: str) -> str:

@@ -252,7 +252,7 @@ def advice(statistics: dict[str, Any], config: Any) -> str | None:
     balanced = hasattr(config, "gate_balance_weight")
     if statistics["active_dims"] < 0.5:
         remedy = (
-            "set target_active_dims, or lower prior_alpha and raise prior_beta" if balanced else "lower the weights"
+            "set target_active_dims, or lower prior_alpha and raise prior_beta" if balanced else "lower gamma_kl_weight"
         )
         return f"Codes are empty: {remedy}."
     if statistics["switching_fraction"] < 0.05:

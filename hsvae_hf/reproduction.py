@@ -544,7 +544,7 @@ def _vector_codes(path: str, datasets: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of HSVAE and CSR at the smallest width of `compare_vectors.py`."""
     if not Path(path).is_file():
         raise ValueError(f"`vectors_json` must be a file, got {path!r}; check the path.")
-    rows = [row for row in read_json(Path(path)) if row["system"] in ("HSVAE", "CSR")]
+    rows = [row for row in read_json(Path(path), "vectors_json") if row["system"] in ("HSVAE", "CSR")]
     rows = [row for row in rows if row["latent_size"] == min(row["latent_size"] for row in rows)]
     if missing := set(map(name_of, datasets)) - {row["dataset"] for row in rows}:
         raise ValueError(f"`vectors_json` must have rows of every data set, got none of {', '.join(sorted(missing))}.")
