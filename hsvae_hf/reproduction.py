@@ -471,9 +471,14 @@ def dial(options: ReproduceArguments) -> Made:
     axis = figure.subplots()
     for mark, dataset in zip(MARKS, map(name_of, options.dataset), strict=False):
         rows = [row for row in numbers if row["dataset"] == dataset]
-        axis.plot([row["wanted"] for row in rows], [row["active_dims"][0] for row in rows], mark, label=dataset)
+        found = [row["active_dims"][0] for row in rows]
+        axis.plot([row["wanted"] for row in rows], found, mark, label=dataset, color="0.2", fillstyle="none")
     axis.plot([TARGETS[0], TARGETS[-1]], [TARGETS[0], TARGETS[-1]], color="0.7", zorder=0)
-    axis.set(xscale="log", yscale="log", xlabel="wanted", ylabel="active dimensions of held-out codes")
+    axis.set(xlabel="wanted", ylabel="active dimensions of held-out codes")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log", base=2)
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter("{x:g}")
     axis.legend(frameon=False)
     lines = [
         {
@@ -529,7 +534,9 @@ def nonzeros(options: ReproduceArguments) -> Made:
             values = [[row["non_zeros"] for row in one], *with_bars([row["accuracy"] for row in one])]
             shade = str(0.09 * (place % 8))
             axis.errorbar(*values, fmt=MARKS[place % len(MARKS)], color=shade, label=system, markersize=4, capsize=2)
-        axis.set(xscale="log", xlabel="non-zeros per sentence", title=dataset)
+        axis.set(xlabel="non-zeros per sentence", title=dataset)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
     axes[0].set_ylabel("accuracy of a linear probe")
     axes[0].legend(fontsize=7, frameon=False)
 
