@@ -39,14 +39,11 @@ _FUNCTION_WORDS = {
 }
 
 
-def docstring_corpus(seed: int = 42) -> DatasetDict:
+def docstring_corpus() -> DatasetDict:
     """Sentences of docstrings, labelled by package: train, validation and test splits, the same in one environment.
 
     Files are parsed, never imported. Code, parameter lists, tables and directives are dropped; sentences have 5 to 40
     words and occur once; every package gives at most 1,200.
-
-    Args:
-        seed: of the shuffle.
 
     Raises:
         ValueError: if fewer than two of the packages are installed.
@@ -57,7 +54,7 @@ def docstring_corpus(seed: int = 42) -> DatasetDict:
             f"`dataset` 'docstrings' needs at least two installed packages out of {', '.join(PACKAGES)}, got "
             f"{sorted(found)}; install one more or give another data set."
         )
-    generator, seen = random.Random(seed), set[str]()
+    generator, seen = random.Random(42), set[str]()
     rows: list[tuple[str, int]] = []
     for label, root in enumerate(found.values()):
         unique = dict.fromkeys(islice(_sentences(root, generator), 13 * SENTENCES_PER_PACKAGE // 10))

@@ -237,7 +237,7 @@ def find_prompt(config: Any, name: str | None) -> str:
 
 def _check_positive(**numbers: Any) -> None:
     for name, value in numbers.items():
-        if value is not None and (not isinstance(value, Integral) or value < 1):
+        if value is not None and (value is True or not isinstance(value, Integral) or value < 1):
             raise ValueError(f"`{name}` must be at least 1, a whole number, got {value}; choose a positive one.")
 
 

@@ -623,4 +623,4 @@ def check(options: ReproduceArguments) -> None:
             raise ValueError(f"`dataset` must have labels, got {dataset!r} without; choose another.")
     for name, readers in (("models", ("figure2", "gates")), ("vectors_json", ("nonzeros",))):
         if getattr(options, name) is not None and options.figure not in readers:
-            raise ValueError(f"`{name}` must be left out for {options.figure}; {' and '.join(readers)} read it.")
+            raise ValueError(f"`{name}` must be left out for {options.figure}: it is for {' and '.join(readers)}.")

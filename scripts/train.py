@@ -175,6 +175,7 @@ def prepare_words(data: DataArguments, flags: dict[str, Any], seed: int, checkpo
     else:
         texts = (row["text"] for row in dataset["train"])
         tokenizer = train_tokenizer(texts, vocab_size=flags["vocab_size"], max_length=max_length)
+    data.max_length = tokenizer.model_max_length  # as `train_settings.json` is to say
     splits = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
     flags.pop("vocab_size")
     config_class, _, model_class, _ = hsvae_hf.MODELS[data.model_type]

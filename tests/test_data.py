@@ -44,6 +44,10 @@ def test_what_needs_no_training_rows_gets_none(tmp_path):
 def test_limits_draw_rows_instead_of_taking_the_head(jsonl):
     first = load_text_dataset(str(jsonl), label_column="kind", max_train_samples=10, seed=1)["train"]
     again = load_text_dataset(str(jsonl), label_column="kind", max_train_samples=10, seed=1)["train"]
+    held_out = [
+        load_text_dataset(str(jsonl), label_column="kind", seed=seed)["validation"]["text"][:] for seed in (1, 2)
+    ]
+    assert held_out[0] == held_out[1]
     assert first["text"][:] == again["text"][:]
     assert set(first["text"]) != {row["sentence"] for row in ROWS[:10]}
 

@@ -276,6 +276,7 @@ def test_killed_while_saving_a_run_resumes_from_the_last_whole_checkpoint(corpus
     assert (run / "checkpoint-6").is_dir()
     assert not (run / ".unfinished").exists()
     longer = [*command, "--num_train_epochs", 9, "--resume_from_checkpoint", "true"]
+    assert json.loads((run / "train_settings.json").read_text())["max_length"] == 60
     result = script("train.py", *longer, "--max_length", 5)
     assert "error: `max_length` must stay" in result.stderr
     (tmp_path / "other").mkdir()
