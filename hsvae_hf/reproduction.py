@@ -276,7 +276,8 @@ def figure2(options: ReproduceArguments) -> Made:
             axis.set_ylabel(label)
         axes[0, column].set_title(name_of(dataset))
         axes[1, column].set_xticks(range(len(systems)), systems, rotation=60, ha="right")
-    axes[0, 0].legend(fontsize=8)
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper right", ncols=len(GREYS), frameon=False, fontsize=8)
 
     def cells(row: dict[str, Any]) -> dict[str, str]:
         hoyer = "" if row["average_hoyer_samples"] is None else f" ({row['average_hoyer_samples'][0]:.2f})"
