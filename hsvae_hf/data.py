@@ -191,17 +191,16 @@ def _encode_labels(splits: DatasetDict, dataset: str) -> DatasetDict:
     return splits
 
 
-def tokenize_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Dataset:
+def tokenize_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """Replace `text` by `input_ids` and their `length`; other columns stay. Works on streamed splits too.
 
     Args:
         dataset: one split, or all, with a column `text`.
-        tokenizer: of `train_tokenizer`, or any other.
-        max_length: tokens per sentence at most; None takes the tokenizer's.
+        tokenizer: of `train_tokenizer`, or any other; a sentence is cut at its `model_max_length`.
     """
 
     def tokenize(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        ids = tokenizer(rows["text"], truncation=True, max_length=max_length)["input_ids"]
+        ids = tokenizer(rows["text"], truncation=True)["input_ids"]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
     progress = (

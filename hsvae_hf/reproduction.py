@@ -175,7 +175,7 @@ def scale(options: ReproduceArguments) -> dict[str, Any]:
 
 
 def comparison(
-    options: ReproduceArguments, dataset: str, latent_size: int, group: str = "figures", **changes: Any
+    options: ReproduceArguments, dataset: str, latent_size: int, group: str = "figures", models: Sequence[str] = ()
 ) -> Comparison:
     """The runs of one data set at one latent size; figures of one group share them."""
     folder = Path(options.output_dir) / "runs" / f"{group}-{options.size}-{Path(dataset).name}-{latent_size}"
@@ -183,13 +183,13 @@ def comparison(
         "dataset": dataset,
         "output_dir": str(folder),
         "encoder_name_or_path": options.encoder_name_or_path,
-        "models": options.models or [],
+        "models": list(models),
         "max_length": MAX_LENGTHS.get(Path(dataset).name, 60),
         "latent_size": latent_size,
         "search_runs": 0,
         "seeds": options.seeds,
     }
-    fields |= scale(options) | changes
+    fields |= scale(options)
     made = Comparison(CompareArguments(**fields))
     made.check_encoder()
     return made
@@ -298,7 +298,7 @@ def figure3(options: ReproduceArguments) -> Made:
     size = options.latent_sizes[0]
     for dataset in options.dataset:
         names = [name for systems in families.values() for name in systems]
-        made = comparison(options, dataset, size, "curves", models=names)
+        made = comparison(options, dataset, size, "curves", names)
         for family, systems in families.items():
             for system in systems:
                 curves = [run["curve"] for run in results(made, system, options.seeds)]
@@ -404,7 +404,7 @@ def gates(options: ReproduceArguments) -> Made:
     systems = options.models or [f"{base} {change}".strip() for base in STUDY for change in ("", *STUDY[base])]
     numbers: list[dict[str, Any]] = []
     for dataset in options.dataset:
-        made = comparison(options, dataset, size, "study", models=systems)
+        made = comparison(options, dataset, size, "study", systems)
         for system in systems:
             if not base_of(system) or made.systems[system][0] != "hsvae":
                 raise ValueError(f"`models` must be of HSVAE for the gates, got {system!r}; leave it out.")
@@ -456,7 +456,7 @@ def dial(options: ReproduceArguments) -> Made:
     systems = {f"HSVAE-balanced target_active_dims={wanted}": wanted for wanted in targets(size)}
     off = 0.0
     for dataset in options.dataset:
-        made = comparison(options, dataset, size, "nonzeros", models=list(systems))
+        made = comparison(options, dataset, size, "nonzeros", list(systems))
         for system, wanted in systems.items():
             runs = results(made, system, options.seeds)
             row: dict[str, Any] = {
@@ -507,7 +507,7 @@ def nonzeros(options: ReproduceArguments) -> Made:
     }
     given = [] if options.vectors_json is None else _vector_codes(options.vectors_json, options.dataset)
     for dataset in options.dataset:
-        made = comparison(options, dataset, size, "nonzeros", models=list(models))
+        made = comparison(options, dataset, size, "nonzeros", list(models))
         rows: list[dict[str, Any]] = _word_vectors(made)
         source = options.encoder_name_or_path
         encoder = HSVAEForPreTraining.from_encoder_pretrained(source, decoder_type="vector", latent_size=1).eval()
