@@ -27,6 +27,7 @@ from transformers import (
 
 import hsvae_hf
 from hsvae_hf.analysis import class_gate_activity
+from hsvae_hf.arguments import MODEL_NAMES, choose
 from hsvae_hf.calibration import hold_target
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference, load_tokenizer
@@ -121,6 +122,10 @@ class CompareArguments:
     max_length: int = field(default=30, metadata={"help": "Tokens per sentence."})
     max_train_samples: int | None = field(default=8000, metadata={"help": "Rows to train on."})
     max_samples: int | None = field(default=3000, metadata={"help": "Rows of the other splits."})
+
+    def __post_init__(self) -> None:
+        """One spelling for each system, whichever was given."""
+        self.models = [system_name(name) for name in self.models]
 
 
 class RowCollator(TextCollator):
@@ -437,6 +442,19 @@ def read_json(path: Path, name: str = "output_dir") -> Any:
         raise ValueError(f"`{name}` must hold whole results, got {str(path)!r}: {error}; delete it.") from error
 
 
+def system_name(name: str) -> str:
+    """The name of a system in the table, fields included, for any spelling of it; folders stay.
+
+    Raises:
+        ValueError: if there is no such system.
+    """
+    base, *changes = name.split() or [name]
+    if base not in SYSTEMS and Path(name).is_dir():
+        return name
+    types = {model_type: other for other, model_type in reversed(MODEL_NAMES.items())}
+    return " ".join([choose("models", base, SYSTEMS, types, "of folders of trained models, or of"), *changes])
+
+
 def base_of(system: str) -> str:
     """Its name in `SYSTEMS`, without the fields that it comes with; nothing for the folder of a trained model."""
     name = next(iter(system.split()), "")
@@ -459,9 +477,7 @@ def find_system(name: str) -> System:
     Raises:
         ValueError: if there is no such system or field.
     """
-    base, changes = base_of(name), name.split()[1:]
-    if not base:
-        raise ValueError(f"`models` must be of {', '.join(SYSTEMS)} or folders, got {name!r}; name one of them.")
+    base, *changes = system_name(name).split()
     model_type, fixed, searched = SYSTEMS[base]
     names = {item.name for item in dataclasses.fields(hsvae_hf.MODELS[model_type][0])}
     names -= {item.name for item in dataclasses.fields(PreTrainedConfig)} | set(OWN_FIELDS)

@@ -22,10 +22,37 @@ from hsvae_hf.analysis import GateStatistics, neighbours_kept
 from hsvae_hf.batches import input_batches
 from hsvae_hf.explanation import describe_dimensions
 from hsvae_hf.metrics import metric_path
+from hsvae_hf.reporting import figure, say
 from hsvae_hf.vectors import embed_dataset
 
 MUTUAL_INFORMATION_ROWS = 512  # the estimate's ceiling is their logarithm, 6.2 nats
 NEIGHBOURS, FEWEST_ROWS, NEIGHBOUR_ROWS = 10, 100, 1000  # of few rows, ten are a large share
+REPORTED = {  # what `print_report` shows, by people's names
+    "rows": "rows",
+    "reconstruction_loss": "reconstruction, nats per row",
+    "perplexity": "perplexity per word",
+    "z_kl": "KL of values, nats",
+    "gamma_kl": "KL of gates, nats",
+    "squared_error_code": "squared error of the code",
+    "neighbours_kept": "nearest neighbours kept",
+    "active_dims": "non-zeros per code",
+    "empty_rows": "share of empty codes",
+    "active_units": "dimensions that vary",
+    "dead_dims": "dimensions never on",
+    "always_on_dims": "dimensions always on",
+    "switching_fraction": "share of dimensions that switch",
+    "mutual_information": "mutual information, nats",
+}
+PROBES = {
+    "code": "from the code",
+    "gate": "from the gates alone",
+    "slab_mean": "from the slab's mean",
+    "posterior_mean": "from the posterior's mean",
+    "samples": "from draws",
+    "dense": "from the vectors",
+    "tfidf": "from TF-IDF",
+    "majority": "of the largest class",
+}
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] varies more than this over sentences
 
 
@@ -315,12 +342,19 @@ def evaluate_model(
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """Print a report as an aligned table."""
-    rows = [(name, value) for name, value in report.items() if not isinstance(value, dict | list)]
-    rows += [(f"accuracy, {name}", value) for name, value in report.get("accuracy", {}).items()]
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        print(f"{name:<{width}}  {value:.4g}" if isinstance(value, float) else f"{name:<{width}}  {value}")
+    """Print what a person looks at first, a line each, and advice where there is some.
+
+    Args:
+        report: of `evaluate_model`.
+    """
+    rows = [(label, report[name]) for name, label in REPORTED.items() if name in report]
+    accuracy = report.get("accuracy", {})
+    rows += [(f"accuracy {label}", accuracy[name]) for name, label in PROBES.items() if name in accuracy]
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        say(f"  {label:<{width}}  {figure(value)}")
+    if report.get("advice") is not None:
+        say(f"  advice: {report['advice']}")
 
 
 def check_output(path: str | Path, overwrite: bool, suffix: str, name: str = "output") -> Path:

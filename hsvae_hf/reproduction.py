@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression
 
 import hsvae_hf
 from hsvae_hf.analysis import class_kl, dimension_order
-from hsvae_hf.comparison import CompareArguments, Comparison, base_of, is_classifier, read_json
+from hsvae_hf.arguments import choose
+from hsvae_hf.comparison import CompareArguments, Comparison, base_of, is_classifier, read_json, system_name
 from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import probe_accuracy
 from hsvae_hf.modeling_hsvae import HSVAEForPreTraining
@@ -607,10 +608,9 @@ def reproduce(options: ReproduceArguments) -> str:
 
 def check(options: ReproduceArguments) -> None:
     """Tell what cannot be run or read, before the first run."""
-    if options.figure not in FIGURES:
-        raise ValueError(f"`figure` must be one of {', '.join(FIGURES)}, got {options.figure!r}; name one of them.")
-    if options.size not in SIZES:
-        raise ValueError(f"`size` must be one of {', '.join(SIZES)}, got {options.size!r}; name one of them.")
+    options.figure = choose("figure", options.figure, FIGURES)
+    options.size = choose("size", options.size, SIZES)
+    options.models = None if options.models is None else [system_name(name) for name in options.models]
     if options.seeds < 1 or not options.latent_sizes:
         raise ValueError(f"`seeds` must be at least 1, got {options.seeds}, and `latent_sizes` must not be empty.")
     if min(options.latent_sizes) < 2 or len(options.latent_sizes) > len(GREYS):

@@ -41,6 +41,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hsvae_hf.data import LengthGroupedSampler
 from hsvae_hf.hub import model_card
+from hsvae_hf.reporting import report_steps
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 UNFINISHED = ".unfinished"  # a checkpoint lives here until it is whole
@@ -127,6 +128,7 @@ class WholeCheckpointTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.add_callback(UnfinishedCallback)
+        report_steps(self)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """The Trainer's own; where `overwrite_output_dir` is set, the folder is emptied once all is ready to start.

@@ -18,9 +18,9 @@ from typing import Literal
 
 import torch
 from torch.nn import functional as F
-from transformers import HfArgumentParser
 
 import hsvae_hf
+from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import load_tokenizer
@@ -284,7 +284,7 @@ def main() -> None:
     words = sys.argv[1:]
     if words and not words[0].startswith("-"):
         words.insert(0, "--task")  # `benchmark.py train` reads better
-    (arguments,) = HfArgumentParser(BenchmarkArguments).parse_args_into_dataclasses(words)
+    arguments = parse(BenchmarkArguments, __doc__, words)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

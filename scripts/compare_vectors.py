@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from scipy import sparse
 from sentence_transformers.sparse_encoder.losses import CSRLoss
 from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 import hsvae_hf
 from hsvae_hf.analysis import neighbours_kept
+from hsvae_hf.arguments import choose, parse
 from hsvae_hf.calibration import calibrate_threshold, fit_code_scale
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
@@ -271,11 +272,9 @@ def plot(summary: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Train what is not there yet; write the table and the figure."""
-    (options,) = HfArgumentParser(Options, description=__doc__).parse_args_into_dataclasses()
+    options = parse(Options, __doc__)
     torch.set_flush_denormal(True)
-    for system in options.systems:
-        if system not in STYLES:
-            raise ValueError(f"`systems` must be of {', '.join(STYLES)}, got {system!r}; name one of them.")
+    options.systems = [choose("systems", system, STYLES, rule="of") for system in options.systems]
     most = min(options.latent_sizes)
     if options.seeds < 1 or not 0 < min(options.active_dims) <= max(options.active_dims) < most:
         raise ValueError(f"`active_dims` must be from 1 to {most - 1}, and `seeds` at least 1; choose such.")

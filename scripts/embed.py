@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from transformers import HfArgumentParser, PreTrainedModel
+from scipy import sparse
+from transformers import PreTrainedModel
 
+from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, load_for_inference, save_codes
+from hsvae_hf.reporting import device_name, finish, model_facts, say, size_of
 from hsvae_hf.vectors import load_vectors
 
 INPUT_FILES = (".txt", ".jsonl", ".csv", ".parquet", ".npy")
@@ -146,9 +150,40 @@ def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterator[Any]]:
 
 def main() -> None:
     """Encode the input file; the output appears when it is complete."""
-    (args,) = HfArgumentParser(EmbedArguments, description=__doc__).parse_args_into_dataclasses()
+    args = parse(EmbedArguments, __doc__)
+    column = f", column `{args.text_column}`" if args.input.suffix not in (".txt", ".npy") else ""
+    say(f"embed.py: {args.input}{column}, by {args.model_name_or_path}, to {args.output}")
     model, blocks = encode_file(args)
-    print(f"{save_codes(args.output, blocks)} codes of {model.config.latent_size} dimensions in {args.output}")
+    say(model_facts(model), f"device: {device_name(model.device)}")
+    tally = Tally(blocks)
+    rows = save_codes(args.output, tally)
+    figures = {"codes": rows, "non-zeros per code": tally.stored / max(rows, 1), "empty codes": tally.empty}
+    finish(f"{args.output}: {size_of(args.output)}", figures, read_command(args.output))
+
+
+class Tally:
+    """Blocks of codes, counted as they pass."""
+
+    def __init__(self, blocks: Iterable[sparse.csr_matrix]) -> None:
+        self.blocks, self.stored, self.empty = blocks, 0, 0
+
+    def __iter__(self) -> Iterator[sparse.csr_matrix]:
+        """The blocks."""
+        for block in self.blocks:
+            self.stored += block.nnz
+            self.empty += int((block.getnnz(axis=1) == 0).sum())
+            yield block
+
+
+def read_command(path: Path) -> str:
+    """A command that reads the codes."""
+    if path.suffix == ".jsonl":
+        return shlex.join(["head", "-n", "2", str(path)])
+    code = {
+        ".npz": f"import scipy.sparse; print(repr(scipy.sparse.load_npz({str(path)!r})))",
+        ".parquet": f"import pyarrow.parquet; print(pyarrow.parquet.read_table({str(path)!r}).slice(0, 2))",
+    }
+    return shlex.join(["python", "-c", code[path.suffix]])
 
 
 if __name__ == "__main__":

@@ -6,15 +6,17 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from transformers import AutoModelForPreTraining, HfArgumentParser
+from transformers import AutoModelForPreTraining
 
 import hsvae_hf
 from hsvae_hf.analysis import class_gate_activity, plot_gate_heatmap
+from hsvae_hf.arguments import parse
 from hsvae_hf.batches import input_batches
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import load_for_inference
 from hsvae_hf.evaluation import check_output, evaluate_model, print_report, representations
+from hsvae_hf.reporting import command_line, data_facts, device_name, finish, model_facts, say
 from hsvae_hf.training import write_json
 from hsvae_hf.vectors import load_vectors
 
@@ -58,6 +60,7 @@ def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Datase
     limits = {"max_train_samples": rows, "max_samples": options.max_samples}
     columns = {"text_column": options.text_column, "label_column": options.label_column}
     splits = load_text_dataset(str(options.dataset), seed=options.seed, needs_train=False, **limits, **columns)
+    say(*data_facts(splits))
     name = "validation" if options.split == "test" and "test" not in splits else options.split
     if name not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
@@ -66,7 +69,7 @@ def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Datase
 
 def main() -> None:
     """Load, measure, write, print."""
-    (options,) = HfArgumentParser(EvaluateArguments).parse_args_into_dataclasses()
+    options = parse(EvaluateArguments, __doc__)
     for option in ("num_samples", "batch_size"):
         if getattr(options, option) < 1:
             raise ValueError(
@@ -76,14 +79,17 @@ def main() -> None:
     picture = None
     if options.heatmap is not None:
         picture = check_output(options.heatmap, options.overwrite, ".png", "heatmap")
+    source = options.dataset or options.vectors
+    say(f"evaluate.py: {options.model_name_or_path} on {source}, to {options.output}")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     name, train, test = load_splits(options)
     if options.dataset is not None and name != options.split:
-        print(f"there is no split `{options.split}`: the report is on `{name}`, {len(test)} rows")
+        say(f"there is no split `{options.split}`: the report is on `{name}`, {len(test):,} rows")
     if picture is not None and "label" not in test.column_names:
         raise ValueError("`heatmap` needs labels, got none in the data; leave it out.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)
+    say(model_facts(model), f"device: {device_name(device)}")
     if picture is not None:
         found = representations(model, input_batches(model, tokenizer, test, options.batch_size, "Heat map"), 1)
         if "gate" not in found:
@@ -100,7 +106,10 @@ def main() -> None:
         "hsvae_hf": hsvae_hf.__version__,
     }
     write_json(output, report)
-    print_report({key: value for key, value in report.items() if key != "settings"})
+    print_report(report)
+    shared = {name: getattr(options, name) for name in ("model_name_or_path", "dataset", "text_column")}
+    words = tokenizer is not None and options.dataset is not None
+    finish(f"{output}: all figures", {}, *([command_line("explain.py", **shared)] if words else []))
 
 
 if __name__ == "__main__":

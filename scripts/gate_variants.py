@@ -8,9 +8,9 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from transformers import HfArgumentParser
 
 from hsvae_hf import modeling_hsvae
+from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.distributions import sample_binary_concrete
 from hsvae_hf.modeling_hsvae import GateLinear, HSVAEHead
@@ -60,7 +60,7 @@ def variant(name: str) -> Iterator[None]:
 
 def main() -> None:
     """Run what is missing, write the table."""
-    (options,) = HfArgumentParser(Options, description=__doc__).parse_args_into_dataclasses()
+    options = parse(Options, __doc__)
     if options.seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {options.seeds}; choose a positive number.")
     shared = ReproduceArguments("gates", [options.dataset], options.output_dir)

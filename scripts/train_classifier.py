@@ -1,12 +1,15 @@
 """Train a classifier on the samples of a trained text VAE: K-sample Monte-Carlo marginalisation (paper, 4.2)."""
 
+import shlex
 from dataclasses import dataclass, field
 
-from transformers import AutoModelForSequenceClassification, HfArgumentParser, set_seed
+from transformers import AutoModelForSequenceClassification, set_seed
 
+from hsvae_hf.arguments import OUTPUT_FIRST, TRAINING_FIRST, ScriptParser
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.reporting import data_facts, finish, model_facts, say
 from hsvae_hf.training import (
     RunArguments,
     WholeCheckpointTrainer,
@@ -18,6 +21,12 @@ from hsvae_hf.training import (
 )
 
 KEPT = ("model_type", "vocab_size", "hidden_size", "latent_size", "num_samples", "freeze_encoder", "id2label")
+FIRST = {
+    "data": ("model_name_or_path", "dataset", "text_column", "label_column", "max_train_samples", "max_samples"),
+    "classifier": ("num_samples", "freeze_encoder"),
+    "training": TRAINING_FIRST,
+    "output": OUTPUT_FIRST,
+}
 
 
 @dataclass
@@ -44,9 +53,10 @@ class ClassifierTrainingArguments(RunArguments):
 
 def main() -> None:
     """Parse, train, evaluate on validation and test, save."""
-    parser = HfArgumentParser((ClassifierArguments, ClassifierTrainingArguments))
-    options, arguments = parser.parse_args_into_dataclasses()
+    kinds = {"data": ClassifierArguments, "training": ClassifierTrainingArguments}
+    options, arguments = ScriptParser(kinds, FIRST, description=__doc__).parse()
     checkpoint = check_output_dir(arguments, (options.dataset, options.model_name_or_path))
+    say(f"train_classifier.py: {options.model_name_or_path} on {options.dataset}, to {arguments.output_dir}")
     set_seed(arguments.seed)
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
     columns = {"text_column": options.text_column, "label_column": options.label_column}
@@ -56,6 +66,7 @@ def main() -> None:
         raise ValueError(f"`dataset` must have at least 2 rows, got 1 in {options.dataset!r}; some are held out.")
     if "label" not in dataset["train"].column_names:
         raise ValueError(f"`label_column` must name a column of classes, got none in {options.dataset!r}; name one.")
+    say(*data_facts(dataset))
     names = dataset["train"].features["label"].names
     if len(names) < 2:
         raise ValueError(
@@ -76,6 +87,7 @@ def main() -> None:
             f"`model_name_or_path` must be a model that reads text, got {options.model_name_or_path!r}, which takes "
             "vectors alone; use one with its encoder."
         )
+    say(model_facts(model))
     if checkpoint is not None:
         check_resumable(checkpoint, {name: getattr(model.config, name) for name in KEPT})
     splits = {name: dataset[name] for name in ("train", "validation", "test") if name in dataset}
@@ -97,7 +109,18 @@ def main() -> None:
     if trainer.is_world_process_zero():
         settings = run_settings(arguments, **vars(options))
         save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics, settings)
-        print("\n".join(f"{name}: {value}" for name, value in metrics.items()))
+        figures = {f"accuracy on {name}": metrics.get(f"{name}_accuracy") for name in ("validation", "test")}
+        loss = {"training loss": metrics["train_loss"]}
+        result = f"{arguments.output_dir}: the classifier, its tokenizer, and all figures in all_results.json"
+        finish(result, figures | loss, classify_command(arguments.output_dir, dataset["validation"]["text"][0]))
+
+
+def classify_command(folder: str, sentence: str) -> str:
+    """A command that classifies a sentence."""
+    code = (
+        f"import hsvae_hf, transformers; print(transformers.pipeline('text-classification', {folder!r})({sentence!r}))"
+    )
+    return shlex.join(["python", "-c", code])
 
 
 if __name__ == "__main__":
