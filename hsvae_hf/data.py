@@ -59,7 +59,7 @@ class DatasetSummary:
         """For people, a fact a line."""
         labels = "no labels"
         if self.label_column is not None:
-            labels = f"labels from `{self.label_column}` ({len(self.classes)} classes)"
+            labels = f"labels from `{self.label_column}` (classes: {len(self.classes)})"
         found = [f"data: {self.dataset}, text from `{self.text_column}`, {labels}"]
         if self.rows:
             rows = ", ".join(f"{name} {count:,}" for name, count in self.rows.items())

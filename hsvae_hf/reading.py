@@ -89,12 +89,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not cells and len(names) == 1:
             yield line, {names[0]: ""}
         elif len(cells) > 1 or len(names) == 1 or "".join(cells).strip():
-            width = width or len(cells)
+            expected, width = max(width, len(names)), width or len(cells)
             if len(cells) != width or width < len(names) or any(cells[len(names) :]):
                 raise ValueError(
-                    f"`{path}` must have as many cells in every line as its header, {len(names)} between "
-                    f"{separator!r}, got {len(cells)} in line {line}; put a cell that holds {separator!r} into double "
-                    "quotes."
+                    f"`{path}` must have {expected} cells in every line, with {separator!r} between them, got "
+                    f"{len(cells)} in line {line}; leave out none, and quote those that hold {separator!r}."
                 )
             yield line, {name: cell for name, cell in zip(names, cells, strict=False) if name}
 
@@ -237,12 +236,14 @@ def find_text_column(columns: dict[str, str], named: str | None, source: str, la
     check_column(columns, named, "text_column")
     found = named or next((name for name in TEXT_COLUMNS if name in columns), None)
     texts = [name for name, kind in columns.items() if kind == "text" and name not in (label, *LABEL_COLUMNS)]
-    if found is None and len(texts) == 1 and not any(NUMBER.fullmatch(name) for name in columns):
+    numbers = [name for name in columns if NUMBER.fullmatch(name)]
+    if found is None and len(texts) == 1 and not numbers:
         return texts[0]
     if found is None or columns[found] == "other":
+        header = " If that is its first row, put a line of column names above it." if numbers else ""
         raise ValueError(
             f"`text_column` must name a column of strings of {source!r}, got {found!r} among {sorted(columns)}; its "
-            f"string columns: {texts}. If that is its first row, put a line of column names above it."
+            f"string columns: {texts}.{header}"
         )
     return found
 

@@ -27,6 +27,10 @@ class ExplainArguments:
     )
     split: str = field(default="train", metadata={"help": "Split to look at."})
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
     max_samples: int | None = field(default=5000, metadata={"help": "Rows to look at."})
     num_words: int = field(default=8, metadata={"help": "Words for each end of a dimension."})
     num_sentences: int = field(default=3, metadata={"help": "Sentences for each end of a dimension."})
@@ -68,7 +72,8 @@ def explain_dimensions(options: ExplainArguments, model: Any, tokenizer: Any) ->
     """All dimensions in brief, or one in detail."""
     limits = {"max_train_samples": options.max_samples, "max_samples": options.max_samples}
     settings: dict[str, Any] = {"text_column": options.text_column, "with_labels": False, "needs_train": False}
-    splits = load_text_dataset(str(options.dataset), **settings, **limits)
+    config = options.dataset_config_name
+    splits = load_text_dataset(str(options.dataset), dataset_config_name=config, **settings, **limits)
     if options.split not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
     texts = splits[options.split]["text"][:]

@@ -21,7 +21,7 @@ from hsvae_hf.encoding import load_tokenizer
 from hsvae_hf.modeling_text_vae import special_token_ids
 from hsvae_hf.monitor import CALIBRATION_ROWS, CollapseMonitor, held_out_batches
 from hsvae_hf.sources import HUB_IDS
-from hsvae_hf.tokenization import train_tokenizer
+from hsvae_hf.tokenization import train_tokenizer, warn_unknown
 from hsvae_hf.training import (
     TextVAETrainer,
     TextVAETrainingArguments,
@@ -71,6 +71,10 @@ class DataArguments:
     prompt_name: str | None = field(
         default=None, metadata={"help": "Which of a sentence-transformers encoder's prompts goes before a sentence."}
     )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     max_length: int | None = field(
         default=None,
@@ -80,6 +84,10 @@ class DataArguments:
         },
     )
     tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Use this one; else train one."})
+    ascii_only: bool = field(
+        default=False,
+        metadata={"help": "The tokenizer to be trained keeps to the paper's ASCII rule; --preset released does."},
+    )
     streaming: bool = field(default=False, metadata={"help": "Read while training; needs --max_steps."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the training split."})
     max_samples: int | None = field(default=None, metadata={"help": "Rows of the validation split."})
@@ -135,7 +143,7 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
     elif known.encoder_name_or_path is not None:
         parser.set_defaults(learning_rate=ENCODER_LEARNING_RATE, tie_word_embeddings=False)
     if known.preset == "released":
-        parser.set_defaults(**hsvae_hf.RELEASED)
+        parser.set_defaults(**hsvae_hf.RELEASED, ascii_only=True)
     data, parsed, arguments = parser.parse_args_into_dataclasses()
     flags = vars(parsed)
     if vectors and holds_a_number(flags) and flags["target_active_dims"] is None:  # what gates are balanced to
@@ -148,6 +156,7 @@ def load_text(data: DataArguments, seed: int) -> Any:
     dataset = load_text_dataset(
         str(data.dataset),
         text_column=data.text_column,
+        dataset_config_name=data.dataset_config_name,
         with_labels=False,
         streaming=data.streaming,
         max_train_samples=data.max_train_samples,
@@ -173,9 +182,11 @@ def prepare_words(data: DataArguments, flags: dict[str, Any], seed: int, checkpo
                 f"`max_length` must stay {tokenizer.model_max_length}, as in {checkpoint!r}, got {data.max_length}; "
                 "resume a run with the options that it was started with."
             )
+        warn_unknown(tokenizer, (row["text"] for row in dataset["train"]))
     else:
         texts = (row["text"] for row in dataset["train"])
-        tokenizer = train_tokenizer(texts, vocab_size=flags["vocab_size"], max_length=max_length)
+        size = flags["vocab_size"]
+        tokenizer = train_tokenizer(texts, vocab_size=size, max_length=max_length, ascii_only=data.ascii_only)
     data.max_length = tokenizer.model_max_length  # as `train_settings.json` is to say
     splits = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
     flags.pop("vocab_size")
@@ -245,7 +256,8 @@ def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
         raise ValueError(
             "`encoder_name_or_path` must be given with `decoder_type` 'vector' and a data set, and not with `vectors`."
         )
-    ignored = [name for name in ("prompt_name", "text_column", "max_length") if getattr(data, name) is not None]
+    ignored = ("prompt_name", "text_column", "dataset_config_name", "max_length")
+    ignored = [name for name in ignored if getattr(data, name) is not None]
     if data.vectors is not None and ignored:
         raise ValueError(f"`{ignored[0]}` must be left out with `vectors`: there is no text.")
     if data.streaming:
