@@ -625,10 +625,8 @@ def check(options: ReproduceArguments) -> None:
     if len(set(map(name_of, options.dataset))) < len(options.dataset):
         raise ValueError(f"`dataset` must have different names, got {options.dataset}; rename one.")
     for dataset in options.dataset:
-        if (
-            "label"
-            not in load_text_dataset(dataset, dataset_config_name=options.dataset_config_name)["train"].column_names
-        ):
+        splits = load_text_dataset(dataset, dataset_config_name=options.dataset_config_name)
+        if "label" not in splits["train"].column_names:
             raise ValueError(f"`dataset` must have labels, got {dataset!r} without; choose another.")
     for name, readers in (("models", ("figure2", "gates")), ("vectors_json", ("nonzeros",))):
         if getattr(options, name) is not None and options.figure not in readers:

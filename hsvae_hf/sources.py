@@ -50,8 +50,9 @@ def locate(dataset: str, config_name: str | None, streaming: bool) -> tuple[Sour
     if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return _load_saved(dataset, path, streaming), None
     here = path.is_dir()
-    name = str(path) if here else HUB_IDS.get(dataset, dataset)
-    with _one_line(dataset, name, config_name), _offline(not here and not _reachable(name, dataset)):
+    name = str(path.resolve()) if here else HUB_IDS.get(dataset, dataset)
+    offline = not here and not _reachable(name, dataset)
+    with _one_line(dataset, name, config_name), _offline(offline):
         builder = load_dataset_builder(name, config_name)
         ours = SUFFIXES if here else (".csv", ".tsv")  # pandas takes a cell too many for an index
         files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
@@ -103,9 +104,9 @@ def _near(path: Path) -> str:
     """What to do about a path that is not there, with the most similar names in its folder."""
     folder = path.parent
     if not folder.is_dir():
-        return f"there is no folder {str(folder)!r}: check the path"
+        return f"there is no folder {str(folder)!r} here: check the name"
     near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()])
-    return f"did you mean {' or '.join(near)}" if near else "check the path"
+    return f"did you mean {' or '.join(near)}" if near else "check the name, and the network"
 
 
 @contextmanager
