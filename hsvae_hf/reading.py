@@ -181,7 +181,7 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[i
 
 
 def read_columns(path: Path) -> dict[str, str]:
-    """Names of the columns of a file: `text`, `number` (cells of a .csv that are numbers), or `other`.
+    """What the columns of a file hold, by name: `text`, `number` (cells of a .csv without a word), or `other`.
 
     Raises:
         ValueError: if the file is empty, or as `read_rows`.
@@ -198,10 +198,12 @@ def read_columns(path: Path) -> dict[str, str]:
     kinds: dict[str, set[str]] = {}
     for _, row in islice(read_rows(path), _PEEK):
         for name, value in row.items():
-            kinds.setdefault(name, set()).update(_kind(path, value))
+            kinds.setdefault(name, set()).add(_kind(path, value))
     if not kinds:
         raise ValueError(f"`{path}` must hold at least one sentence, got no rows in the empty file {path}; add some.")
-    return {name: found.pop() if len(found) == 1 else _mixed(path, found) for name, found in kinds.items()}
+    if path.suffix.lower() in SEPARATORS:
+        return {name: "text" if "text" in found else "number" for name, found in kinds.items()}
+    return {name: "text" if "text" in found else "other" for name, found in kinds.items()}
 
 
 def _holds_text(kind: pa.DataType) -> bool:
@@ -209,16 +211,9 @@ def _holds_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _kind(path: Path, value: Any) -> set[str]:
-    if value is None:
-        return set()
-    if path.suffix.lower() in SEPARATORS:
-        return ({"number"} if NUMBER.fullmatch(value) else {"text"}) if value else set()
-    return {"text" if isinstance(value, str) else "other"}
-
-
-def _mixed(path: Path, kinds: set[str]) -> str:
-    return "text" if path.suffix.lower() in SEPARATORS else "other"
+def _kind(path: Path, value: Any) -> str:
+    number = path.suffix.lower() in SEPARATORS and (not value or NUMBER.fullmatch(value))
+    return "text" if isinstance(value, str) and not number else "other"
 
 
 def find_text_column(columns: dict[str, str], named: str | None, source: str, label: str | None = None) -> str:
