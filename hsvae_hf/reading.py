@@ -229,7 +229,7 @@ def find_text_column(columns: dict[str, str], named: str | None, source: str, la
         ValueError: if there is no such column.
     """
     check_column(columns, named, "text_column")
-    found = named or next((name for name in TEXT_COLUMNS if name in columns), None)
+    found = named or next((name for name in TEXT_COLUMNS if name in columns and name != label), None)
     texts = [name for name, kind in columns.items() if kind == "text" and name not in (label, *LABEL_COLUMNS)]
     numbers = [name for name in columns if NUMBER.fullmatch(name)]
     if found is None and len(texts) == 1 and not numbers:

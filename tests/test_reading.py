@@ -80,7 +80,7 @@ def test_training_and_embedding_read_the_same(tmp_path, name, content, expected)
         (
             "a.jsonl",
             '{"text": "a"}\n{"text": null}\n',
-            "must hold a string in every row, got NoneType 'None' in line 2",
+            "a string in every row, got NoneType 'None' in line 2",
         ),
         ("a.jsonl", '{"text": "\\ud83d"}\n', "half a surrogate pair"),
         ("a.jsonl", "[" * 100_000, "damaged in line 1"),
