@@ -112,7 +112,7 @@ class ScriptParser(HfArgumentParser):
     ) -> None:
         self.kinds, self.first, self.elsewhere = dict(kinds or {}), first, elsewhere
         self.everything = False  # that is, --help-all
-        super().__init__(cast(Any, tuple(self.kinds.values())), **({"allow_abbrev": False, "add_help": False} | options))
+        super().__init__(cast(Any, tuple(self.kinds.values())), allow_abbrev=False, add_help=False, **options)
         for action in self._actions:
             self._plain(action)
         if self.kinds:

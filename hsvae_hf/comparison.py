@@ -29,7 +29,7 @@ import hsvae_hf
 from hsvae_hf.analysis import class_gate_activity
 from hsvae_hf.arguments import MODEL_NAMES, choose
 from hsvae_hf.calibration import hold_target
-from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference, load_tokenizer
 from hsvae_hf.evaluation import average_hoyer, corpus_statistics, probe_accuracy, representations, tfidf_accuracy
 from hsvae_hf.modeling_text_vae import special_token_ids
@@ -96,6 +96,10 @@ class CompareArguments:
             f"with fields of its configuration, or {', '.join(TRAINING)}: 'HSVAE prior_alpha=1 prior_beta=4'."
         },
     )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
     seeds: int = field(default=3, metadata={"help": "Runs per model."})
     max_steps: int = field(default=1000, metadata={"help": "Training steps of every model."})
     classifier_epochs: int = field(default=5, metadata={"help": "Passes of the K = 5 classifier over the rows."})
@@ -150,9 +154,14 @@ def load_labelled(options: CompareArguments) -> DatasetDict:
         ValueError: if there are no labels, less than two classes or too few rows.
     """
     limits: dict[str, Any] = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
-    data: DatasetDict = load_text_dataset(options.dataset, **limits)
-    if "label" not in data["train"].column_names:
-        raise ValueError(f"`dataset` must have labels, got {options.dataset!r} without; choose another.")
+    config = options.dataset_config_name
+    data: DatasetDict = load_text_dataset(options.dataset, dataset_config_name=config, **limits)
+    found = {name: labelled(split) for name, split in data.items()}
+    data = DatasetDict({name: split for name, split in found.items() if split is not None})
+    if not {"train", "validation"} <= set(data):
+        raise ValueError(
+            f"`dataset` must have labels in train and validation rows, got {options.dataset!r} without; choose another."
+        )
     if len(data["train"].unique("label")) < 2:
         raise ValueError(f"`dataset` must have rows of two classes, got {options.dataset!r}; choose another.")
     if len(data["validation"]) < 2:
@@ -182,7 +191,8 @@ class Comparison:
         for split in self.data.values():
             for text, label in zip(split["text"][:], split["label"][:], strict=True):
                 self.checksum = zlib.crc32(f"{label} {text}\n".encode(), self.checksum)
-        self.words = train_tokenizer(self.data["train"]["text"][:], options.vocab_size, options.max_length)
+        texts = self.data["train"]["text"][:]  # as the paper's: its figures are to be reproduced
+        self.words = train_tokenizer(texts, options.vocab_size, options.max_length, ascii_only=True)
         self._check_settings(options.models)
 
     def check_encoder(self) -> None:

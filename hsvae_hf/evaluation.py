@@ -1,6 +1,7 @@
 """One report of a trained model: loss terms, sparsity, gates, collapse, and what linear probes read from the codes."""
 
 import itertools
+import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,10 +21,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.analysis import GateStatistics, neighbours_kept
 from hsvae_hf.batches import input_batches
+from hsvae_hf.data import labelled
 from hsvae_hf.explanation import describe_dimensions
 from hsvae_hf.metrics import metric_path
 from hsvae_hf.reporting import figure, say
 from hsvae_hf.vectors import embed_dataset
+
+logger = logging.getLogger(__name__)
 
 MUTUAL_INFORMATION_ROWS = 512  # the estimate's ceiling is their logarithm, 6.2 nats
 NEIGHBOURS, FEWEST_ROWS, NEIGHBOUR_ROWS = 10, 100, 1000  # of few rows, ten are a large share
@@ -293,6 +297,26 @@ def advice(statistics: dict[str, Any], config: Any) -> str | None:
     return None
 
 
+def _probe_rows(train: Dataset | None, test: Dataset) -> tuple[Dataset, Dataset] | None:
+    """The rows with a class to learn from and to judge by; None, and a warning, if there are too few."""
+    if train is None or not {"label"} <= {*train.column_names} & {*test.column_names}:
+        return None
+    rows, judged = labelled(train), labelled(test)
+    if rows is None or judged is None:
+        logger.warning("accuracies are left out: no row of %s has a class", "train" if rows is None else "test")
+        return None
+    if len(rows.unique("label")) < 2:
+        logger.warning("accuracies are left out: the rows to learn from have one class alone")
+        return None
+    _check_words("train", rows)
+    return rows, judged
+
+
+def _check_words(name: str, split: Dataset | None) -> None:
+    if split is not None and "text" in split.column_names and not any(text.strip() for text in split["text"]):
+        raise ValueError(f"`{name}` must hold at least one word, got {len(split)} blank texts; check the text column.")
+
+
 def evaluate_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -312,29 +336,34 @@ def evaluate_model(
         num_samples: K of the probe on samples.
         batch_size: sentences per forward pass.
         seed: of the draws.
+
+    Raises:
+        ValueError: if all texts of `train` or `test` are blank.
     """
+    for name, split in (("train", train), ("test", test)):
+        _check_words(name, split)
     torch.manual_seed(seed)
     model.eval()
     batches = input_batches(model, tokenizer, test, batch_size, "Evaluate")
     report = corpus_statistics(model, (inputs for _, inputs in batches))
     report["advice"] = advice(report, model.config)
     found = None
-    labelled = train is not None and "label" in train.column_names and "label" in test.column_names
-    if train is not None and labelled and len(train.unique("label")) > 1:
-        labels, truth = np.array(train["label"][:]), np.array(test["label"][:])
+    probes = _probe_rows(train, test)
+    if probes is not None:
+        labels, truth = (np.array(split["label"][:]) for split in probes)
         splits = [
             representations(model, input_batches(model, tokenizer, split, batch_size, "Probes"), num_samples)
-            for split in (train, test)
+            for split in probes
         ]
-        found = splits[1]
+        found = splits[1] if len(truth) == len(test) else None
         accuracy = {name: probe_accuracy(splits[0][name], labels, splits[1][name], truth) for name in splits[0]}
         accuracy["majority"] = float((truth == np.bincount(labels).argmax()).mean())
         if model.config.decoder_type == "vector":
-            dense = [embed_dataset(split, model, tokenizer) for split in (train, test)]
+            dense = [embed_dataset(split, model, tokenizer) for split in probes]
             accuracy["dense"] = probe_accuracy(dense[0], labels, dense[1], truth)
-        if "text" in train.column_names:
-            accuracy["tfidf"] = tfidf_accuracy(train, test)
-        report |= {"accuracy": accuracy, "probe_rows": len(train)}
+        if "text" in probes[0].column_names:
+            accuracy["tfidf"] = tfidf_accuracy(*probes)
+        report |= {"accuracy": accuracy, "probe_rows": len(labels)}
     if "text" in test.column_names and tokenizer is not None:
         found = found or representations(model, input_batches(model, tokenizer, test, batch_size, "Dimensions"), 1)
         report["dimensions"] = describe_dimensions(found["code"], test["text"][:], num_sentences=0)

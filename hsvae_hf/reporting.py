@@ -107,13 +107,14 @@ def data_facts(splits: Any, labels: bool = True) -> list[str]:
     summary = getattr(splits, "summary", None)
     if summary is None:
         return ["rows: " + ", ".join(f"{name} {len(split):,}" for name, split in splits.items() if has_length(split))]
-    chosen = f"data: {summary.dataset}, text from `{summary.text_column}`"
-    if labels:
-        classes = f"labels from `{summary.label_column}` ({len(summary.classes)} classes)"
-        chosen += f", {classes if summary.label_column else 'no labels'}"
+    facts = [f"data: {summary.dataset}, text from `{summary.text_column}`"]
+    if labels and summary.label_column is not None:
+        facts[0] += f", labels from `{summary.label_column}` ({len(summary.classes)} classes)"
+    elif labels:
+        facts.append(f"no labels: --label_column names them, of the columns {', '.join(summary.columns)}")
     rows = ", ".join(f"{name} {count:,}" for name, count in summary.rows.items())
     held_out = ", validation held out of train" if summary.held_out else ""
-    return [chosen, *([f"rows: {rows}{held_out}"] if rows else [])]
+    return facts + ([f"rows: {rows}{held_out}"] if rows else [])
 
 
 def command_line(script: str, **options: Any) -> str:

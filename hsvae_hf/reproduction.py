@@ -150,6 +150,10 @@ class ReproduceArguments:
     size: str = field(
         default="small", metadata={"help": "small (minutes a run on two cores), hours (there too) or paper (a GPU)."}
     )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
     seeds: int = field(default=3, metadata={"help": "Runs of each; figure4 shows the first."})
     latent_sizes: list[int] = field(
         default_factory=lambda: [32, 768], metadata={"help": "Latent dimensions; the first, but for figure2."}
@@ -182,6 +186,7 @@ def comparison(
     folder = Path(options.output_dir) / "runs" / f"{group}-{options.size}-{Path(dataset).name}-{latent_size}"
     fields: dict[str, Any] = {
         "dataset": dataset,
+        "dataset_config_name": options.dataset_config_name,
         "output_dir": str(folder),
         "encoder_name_or_path": options.encoder_name_or_path,
         "models": list(models),
@@ -620,7 +625,8 @@ def check(options: ReproduceArguments) -> None:
     if len(set(map(name_of, options.dataset))) < len(options.dataset):
         raise ValueError(f"`dataset` must have different names, got {options.dataset}; rename one.")
     for dataset in options.dataset:
-        if "label" not in load_text_dataset(dataset)["train"].column_names:
+        splits = load_text_dataset(dataset, dataset_config_name=options.dataset_config_name)
+        if "label" not in splits["train"].column_names:
             raise ValueError(f"`dataset` must have labels, got {dataset!r} without; choose another.")
     for name, readers in (("models", ("figure2", "gates")), ("vectors_json", ("nonzeros",))):
         if getattr(options, name) is not None and options.figure not in readers:

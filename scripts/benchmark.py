@@ -46,6 +46,10 @@ class BenchmarkArguments:
     )
     vector_size: int = field(default=384, metadata={"help": "vectors: their width."})
     dataset: str = field(default="docstrings", metadata={"help": "Short name, Hub id or local path of the text."})
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
     batch_size: int = field(default=256, metadata={"help": "Sentences per batch."})
     max_length: int = field(default=30, metadata={"help": "Tokens per sentence at most."})
     vocab_size: int = field(default=20_000, metadata={"help": "Word types; the projection is padded to this size."})
@@ -298,7 +302,9 @@ def main() -> None:
     elif arguments.task == "vectors":
         report = benchmark_vectors(arguments)
     else:
-        dataset = load_text_dataset(arguments.dataset, max_train_samples=arguments.max_samples)["train"]
+        which, limit = arguments.dataset_config_name, arguments.max_samples
+        splits = load_text_dataset(arguments.dataset, dataset_config_name=which, max_train_samples=limit)
+        dataset = splits["train"]
         sentences = list(dataset["text"])
         tokenizer = train_tokenizer(sentences, vocab_size=config.vocab_size, max_length=arguments.max_length)
         if arguments.task == "train":

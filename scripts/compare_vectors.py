@@ -22,7 +22,7 @@ from hsvae_hf.analysis import neighbours_kept
 from hsvae_hf.arguments import choose, parse
 from hsvae_hf.calibration import calibrate_threshold, fit_code_scale
 from hsvae_hf.cli import run
-from hsvae_hf.data import load_text_dataset
+from hsvae_hf.data import labelled, load_text_dataset
 from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.evaluation import probe_accuracy
 from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, staged_folder, write_json
@@ -56,6 +56,10 @@ class Options:
     encoder_name_or_path: str = field(metadata={"help": "The frozen sentence encoder."})
     output_dir: str = field(
         metadata={"help": "Folder of the table, the figure, and finished runs, which are not repeated."}
+    )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
     )
     systems: list[str] = field(default_factory=lambda: ["HSVAE", "CSR", "VSC", "SDLGM"], metadata={"help": "Which."})
     latent_sizes: list[int] = field(default_factory=lambda: [512], metadata={"help": "Widths of the codes."})
@@ -92,12 +96,13 @@ def load_rows(options: Options, dataset: str) -> Rows:
         options.encoder_name_or_path, decoder_type="vector", latent_size=1
     )
     tokenizer = load_encoder_tokenizer(options.encoder_name_or_path, options.max_length)
-    splits = load_text_dataset(dataset, max_train_samples=options.max_train_samples, max_samples=options.max_samples)
-    if not {"train", "validation", "test"} <= set(splits) or "label" not in splits["test"].column_names:
+    limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
+    splits = load_text_dataset(dataset, dataset_config_name=options.dataset_config_name, **limits)
+    names = ("train", "validation", "test")
+    splits = {name: labelled(splits[name]) for name in names if name in splits}
+    if any(splits.get(name) is None for name in names):
         raise ValueError(f"`dataset` must have a test split and labels, got {dataset!r} without; choose another.")
-    train, validation, test = (
-        embed_dataset(splits[name], model.eval(), tokenizer) for name in ("train", "validation", "test")
-    )
+    train, validation, test = (embed_dataset(splits[name], model.eval(), tokenizer) for name in names)
     labels = [np.array(splits[name]["label"][:]) for name in ("train", "test")]
     return Rows(train, labels[0], validation, test, labels[1])
 

@@ -36,6 +36,10 @@ class ExplainArguments:
     )
     split: str = field(default="train", metadata={"help": "Split to look at."})
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
     max_samples: int | None = field(default=5000, metadata={"help": "Rows to look at."})
     num_words: int = field(default=8, metadata={"help": "Words for each end of a dimension."})
     num_sentences: int = field(default=3, metadata={"help": "Sentences for each end of a dimension."})
@@ -101,7 +105,8 @@ def described(options: ExplainArguments, model: Any, tokenizer: Any) -> tuple[li
     """The dimensions as the data set shows them, and the number of its rows."""
     limits = {"max_train_samples": options.max_samples, "max_samples": options.max_samples}
     settings: dict[str, Any] = {"text_column": options.text_column, "with_labels": False, "needs_train": False}
-    splits = load_text_dataset(str(options.dataset), **settings, **limits)
+    config = options.dataset_config_name
+    splits = load_text_dataset(str(options.dataset), dataset_config_name=config, **settings, **limits)
     if options.split not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
     texts = splits[options.split]["text"][:]
@@ -158,7 +163,8 @@ def main() -> None:
     if output is not None:
         write_json(output, found)
     if options.sentences is None and options.dimension is None and found:
-        shared = {name: getattr(options, name) for name in ("model_name_or_path", "dataset", "text_column")}
+        names = ("model_name_or_path", "dataset", "dataset_config_name", "text_column")
+        shared = {name: getattr(options, name) for name in names}
         widest = max(found, key=lambda one: max(len(end["words"]) for end in one.values() if isinstance(end, dict)))
         result = f"{len(found)} of {size} dimensions are ever on" + ("" if output is None else f"; all in {output}")
         finish(result, {}, command_line("explain.py", **shared, dimension=widest["dimension"]))

@@ -102,9 +102,7 @@ def main() -> None:
     inputs = tokenizer(queries[:1], return_tensors="pt")
     with torch.inference_mode():
         words = model.generate(**inputs, num_beams=4)
-    say(
-        f'\nReconstruction of "{queries[0]}" (beam search):\n  {tokenizer.decode(words[0], skip_special_tokens=True)}'
-    )
+    say(f'\nReconstruction of "{queries[0]}" (beam search):\n  {tokenizer.decode(words[0], skip_special_tokens=True)}')
     figures = {"perplexity per word": report["perplexity"], "non-zeros per code": report["active_dims"]}
     figures["accuracy of the package from the code"] = report["accuracy"]["code"]
     pair = ["Set the title of the figure.", "Set the color of the line."]

@@ -13,13 +13,14 @@ import hsvae_hf
 from hsvae_hf.arguments import MODEL_NAMES, OUTPUT_FIRST, TRAINING_FIRST, ScriptParser, choose, config_arguments
 from hsvae_hf.calibration import fit_code_scale, hold_target
 from hsvae_hf.cli import run
-from hsvae_hf.data import HUB_IDS, MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.data import MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_tokenizer
 from hsvae_hf.modeling_text_vae import special_token_ids
 from hsvae_hf.monitor import CALIBRATION_ROWS, CollapseMonitor, held_out_batches
 from hsvae_hf.presets import SMALL_LENGTH, SMALL_MODEL, SMALL_TRAINING
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, report_steps, say
-from hsvae_hf.tokenization import train_tokenizer
+from hsvae_hf.sources import HUB_IDS
+from hsvae_hf.tokenization import train_tokenizer, warn_unknown
 from hsvae_hf.training import (
     TextVAETrainer,
     TextVAETrainingArguments,
@@ -87,6 +88,10 @@ class DataArguments:
     prompt_name: str | None = field(
         default=None, metadata={"help": "Which of a sentence-transformers encoder's prompts goes before a sentence."}
     )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     max_length: int | None = field(
         default=None,
@@ -96,6 +101,10 @@ class DataArguments:
         },
     )
     tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Use this one; else train one."})
+    ascii_only: bool = field(
+        default=False,
+        metadata={"help": "The tokenizer to be trained keeps to the paper's ASCII rule; --preset released does."},
+    )
     streaming: bool = field(default=False, metadata={"help": "Read while training; needs --max_steps."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the training split."})
     max_samples: int | None = field(default=None, metadata={"help": "Rows of the validation split."})
@@ -149,7 +158,7 @@ def preset_defaults(preset: str, model_type: str, words: bool) -> dict[str, Any]
     if preset == "released":
         if model_type != "hsvae":
             raise ValueError(f"`preset` must be default or small for {model_type}, got 'released', which is for hsvae.")
-        return hsvae_hf.RELEASED
+        return hsvae_hf.RELEASED | {"ascii_only": True}
     if preset == "small":
         if not words:
             raise ValueError(
@@ -174,6 +183,7 @@ def load_text(data: DataArguments, seed: int) -> Any:
     dataset = load_text_dataset(
         str(data.dataset),
         text_column=data.text_column,
+        dataset_config_name=data.dataset_config_name,
         with_labels=False,
         streaming=data.streaming,
         max_train_samples=data.max_train_samples,
@@ -200,9 +210,11 @@ def prepare_words(data: DataArguments, flags: dict[str, Any], seed: int, checkpo
                 f"`max_length` must stay {tokenizer.model_max_length}, as in {checkpoint!r}, got {data.max_length}; "
                 "resume a run with the options that it was started with."
             )
+        warn_unknown(tokenizer, (row["text"] for row in dataset["train"]))
     else:
         texts = (row["text"] for row in dataset["train"])
-        tokenizer = train_tokenizer(texts, vocab_size=flags["vocab_size"], max_length=max_length)
+        size = flags["vocab_size"]
+        tokenizer = train_tokenizer(texts, vocab_size=size, max_length=max_length, ascii_only=data.ascii_only)
     data.max_length = tokenizer.model_max_length  # as `train_settings.json` is to say
     splits = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
     flags.pop("vocab_size")
@@ -273,7 +285,8 @@ def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
         raise ValueError(
             "`encoder_name_or_path` must be given with `decoder_type` 'vector' and a data set, and not with `vectors`."
         )
-    ignored = [name for name in ("prompt_name", "text_column", "max_length") if getattr(data, name) is not None]
+    ignored = ("prompt_name", "text_column", "dataset_config_name", "max_length")
+    ignored = [name for name in ignored if getattr(data, name) is not None]
     if data.vectors is not None and ignored:
         raise ValueError(f"`{ignored[0]}` must be left out with `vectors`: there is no text.")
     if data.streaming:
@@ -340,7 +353,8 @@ def tell(data: DataArguments, folder: str, metrics: dict[str, Any]) -> None:
     }
     if not any(value is not None for value in figures.values()):
         figures = {"loss": metrics["train_loss"]}
-    source = {"dataset": data.dataset, "vectors": data.vectors, "text_column": data.text_column}
+    names = ("dataset", "dataset_config_name", "vectors", "text_column")
+    source = {name: getattr(data, name) for name in names}
     result = f"{folder}: the model{'' if data.vectors else ', its tokenizer'}, and all figures in all_results.json"
     report = Path(folder) / "report.json"
     finish(result, figures, command_line("evaluate.py", model_name_or_path=folder, **source, output=report))

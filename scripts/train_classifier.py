@@ -7,9 +7,10 @@ from transformers import AutoModelForSequenceClassification, set_seed
 
 from hsvae_hf.arguments import OUTPUT_FIRST, TRAINING_FIRST, ScriptParser
 from hsvae_hf.cli import run
-from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference
 from hsvae_hf.reporting import data_facts, finish, model_facts, say
+from hsvae_hf.tokenization import warn_unknown
 from hsvae_hf.training import (
     RunArguments,
     WholeCheckpointTrainer,
@@ -37,6 +38,10 @@ class ClassifierArguments:
     dataset: str = field(metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."})
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if not found by name."})
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
     num_samples: int = field(default=5, metadata={"help": "K draws of the code per sentence; 0: the code itself."})
     freeze_encoder: bool = field(default=True, metadata={"help": "Train the classifier alone."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the training split."})
@@ -59,16 +64,26 @@ def main() -> None:
     say(f"train_classifier.py: {options.model_name_or_path} on {options.dataset}, to {arguments.output_dir}")
     set_seed(arguments.seed)
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
-    columns = {"text_column": options.text_column, "label_column": options.label_column}
+    columns = {name: getattr(options, name) for name in ("text_column", "label_column", "dataset_config_name")}
     with arguments.main_process_first():
         dataset = load_text_dataset(options.dataset, seed=arguments.seed, **limits, **columns)
     if "validation" not in dataset:
         raise ValueError(f"`dataset` must have at least 2 rows, got 1 in {options.dataset!r}; some are held out.")
     if "label" not in dataset["train"].column_names:
-        raise ValueError(f"`label_column` must name a column of classes, got none in {options.dataset!r}; name one.")
+        raise ValueError(
+            f"`label_column` must name a column of classes, got none in {options.dataset!r} among the columns "
+            f"{', '.join(dataset.summary.columns)}; name one."
+        )
+    splits = {name: labelled(dataset[name]) for name in ("train", "validation", "test") if name in dataset}
+    if splits["train"] is None or splits["validation"] is None:
+        raise ValueError(
+            f"`label_column` must hold classes in the rows of train and validation, got {options.dataset!r} without; "
+            "add some."
+        )
+    splits = {name: split for name, split in splits.items() if split is not None}
     say(*data_facts(dataset))
-    names = dataset["train"].features["label"].names
-    if len(names) < 2:
+    names = splits["train"].features["label"].names
+    if len(splits["train"].unique("label")) < 2:
         raise ValueError(
             f"`label_column` must hold at least 2 classes, got {names} in {options.dataset!r}; name another."
         )
@@ -90,7 +105,7 @@ def main() -> None:
     say(model_facts(model))
     if checkpoint is not None:
         check_resumable(checkpoint, {name: getattr(model.config, name) for name in KEPT})
-    splits = {name: dataset[name] for name in ("train", "validation", "test") if name in dataset}
+    warn_unknown(tokenizer, splits["train"]["text"])
     with arguments.main_process_first():
         splits = {name: tokenize_dataset(split, tokenizer) for name, split in splits.items()}
     trainer = WholeCheckpointTrainer(

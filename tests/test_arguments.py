@@ -56,7 +56,10 @@ def test_a_command_line_is_read_as_written():
         ("--model_name_or_path m --latent_size 5.5", "`latent_size` must be a whole number, got '5.5'"),
         ("--model_name_or_path m --learning_rate 1e", "`learning_rate` must be a number, got '1e'"),
         ("--model_name_or_path m --overwrite maybe", "`overwrite` must be true or false, got 'maybe'"),
-        ("--model_name_or_path m --kind liner", "`kind` must be one of none, linear, got 'liner'; did you mean linear?"),
+        (
+            "--model_name_or_path m --kind liner",
+            "`kind` must be one of none, linear, got 'liner'; did you mean linear?",
+        ),
         ("--model_name_or_path m --number 3", "`number` must be one of 0, 1, 2, got '3'; name one of them."),
         ("--model_name_or_path m --eval_strategy epochs", "got 'epochs'; did you mean epoch?"),
         ("--model_name_or_path m reviews.csv", "got 'reviews.csv' that belongs to none; put the option before it"),

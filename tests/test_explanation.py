@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -101,20 +102,39 @@ def test_the_script_explains_dimensions_and_pairs(script, folder, sentences, tmp
     options = ("--model_name_or_path", folder, "--dataset", corpus)
     printed = script(*options, "--output", out)
     found = json.loads(out.read_text())
-    assert len(printed.splitlines()) == 1 + sum(end in one for one in found for end in ("positive", "negative"))
+    rows = [line for line in printed.splitlines() if re.match(r" *\d+[+-] ", line)]
+    assert len(rows) == sum(end in one for one in found for end in ("positive", "negative"))
+    assert f"{len(found)} of 6 dimensions are ever on; all in {out}" in printed
+    assert re.search(r"next:\n  python explain.py .* --dimension \d\n$", printed)
     printed = script(*options, "--dimension", found[0]["dimension"])
     assert "the decoder, with it off and on" in printed
-    printed = script("--model_name_or_path", folder, "--sentences", sentences[0], sentences[3])
-    values = [float(line.split()[1]) for line in printed.splitlines()]
+    pair = ("--model_name_or_path", folder, "--sentences", sentences[0])
+    plain = script(*pair, sentences[3])
+    values = [float(value) for value in re.findall(r"^ *(?:\d+|sum)  ([+-][\d.]+)", plain, re.MULTILINE)]
     assert values[-1] == pytest.approx(sum(values[:-1]), abs=1e-3)
-    printed = script("--model_name_or_path", folder, "--sentences", sentences[0], "the qwxyz cat 日本語")
-    assert printed.endswith("words that the model does not know: qwxyz, 日本語\n")
+    assert plain.endswith("add --dataset with text like what the model was trained on\n")
+    printed = script(*pair, "the qwxyz cat 日本語")
+    assert "words that the model does not know: qwxyz, 日本語\n" in printed
+
+    words = {(one["dimension"], end): one[end]["words"] for one in found for end in one if end != "dimension"}
+    shared = [int(number) for number in re.findall(r"^ *(\d+)  [+-]", plain, re.MULTILINE)]
+    assert shared
+    with_words = script(*pair, sentences[3], "--dataset", corpus)
+    assert f"its words in {corpus}" in with_words
+    assert "add --dataset" not in with_words
+    for number in shared:
+        line = next(line for line in with_words.splitlines() if re.match(rf" *{number}  [+-]", line))
+        ends = [", ".join(text) or "-" for (dimension, _), text in words.items() if dimension == number]
+        assert any(text in line for text in ends)
+    (folder / "report.json").write_text(json.dumps({"dimensions": found}))
+    lines = [line for line in with_words.splitlines() if re.match(r" *\d+  [+-]", line)]
+    assert set(lines) <= set(script(*pair, sentences[3]).splitlines())  # the same words, of the report
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "Give exactly one of `dataset` and `sentences`"),
+        ((), "Give `dataset`, `sentences`, or both, got neither"),
         (("--sentences", "one"), "`sentences` must be two"),
         (("--sentences", "a", "b", "--dimension", 1), "`dimension` must be left out with `sentences`"),
         (("--dataset", "docstrings", "--dimension", "6"), "`dimension` must be from 0 to 5"),
