@@ -104,7 +104,7 @@ class TextVAEForPreTrainingOutput(ModelOutput):
             is the perplexity per token.
         squared_error: of vectors, standardised, per dimension, in place of `num_tokens`: with one draw of z, scalar.
         logits: only where `decoder_input_ids` are given: next-token logits, `(batch, steps, vocab_size)`.
-        past_key_values: only in generation: the GRU state.
+        cache: only in generation: the GRU state (`past_key_values` in transformers before 5.24).
     """
 
     loss: Tensor = _ABSENT
@@ -116,4 +116,4 @@ class TextVAEForPreTrainingOutput(ModelOutput):
     num_tokens: Tensor = _ABSENT
     squared_error: Tensor = _ABSENT
     logits: Tensor = _ABSENT
-    past_key_values: Cache = _ABSENT
+    cache: Cache = _ABSENT
