@@ -90,10 +90,8 @@ def train_tokenizer(
     sample: list[str] = []
     tokenizer.train_from_iterator(_checked(texts, sample), trainer)
     if tokenizer.get_vocab_size() == 3:
-        rule = "of ASCII letters; leave out `ascii_only`, or check" if ascii_only else "; check"
-        raise ValueError(
-            f"`texts` must hold at least one word, got none{' ' if ascii_only else ''}{rule} the text column."
-        )
+        remedy = "leave out `ascii_only`, or check the text column" if ascii_only else "check the text column"
+        raise ValueError(f"`texts` must hold at least one word, got none; {remedy}.")
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, 1)]
     )
