@@ -63,6 +63,7 @@ def test_the_ascii_rule_is_the_papers(raw, expected):
         ("한국어 문장", "한국어 문장"),
         ("👩\u200d👩\u200d👧🇩🇪 👍🏽 ❤\ufe0f❤", "👩\u200d👩\u200d👧 🇩🇪 👍🏽 ❤ ❤"),  # one emoji, one word
         ("co\u00adoperate\u200bnow \ufeffthe", "cooperate now the"),  # what is not seen
+        ("见https://a.b/c?d这里 www.a.b、好", "见 这 里 、 好"),
         ("x² ½ ١٢٫٥ — … €5", "x² ½ ١٢ ٫ ٥ — … € 5"),
         ("naïve/Ωμέγα o'clock п'ять", "naïve/ωμέγα o 'clock п 'ять"),
     ],
