@@ -24,31 +24,18 @@ WORDS = (  # what counts as one word, first match first; chosen so that the pape
     rf"{ALPHANUMERIC}+(?:/{ALPHANUMERIC}+)*",  # words: village, and/or
     r"(?!\s)\X",  # punctuation; an emoji with what belongs to it
 )
-_LINKS = normalizers.Replace(Regex(r"(?i)(?:https?://|www\.)\S+"), " ")
-_QUOTES = normalizers.Replace(Regex(r'["`]|\'\''), " ")
+_LINKS = normalizers.Replace(Regex(rf"(?i)(?:https?://|www\.)[^\s{UNSPACED}\u3000-\u303f\uff00-\uffef]+"), " ")
 _APOSTROPHES = normalizers.Replace(Regex(r"[\u2018\u2019]"), "'")
-ASCII = (  # the paper's
-    _LINKS,
-    normalizers.NFKD(),
-    _APOSTROPHES,
-    normalizers.Replace(Regex(r"[^\x00-\x7F]"), ""),
-    _QUOTES,
-    normalizers.Lowercase(),
-)
-UNICODE = (
-    _LINKS,
-    normalizers.NFC(),
-    _APOSTROPHES,
-    _QUOTES,
-    normalizers.Replace(
-        Regex(r"[\p{Pi}\p{Pf}\u201a\u201e\u300c-\u300f\u301d-\u301f\uff02\u200b]"), " "
-    ),  # other quotes
-    normalizers.Replace(
-        Regex(r"[\u00ad\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufe00-\ufe0f\ufeff]"), ""
-    ),  # unseen
-    normalizers.Lowercase(),
-    normalizers.Replace("i\u0307", "i"),  # what a capital I with a dot becomes
-)
+_QUOTES = normalizers.Replace(Regex(r'["`]|\'\''), " ")
+_OTHER_QUOTES = normalizers.Replace(Regex(r"[\p{Pi}\p{Pf}\u201a\u201e\u300c-\u300f\u301d-\u301f\uff02]"), " ")
+_UNSEEN_SPACES = normalizers.Replace("\u200b", " ")
+_UNSEEN = normalizers.Replace(Regex(r"[\u00ad\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufe00-\ufe0f\ufeff]"), "")
+_DOTTED_I = normalizers.Replace("i\u0307", "i")  # what Lowercase makes of the capital of Turkish
+_NOT_ASCII = normalizers.Replace(Regex(r"[^\x00-\x7F]"), "")
+_LOWER = normalizers.Lowercase()
+ASCII = (_LINKS, normalizers.NFKD(), _APOSTROPHES, _NOT_ASCII, _QUOTES, _LOWER)  # the paper's
+UNICODE = (_LINKS, normalizers.NFC(), _APOSTROPHES, _QUOTES, _OTHER_QUOTES)
+UNICODE += (_UNSEEN_SPACES, _UNSEEN, _LOWER, _DOTTED_I)
 _SAMPLE = 1000  # texts that tell the share of unknown words
 _LARGE_SHARE = 0.25  # of unknown words: English on another subject than the vocabulary's has less
 
@@ -90,10 +77,8 @@ def train_tokenizer(
     sample: list[str] = []
     tokenizer.train_from_iterator(_checked(texts, sample), trainer)
     if tokenizer.get_vocab_size() == 3:
-        rule = "of ASCII letters; leave out `ascii_only`, or check" if ascii_only else "; check"
-        raise ValueError(
-            f"`texts` must hold at least one word, got none{' ' if ascii_only else ''}{rule} the text column."
-        )
+        remedy = "leave out `ascii_only`, or check the text column" if ascii_only else "check the text column"
+        raise ValueError(f"`texts` must hold at least one word, got none; {remedy}.")
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, 1)]
     )

@@ -190,3 +190,32 @@ def test_gates_are_those_that_max_active_dims_leaves(small_config, tokenizer, da
 def test_one_class_leaves_no_probes(model, tokenizer, dataset):
     one = dataset.filter(lambda row: row["label"] == 0)
     assert "accuracy" not in evaluate_model(model, tokenizer, one, one)
+
+
+def without_labels(split, rows):
+    return split.map(lambda row, index: {"label": -1} if index in rows else {}, with_indices=True)
+
+
+def test_probes_learn_from_rows_with_a_class_alone(model, tokenizer, dataset, caplog):
+    hidden = without_labels(dataset, range(0, 12, 3))
+    report = evaluate_model(model, tokenizer, hidden, hidden)
+    assert (report["rows"], report["probe_rows"]) == (12, 8)
+    assert report["dimensions"] == evaluate_model(model, tokenizer, None, dataset)["dimensions"]
+    for train, test, words in (
+        (without_labels(dataset, range(12)), dataset, "no row of train has a class"),
+        (dataset, without_labels(dataset, range(12)), "no row of test has a class"),
+        (dataset.select(range(4)), dataset, "the rows to learn from have one class alone"),
+    ):
+        caplog.clear()
+        assert "accuracy" not in evaluate_model(model, tokenizer, train, test)
+        assert f"accuracies are left out: {words}" in caplog.text
+
+
+def test_blank_texts_are_named(model, tokenizer, dataset):
+    blank = dataset.map(lambda row: {"text": " "})
+    for train, test, name in ((dataset, blank, "test"), (blank, dataset, "train"), (None, blank, "test")):
+        with pytest.raises(ValueError, match=f"`{name}` must hold at least one word, got 12 blank texts"):
+            evaluate_model(model, tokenizer, train, test)
+    half = without_labels(blank.select(range(6)), ()), without_labels(dataset.select(range(6)), range(6))
+    with pytest.raises(ValueError, match="`train` must hold at least one word, got 6 blank texts"):
+        evaluate_model(model, tokenizer, concatenate_datasets(half), dataset)
