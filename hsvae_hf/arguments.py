@@ -11,7 +11,7 @@ from dataclasses import MISSING, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from transformers import HfArgumentParser, PreTrainedConfig
+from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
 # What a run of the Trainer is asked for first, by the heading that it stands under in `--help`.
@@ -279,7 +279,7 @@ def parse(kind: type, description: str | None = None, words: Sequence[str] | Non
 def config_arguments(config_class: type[PreTrainedConfig]) -> type:
     """A dataclass of flags out of the configuration's own fields and the help in its docstring."""
     documented = "\n\n".join(filter(None, (c.__doc__ for c in config_class.__mro__ if issubclass(c, PreTrainedConfig))))
-    shared = {item.name for item in fields(PreTrainedConfig)} | _NOT_CONFIGURABLE
+    shared = {item.name for kind in (PreTrainedConfig, TrainingArguments) for item in fields(kind)} | _NOT_CONFIGURABLE
     flags: list[tuple[str, Any, Any]] = []
     for item in fields(config_class):
         if item.name in shared or item.name.endswith("_token_id") or item.default is MISSING:
