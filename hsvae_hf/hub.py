@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoMod
 
 from hsvae_hf.configuration_text_vae import TextVAEConfig
 from hsvae_hf.data import HUB_IDS
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.metrics import metric_path
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"

@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.data import VALIDATION_SHARE
-from hsvae_hf.encoding import check_finite, load_tokenizer, sentence_vectors
+from hsvae_hf.encoding import check_finite, sentence_vectors
+from hsvae_hf.loading import load_tokenizer
 from hsvae_hf.pooling import read_pooling
 
 # What trains on vectors without tuning, for every model type, and for one.

@@ -23,7 +23,7 @@ from transformers import HfArgumentParser
 import hsvae_hf
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
-from hsvae_hf.encoding import load_tokenizer
+from hsvae_hf.loading import load_tokenizer
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.vectors import HEAD_DEFAULTS, VECTOR_DEFAULTS
 

@@ -14,7 +14,8 @@ import torch
 from transformers import HfArgumentParser, PreTrainedModel
 
 from hsvae_hf.cli import run
-from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, load_for_inference, save_codes
+from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, save_codes
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.vectors import load_vectors
 
 INPUT_FILES = (".txt", ".jsonl", ".csv", ".parquet", ".npy")

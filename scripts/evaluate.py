@@ -13,8 +13,8 @@ from hsvae_hf.analysis import class_gate_activity, plot_gate_heatmap
 from hsvae_hf.batches import input_batches
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
-from hsvae_hf.encoding import load_for_inference
 from hsvae_hf.evaluation import check_output, evaluate_model, print_report, representations
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.training import write_json
 from hsvae_hf.vectors import load_vectors
 

@@ -7,9 +7,10 @@ from transformers import AutoModelForPreTraining, HfArgumentParser
 
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
-from hsvae_hf.encoding import encode, load_for_inference
+from hsvae_hf.encoding import encode
 from hsvae_hf.evaluation import check_output
 from hsvae_hf.explanation import LEAST_SENTENCES, decode_switched, describe_dimensions, explain
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.training import write_json
 
 

@@ -17,7 +17,7 @@ import hsvae_hf
 from hsvae_hf.calibration import fit_code_scale, hold_target
 from hsvae_hf.cli import run
 from hsvae_hf.data import HUB_IDS, MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
-from hsvae_hf.encoding import load_tokenizer
+from hsvae_hf.loading import load_tokenizer
 from hsvae_hf.modeling_text_vae import special_token_ids
 from hsvae_hf.monitor import CALIBRATION_ROWS, CollapseMonitor, held_out_batches
 from hsvae_hf.tokenization import train_tokenizer

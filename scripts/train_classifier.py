@@ -6,7 +6,7 @@ from transformers import AutoModelForSequenceClassification, HfArgumentParser, s
 
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.training import (
     RunArguments,
     WholeCheckpointTrainer,

@@ -8,7 +8,8 @@ from scipy import sparse
 from transformers import AutoModelForPreTraining, BertConfig, BertModel
 
 from hsvae_hf import HSVAEConfig, HSVAEForPreTraining, HSVAEForSequenceClassification, HSVAEModel, encoding
-from hsvae_hf.encoding import encode, encode_stream, load_for_inference, save_codes
+from hsvae_hf.encoding import encode, encode_stream, save_codes
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.tokenization import train_tokenizer
 
 SENTENCES = [

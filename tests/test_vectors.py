@@ -13,7 +13,8 @@ from vector_models import SENTENCES, as_sentence_transformers, vector_model
 
 import hsvae_hf
 from hsvae_hf import vectors as vectors_module
-from hsvae_hf.encoding import load_for_inference, sentence_vectors
+from hsvae_hf.encoding import sentence_vectors
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.pooling import read_pooling
 from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer, load_vectors
 
