@@ -20,6 +20,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from hsvae_hf.docstrings import docstring_corpus
+from hsvae_hf.tokens import token_limit, tokenize
 
 HUB_IDS = {
     "yelp": "Yelp/yelp_review_full",
@@ -199,14 +200,14 @@ def tokenize_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Da
         tokenizer: of `train_tokenizer`, or any other; a sentence is cut at its `model_max_length`.
     """
 
-    def tokenize(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        ids = tokenizer(rows["text"], truncation=True)["input_ids"]
+    def ids_of(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        ids = [row.tolist() for row in tokenize(tokenizer, rows["text"], token_limit(tokenizer))]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
     progress = (
         {} if isinstance(dataset, IterableDatasetDict) or not hasattr(dataset, "cache_files") else {"desc": "Tokenize"}
     )
-    return dataset.map(tokenize, batched=True, remove_columns=["text"], **progress)
+    return dataset.map(ids_of, batched=True, remove_columns=["text"], **progress)
 
 
 @dataclass

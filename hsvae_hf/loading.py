@@ -1,7 +1,8 @@
 """A folder or a Hub id to a model and a tokenizer, or one line that says why that is impossible."""
 
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -9,6 +10,11 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers.utils import logging
 
 from hsvae_hf.configuration_text_vae import TextVAEConfig
+from hsvae_hf.inputs import foreign_words
+from hsvae_hf.sources import check_source
+from hsvae_hf.tokens import check_limit
+
+_LOADING = threading.RLock()  # the library's verbosity, and its state while it builds a model, are the process's
 
 
 def load_for_inference(
@@ -29,9 +35,15 @@ def load_for_inference(
 
     Raises:
         ValueError: if there is no such model, its files are damaged or incomplete, it is not a text VAE of this
-            package, or the tokenizer is missing or knows more words than the model.
+            package, or the tokenizer is missing or not the one that the model was trained with.
     """
-    source = str(model_name_or_path)
+    with _LOADING:
+        return _load(check_source(model_name_or_path, "model_name_or_path"), auto_class, new_classifier, overrides)
+
+
+def _load(
+    source: str, auto_class: type[Any], new_classifier: bool, overrides: dict[str, Any]
+) -> tuple[PreTrainedModel, Any]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what the library's load report warns of is an error here
     try:
@@ -47,7 +59,6 @@ def load_for_inference(
             raise ValueError("its weights hold NaN or infinity: the training that made them diverged")
         if missing:
             raise ValueError(f"it has no weights for {len(missing)} parameters such as {min(missing)!r}")
-        tokenizer = None if config.encoder_type == "vector" else load_tokenizer(source)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(
             "`model_name_or_path` must be the folder or the Hub id of a model saved by hsvae_hf, with its tokenizer, "
@@ -55,10 +66,16 @@ def load_for_inference(
         ) from error
     finally:
         logging.set_verbosity(verbosity)
-    if tokenizer is not None and len(tokenizer) > config.vocab_size:
+    if config.encoder_type == "vector":
+        return model, None
+    tokenizer = load_tokenizer(source)
+    reason = foreign_words(tokenizer, config)
+    if len(tokenizer) > config.vocab_size:
+        reason = f"{len(tokenizer)} words, but the model knows {config.vocab_size}; save both together again"
+    if reason is not None:
         raise ValueError(
-            f"`model_name_or_path` must hold the tokenizer that the model was trained with, got {source!r}: "
-            f"{len(tokenizer)} words, but the model knows {config.vocab_size}; save both together again."
+            f"`model_name_or_path` must hold the tokenizer that the model was trained with, got {source!r} with "
+            f"{reason}."
         )
     return model, tokenizer
 
@@ -67,16 +84,17 @@ def load_tokenizer(name_or_path: str, subfolder: str = "") -> PreTrainedTokenize
     """The tokenizer of a folder or a Hub id.
 
     Raises:
-        ValueError: if there is none, or its files are damaged.
+        ValueError: if there is none, its files are damaged, or its `model_max_length` is no number of tokens.
     """
+    source = check_source(name_or_path, "tokenizer")
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, subfolder=subfolder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, subfolder=subfolder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare exceptions for files that it cannot read
         damaged = not isinstance(error, OSError | ValueError)
         reason = f"its tokenizer files are damaged ({error})" if damaged else _reason(error)
-        raise ValueError(
-            f"`tokenizer` must be that of a folder or a Hub id, got {name_or_path!r}: {reason}."
-        ) from error
+        raise ValueError(f"`tokenizer` must be that of a folder or a Hub id, got {source!r}: {reason}.") from error
+    check_limit(tokenizer.model_max_length, f"`model_max_length` of the tokenizer in {source!r}", tokenizer)
+    return cast(PreTrainedTokenizerBase, tokenizer)
 
 
 def _reason(error: Exception) -> str:

@@ -38,7 +38,9 @@ class EmbedArguments:
         }
     )
     text_column: str = field(default="text", metadata={"help": "Column of the sentences; not used for .txt."})
-    batch_size: int = field(default=256, metadata={"help": "Sentences per forward pass."})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Sentences per forward pass; the fastest number, by their lengths, without."}
+    )
     max_active_dims: int | None = field(
         default=None, metadata={"help": "Keep at most this many dimensions per sentence, largest magnitudes first."}
     )
@@ -133,7 +135,7 @@ def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterator[Any]]:
             raise ValueError("`prompt_name` must be left out with vectors: there is no text for it to go before.")
         vectors = load_vectors(args.input)
         model = load_for_inference(args.model_name_or_path)[0].to(device)
-        return model, iter([encode_vectors(model, vectors, args.batch_size, args.max_active_dims)])
+        return model, iter([encode_vectors(model, vectors, args.batch_size or 1024, args.max_active_dims)])
     sentences = read_sentences(args.input, args.text_column)
     first = list(islice(sentences, 1))  # a file that cannot be read is reported before the model is loaded
     if not first:

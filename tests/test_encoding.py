@@ -168,7 +168,7 @@ def test_a_model_without_sparse_codes_is_refused(tokenizer):
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet", "jsonl", "csv"])
 def test_a_failed_save_leaves_nothing(model, tokenizer, tmp_path, suffix):
-    blocks = encode_stream(model, tokenizer, ["fine", None])
+    blocks = encode_stream(model, tokenizer, iter(["fine", None]))
     with pytest.raises(ValueError, match=r"`path`.*csv" if suffix == "csv" else "index 1"):
         save_codes(tmp_path / f"codes.{suffix}", blocks)
     assert list(tmp_path.iterdir()) == []
