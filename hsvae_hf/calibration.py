@@ -73,11 +73,13 @@ def calibrate_threshold(
 
 
 def _as_dataset(model: PreTrainedModel, dataset: Any) -> Dataset:
-    if isinstance(dataset, Dataset) and len(dataset):
+    rule = "`dataset` must be a list of sentences or rows of vectors"
+    if isinstance(dataset, str):
+        raise ValueError(f"{rule}, got the string {dataset[:50]!r}; give some.")
+    if isinstance(dataset, Sized) and getattr(dataset, "ndim", 1) and not len(dataset):
+        raise ValueError(f"{rule}, got an empty {type(dataset).__name__}; give some.")
+    if isinstance(dataset, Dataset):
         return dataset
-    sized = isinstance(dataset, Sized)
-    if isinstance(dataset, str) or (sized and len(dataset) == 0):
-        raise ValueError(f"`dataset` must be a list of sentences or rows of vectors, got {dataset!r}; give some.")
     if isinstance(dataset, np.ndarray | Tensor) and np.asarray(dataset).dtype.kind not in "OSU":
         if model.config.decoder_type != "vector":
             raise ValueError("`dataset` must be sentences for a model of words, got an array; pass a list of them.")
@@ -86,7 +88,7 @@ def _as_dataset(model: PreTrainedModel, dataset: Any) -> Dataset:
     texts = list(dataset)
     check_strings(texts, "dataset")
     if not texts:
-        raise ValueError("`dataset` must be a list of sentences or rows of vectors, got an empty one; give some.")
+        raise ValueError(f"{rule}, got an empty {type(dataset).__name__}; give some.")
     return Dataset.from_dict({"text": texts})
 
 

@@ -91,7 +91,7 @@ def load_tokenizer(name_or_path: str, subfolder: str = "") -> PreTrainedTokenize
         tokenizer = AutoTokenizer.from_pretrained(source, subfolder=subfolder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare exceptions for files that it cannot read
         damaged = not isinstance(error, OSError | ValueError)
-        reason = f"its tokenizer files are damaged ({error})" if damaged else _reason(error)
+        reason = f"its tokenizer files are damaged ({' '.join(str(error).split())})" if damaged else _reason(error)
         raise ValueError(f"`tokenizer` must be that of a folder or a Hub id, got {source!r}: {reason}.") from error
     check_limit(tokenizer.model_max_length, f"`model_max_length` of the tokenizer in {source!r}", tokenizer)
     return cast(PreTrainedTokenizerBase, tokenizer)

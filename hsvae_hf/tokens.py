@@ -9,7 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-# Of a forward pass: tokens, padding included; share of padding; tokens up to which padding costs less than a batch more.
+# Of a forward pass: tokens, padding included; share of padding; tokens that may be padded at will.
 # Near the fastest on a CPU for a GRU and for MiniLM, short texts and long ones (`scripts/benchmark.py batches`).
 BATCH_TOKENS, PADDING, SMALL_BATCH = 4096, 1 / 16, 1024
 NO_LIMIT = 10**9  # transformers writes about 1e30 where a tokenizer has no limit

@@ -37,8 +37,8 @@ class BenchmarkArguments:
     task: Literal["train", "encode", "batches", "memory", "mmd", "vectors"] = field(
         metadata={
             "help": "train: one step; encode: sentences to CSR; batches: CPU time of encode by batch size, beside "
-            "SparseEncoder's; memory: peak of a Yelp-length batch; mmd: MAT-VAE's; vectors: one step on vectors, beside "
-            "sentence-transformers' SparseAutoEncoder."
+            "SparseEncoder's; memory: peak of a Yelp-length batch; mmd: MAT-VAE's; vectors: one step on vectors, "
+            "beside sentence-transformers' SparseAutoEncoder."
         }
     )
     encoder_name_or_path: str | None = field(
@@ -68,7 +68,7 @@ class BenchmarkArguments:
 def median_seconds(
     sides: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Median seconds of each side, by the wall unless told; the sides take turns, so that noise falls on all of them."""
+    """Median seconds of each side, by `clock`; the sides take turns, so that noise falls on all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name, side in sides.items():
