@@ -76,7 +76,8 @@ def _as_dataset(model: PreTrainedModel, dataset: Any) -> Dataset:
     rule = "`dataset` must be a list of sentences or rows of vectors"
     if isinstance(dataset, str):
         raise ValueError(f"{rule}, got the string {dataset[:50]!r}; give some.")
-    if isinstance(dataset, Sized) and getattr(dataset, "ndim", 1) and not len(dataset):
+    shape = getattr(dataset, "shape", None)
+    if isinstance(dataset, Sized) and shape != () and not len(dataset):
         raise ValueError(f"{rule}, got an empty {type(dataset).__name__}; give some.")
     if isinstance(dataset, Dataset):
         return dataset
@@ -111,7 +112,9 @@ class _Seen:
         return inputs
 
     def in_training(self) -> bool:
-        return self.rows > 1 and bool(((self.sum / self.rows) ** 2).mean() * self.rows < 0.1)
+        if self.rows < 2 or self.standardizer is None or not self.standardizer.mean.any():  # not trained on anything
+            return False
+        return bool(((self.sum / self.rows) ** 2).mean() * self.rows < 0.1)
 
 
 def set_threshold(model: PreTrainedModel, batches: Iterable[dict[str, Any]], target_active_dims: float) -> float:
@@ -149,10 +152,10 @@ def _fit_threshold(
     base = cast(Any, model.base_model)
     with evaluation_mode(base):
         parts = (base.latent_head.diagnostics(base(**inputs))["spike_probability"] for inputs in batches)
-        parts = [part.float().cpu().numpy() for part in parts]
-    if not parts:
+        arrays = [part.float().cpu().numpy() for part in parts]
+    if not arrays:
         raise ValueError("`batches` must hold at least one batch of the model's input, got none; give some rows.")
-    gates = np.concatenate(parts)
+    gates = np.concatenate(arrays)
     off = np.partition(gates, most - 1, axis=1)[:, :most].ravel()  # no code has more than `max_active_dims`
     rank = min(max(1, round(target_active_dims * len(gates))), len(off) - 1)
     threshold = float(np.partition(off, (rank - 1, rank))[rank - 1 : rank + 1].mean(dtype=np.float64))

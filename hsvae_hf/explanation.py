@@ -46,7 +46,8 @@ def explain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, a: str, 
     Raises:
         ValueError: as `encode`.
     """
-    for name, sentence in (("a", a), ("b", b)):
+    given: dict[str, Any] = {"a": a, "b": b}
+    for name, sentence in given.items():
         if not isinstance(sentence, str):
             kind = type(sentence).__name__
             raise ValueError(f"`{name}` must be a sentence, got {kind} {str(sentence)[:50]!r}; pass its text.")
@@ -153,16 +154,17 @@ def decode_switched(
             f"`model` must decode words, got a {type(model).__name__} that does not; load it with "
             "`AutoModelForPreTraining`, if it was trained on words."
         )
-    whole = isinstance(dimension, Integral) and not isinstance(dimension, bool)
+    number: Any = dimension
+    whole = isinstance(number, Integral) and not isinstance(number, bool)
     if not whole or not 0 <= dimension < model.config.latent_size:
         raise ValueError(
             f"`dimension` must be from 0 to {model.config.latent_size - 1}, got {dimension!r}; choose one of them."
         )
     check_sentences(texts, "texts")
-    limit = token_limit(tokenizer)
-    ids = tokenize(tokenizer, list(texts), limit)
-    if not ids:
+    limit, texts = token_limit(tokenizer), list(texts)
+    if not texts:
         return []
+    ids = tokenize(tokenizer, texts, limit)
     inputs = {
         name: torch.from_numpy(value).to(model.device)
         for name, value in pad_batch(ids, tokenizer.pad_token_id or 0).items()

@@ -100,8 +100,9 @@ def check_sentences(sentences: Any, name: str = "sentences") -> None:
         kind = "string" if isinstance(sentences, str) else type(sentences).__name__
         raise ValueError(f"`{name}` must be several strings, got the single {kind} {sentences[:50]!r}; pass a list.")
     columns = getattr(sentences, "column_names", getattr(sentences, "columns", None))
-    if isinstance(sentences, Mapping) or columns is not None:
-        names = ", ".join(map(str, sentences if isinstance(sentences, Mapping) else columns))
+    columns = sentences if isinstance(sentences, Mapping) else columns
+    if columns is not None:
+        names = ", ".join(map(str, columns))
         raise ValueError(
             f"`{name}` must be one column of strings, got a {type(sentences).__name__} with {names[:100]}; pass a "
             "column of it, such as `data['text']`."

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def check_limit(limit: Any, what: str, tokenizer: PreTrainedTokenizerBase) -> in
     Raises:
         ValueError: if it is not a whole number above the number of special tokens.
     """
-    if limit is None or (isinstance(limit, Real) and limit >= NO_LIMIT):
+    if limit is None or (isinstance(limit, int | float) and limit >= NO_LIMIT):
         return None
     special = tokenizer.num_special_tokens_to_add()
     if isinstance(limit, bool) or not isinstance(limit, Integral) or limit <= special:
@@ -78,6 +78,8 @@ def tokenize(
     Raises:
         ValueError: for text that is no valid Unicode.
     """
+    if not sentences:
+        return []
     own = private_copy(tokenizer)
     try:
         texts = [_shorten(own, prompt + sentence, limit) for sentence in sentences]

@@ -116,7 +116,7 @@ def test_threads_get_what_they_would_alone(tokenizer, training):
         found = list(pool.map(call, range(64)))
     for codes, alone in zip(found, expected, strict=True):
         assert (codes != alone).nnz == 0  # bit for bit; dropout would show
-    assert len({codes.nnz for codes in expected}) > 8
+    assert len({codes.nnz for codes in expected}) > 4
     assert [module.training for module in model.modules()] == modes
 
 
