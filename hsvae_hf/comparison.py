@@ -30,8 +30,8 @@ from hsvae_hf.analysis import class_gate_activity
 from hsvae_hf.arguments import MODEL_NAMES, choose
 from hsvae_hf.calibration import hold_target
 from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
-from hsvae_hf.encoding import load_for_inference, load_tokenizer
 from hsvae_hf.evaluation import average_hoyer, corpus_statistics, probe_accuracy, representations, tfidf_accuracy
+from hsvae_hf.loading import load_for_inference, load_tokenizer
 from hsvae_hf.modeling_text_vae import special_token_ids
 from hsvae_hf.monitor import CollapseMonitor, held_out_batches
 from hsvae_hf.tokenization import train_tokenizer

@@ -15,9 +15,9 @@ from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, Rep
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from hsvae_hf.configuration_text_vae import TextVAEConfig
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
+from hsvae_hf.locating import HUB_IDS
 from hsvae_hf.metrics import metric_path
-from hsvae_hf.sources import HUB_IDS
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 REPORT, RESULTS, SETTINGS, HEATMAP = "report.json", "all_results.json", "train_settings.json", "gates.png"

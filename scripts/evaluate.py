@@ -14,8 +14,8 @@ from hsvae_hf.arguments import parse
 from hsvae_hf.batches import input_batches
 from hsvae_hf.cli import run
 from hsvae_hf.data import labelled, load_text_dataset
-from hsvae_hf.encoding import load_for_inference
 from hsvae_hf.evaluation import check_output, evaluate_model, print_report, representations
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.reporting import command_line, data_facts, device_name, finish, model_facts, say
 from hsvae_hf.tokenization import warn_unknown
 from hsvae_hf.training import write_json

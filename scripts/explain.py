@@ -11,10 +11,11 @@ from transformers import AutoModelForPreTraining
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
-from hsvae_hf.encoding import encode, load_for_inference
+from hsvae_hf.encoding import encode
 from hsvae_hf.evaluation import check_output
 from hsvae_hf.explanation import LEAST_SENTENCES, decode_switched, describe_dimensions, explain
 from hsvae_hf.hub import REPORT
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, say
 from hsvae_hf.training import write_json
 

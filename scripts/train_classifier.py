@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from hsvae_hf.arguments import OUTPUT_FIRST, TRAINING_FIRST, ScriptParser
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.reporting import data_facts, finish, model_facts, say
 from hsvae_hf.tokenization import warn_unknown
 from hsvae_hf.training import (

@@ -181,7 +181,7 @@ def snapshot(folder):
 
 def codes_of(folder):
     """What `CODES` computes elsewhere: the same rows in one batch, so the same bits."""
-    model, tokenizer = hsvae_hf.encoding.load_for_inference(folder)
+    model, tokenizer = hsvae_hf.loading.load_for_inference(folder)
     inputs = tokenizer(SENTENCES, padding=True, truncation=True, return_tensors="pt")
     return model.base_model(**inputs).sparse_embedding.detach()
 
@@ -272,7 +272,7 @@ def test_without_the_package_codes_and_loss_are_the_same_to_the_bit(reader, run_
     here = circle.embed(run_folder, SENTENCES)
     for name, value in here.items():
         assert torch.equal(reader[name], value), name
-    model, tokenizer = hsvae_hf.encoding.load_for_inference(run_folder)
+    model, tokenizer = hsvae_hf.loading.load_for_inference(run_folder)
     codes = torch.tensor(hsvae_hf.encode(model, tokenizer, SENTENCES).toarray())
     assert torch.equal(reader["codes, SparseEncoder"], codes)  # both sort by length
     torch.testing.assert_close(reader["codes, pipeline"], codes, atol=1e-6, rtol=1e-5)
@@ -472,7 +472,7 @@ def test_a_push_that_is_killed_leaves_all_as_it_was(hub, run_folder, tmp_path):
 
 LOAD = """
 from hsvae_hf.cli import run
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
 try:
     run(lambda: load_for_inference({repo!r}))
 except SystemExit:
