@@ -83,16 +83,15 @@ def _load_saved(dataset: str, path: Path, streaming: bool) -> Splits:
 
 def _reachable(hub_id: str, dataset: str) -> bool:
     """Whether the Hub answers that it has the data set: asked once and briefly, where its client asks six times."""
+    advice = advise(str(Path(dataset).expanduser()))
     if dataset not in HUB_IDS and is_path(dataset):
-        raise ValueError(
-            f"`dataset` must be a file or folder that exists, got {dataset!r}; {advise(str(Path(dataset).expanduser()))}."
-        )
+        raise ValueError(f"`dataset` must be a file or folder that exists, got {dataset!r}; {advice}.")
     try:
         validate_repo_id(hub_id)
         HfApi().dataset_info(hub_id, timeout=ASK_SECONDS)
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise ValueError(
-            f"`dataset` must be {_KNOWN}, got {dataset!r}, which is none here and none on the Hub; {advise(str(Path(dataset).expanduser()))}."
+            f"`dataset` must be {_KNOWN}, got {dataset!r}, which is none here and none on the Hub; {advice}."
         ) from error
     except Exception:  # the Hub's client lets errors of its HTTP library through, which are others in every version
         return False
