@@ -215,7 +215,7 @@ def sentence_vectors(
         for start in range(0, len(order), batch_size):
             batch = _pad([ids[row] for row in order[start : start + batch_size]], tokenizer.pad_token_id or 0)
             tensors = (torch.from_numpy(value).to(model.device) for value in batch.values())
-            parts.append(base.encoder(*tensors).float().cpu().numpy())
+            parts.append(base.encoder(*tensors).pooler_output.float().cpu().numpy())
     vectors = np.concatenate(parts)[np.argsort(order)]
     if not np.isfinite(vectors).all():
         raise ValueError("`model` must give finite vectors, got NaN or infinity; its encoder is damaged.")
