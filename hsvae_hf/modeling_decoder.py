@@ -29,8 +29,9 @@ def vocabulary_loss(states: Tensor, head: nn.Module, targets: Tensor, chunk_size
     Returns:
         Nats, scalar, fp32 unless the inputs are fp64.
     """
-    full_precision = states.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(states.device.type)
-    if full_precision and hasattr(nn, "LinearCrossEntropyOptions") and is_bare_linear(head):
+    autocast = torch.is_autocast_enabled(states.device.type)
+    exact = states.dtype in (torch.float32, torch.float64) and not autocast
+    if exact and hasattr(nn, "LinearCrossEntropyOptions") and is_bare_linear(head):
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_size, chunking_method=None)
         weight, bias = cast(nn.Linear, head).weight, cast(nn.Linear, head).bias
         return F.linear_cross_entropy(states, weight, targets, linear_bias=bias, reduction="sum", options=options)
@@ -41,7 +42,7 @@ def vocabulary_loss(states: Tensor, head: nn.Module, targets: Tensor, chunk_size
 
 
 def is_bare_linear(module: nn.Module) -> bool:
-    """Whether calling `module` does no more than multiply by its own weight: no subclass, hook or replaced `forward`."""
+    """Whether a call of `module` multiplies by its own weight and no more: no subclass, hook or other `forward`."""
     if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter:
         return False
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)

@@ -211,6 +211,18 @@ class NoEncoder(TextEncoder):
         """
         raise ValueError("`vectors` must be given: this model holds no text encoder. Make them with the one it is for.")
 
+    def get_word_embeddings(self) -> nn.Embedding:
+        """Refuse, in the way in which the library expects it of models without words.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("This model takes `vectors`: it holds no text encoder, so no word embeddings.")
+
+    def set_word_embeddings(self, value: nn.Embedding) -> None:
+        """Refuse likewise."""
+        self.get_word_embeddings()
+
 
 class Standardizer(nn.Module):
     """Vectors to zero mean and unit variance per dimension, by statistics that are saved with the model."""

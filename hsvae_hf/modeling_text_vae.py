@@ -5,6 +5,7 @@ Nothing here knows a particular latent; `modeling_latent.py` says what a latent 
 
 import copy
 import math
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,7 @@ from .configuration_text_vae import TextVAEConfig
 from .distributions import neighbour_kl, straight_through
 from .modeling_decoder import GRUCache, GRUDecoder, VectorDecoder
 from .modeling_encoders import GRUEncoder, NoEncoder, Standardizer, TransformerEncoder, check_ids, learns, traced
-from .modeling_generation import TextVAEGenerationMixin
+from .modeling_generation import CanGenerate, TextVAEGenerationMixin
 from .modeling_latent import Float32Linear, LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 from .pooling import read_pooling
@@ -94,6 +95,18 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         transformer = getattr(self.base_model.encoder, "transformer", None)
         self.supports_gradient_checkpointing = getattr(transformer, "supports_gradient_checkpointing", False)
         super().post_init()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; fp32 where there are none: the features of given vectors are those vectors."""
+        return next((weight.dtype for weight in self.parameters()), torch.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights, or the statistics of given vectors; where weights are loaded call by call, of the call."""
+        found = next(chain(self.parameters(), self.buffers())).device
+        hook = getattr(self, "_hf_hook", None)  # of accelerate
+        return torch.device(hook.execution_device) if found.type == "meta" and hook is not None else found
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -338,6 +351,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
     _auto_class = "AutoModelForPreTraining"
     _tied_weights_keys = {"decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight"}  # GRU encoders
     model_class: type[TextVAEModel]
+    can_generate = CanGenerate()
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__(config)
@@ -372,7 +386,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         vectors: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         encoder_outputs: TextVAEModelOutput | None = None,
-        past_key_values: GRUCache | None = None,
+        cache: GRUCache | None = None,
         use_cache: bool | None = None,
         return_loss: bool = True,
         **kwargs: Any,
@@ -388,7 +402,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             vectors: `(batch, feature_size)`, the encoder's features instead of text; words need `labels` then.
             decoder_input_ids: words so far, `(batch, decoder_steps)`, for generation.
             encoder_outputs: posterior to decode from instead of `input_ids`.
-            past_key_values: the GRU state of the words so far.
+            cache: the GRU state of the words so far.
             use_cache: whether to return the GRU state.
             return_loss: present so that a Trainer with `label_names=[]` evaluates without labels; the loss is always
                 returned.
@@ -398,15 +412,22 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             Loss and terms, averaged over the batch; one Monte-Carlo sample of z per sentence, in evaluation too.
 
         Raises:
-            ValueError: if there is no sentence to reconstruct.
+            ValueError: if there is no sentence to reconstruct, or `labels` come with `decoder_input_ids`.
         """
         posterior = encoder_outputs
         if posterior is None:
             posterior = self.model(input_ids, attention_mask, inputs_embeds, vectors, return_dict=True, **kwargs)
         if decoder_input_ids is not None:
-            logits, states, cache = self.decoder.step(posterior.latent, decoder_input_ids, past_key_values)
-            state: Any = None if use_cache is False else cache
-            return TextVAEForPreTrainingOutput(logits=logits, past_key_values=state, decoder_hidden_states=(states,))
+            if labels is not None:
+                raise ValueError(
+                    "`labels` must come without `decoder_input_ids`, got both; the loss makes the decoder's input of "
+                    "`labels`, logits are for given words."
+                )
+            cache = kwargs.get("past_key_values") if cache is None else cache  # its name before transformers 5.24
+            logits, states, cache = self.decoder.step(posterior.latent, decoder_input_ids, cache)
+            keep = self.config.use_cache if use_cache is None else use_cache
+            state = cache if keep else cast(Any, None)
+            return TextVAEForPreTrainingOutput(logits=logits, cache=state, decoder_hidden_states=(states,))
         if self.config.decoder_type == "vector":
             sample = self.model.sample(posterior)
             nats, squared_error = self.decoder(sample["z"], posterior.features)
@@ -439,7 +460,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             ignore = ~attention_mask.bool() if attention_mask is not None else labels == self.config.pad_token_id
         else:
             raise ValueError("`labels` must be given where `input_ids` are not: they are the sentences to reconstruct.")
-        if self.config.decoder_start_token_id != self.config.eos_token_id:  # [CLS] and the like: given, not predicted
+        if self.config.decoder_start_token_id not in self.config.eos_token_ids:  # [CLS] and the like: not predicted
             ignore = ignore | (labels == self.config.decoder_start_token_id)
         if labels is not input_ids or not encoded:
             check_ids(labels, ~ignore, self.config.vocab_size, "labels")

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.utils import cached_file
 
@@ -79,6 +78,10 @@ def _read_modules(name_or_path: str, modules: list[dict[str, Any]]) -> tuple[dic
             "`encoder_type='vector'`."
         )
 
+    for module in modules:
+        place = str(module["path"]).replace("\\", "/")
+        if place.startswith("/") or ":" in place or ".." in place.split("/"):
+            raise refuse(f"a module outside its folder, {place!r}")
     kinds = [module["type"].rpartition(".")[2] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise refuse(f"the modules {', '.join(kinds)}")

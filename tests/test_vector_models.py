@@ -139,8 +139,8 @@ def test_a_dimension_that_never_varies_does_no_harm():
     ("changes", "message"),
     [
         ({"freeze_text_encoder": False}, "`freeze_text_encoder` must be True with a vector decoder"),
-        ({"decoder_std": 0.0}, "`decoder_std` must be positive"),
-        ({"similarity_temperature": 0.0}, "`similarity_temperature` must be at least 0.001"),
+        ({"decoder_std": 0.0}, "`decoder_std` must be from 0.001 to 1000"),
+        ({"similarity_temperature": 0.0}, "`similarity_temperature` must be from 0.001 to 1000"),
         ({"similarity_weight": -1.0}, "`similarity_weight` must be at least 0"),
         ({"vector_size": 3}, "`vector_size` must be given if and only if"),
         ({"encoder_type": "gru", "encoder_config": None, "freeze_text_encoder": False}, "`encoder_type` must be"),
@@ -267,3 +267,15 @@ def test_standard_deviations_and_pseudo_inputs_do_not_decay(tmp_path):
     assert {"decoder.output.weight", "model.latent_head.posterior.weight"} <= decaying
     assert not decaying & {"decoder.log_std", "model.latent_head.pseudo_inputs"}
     assert {"decoder.log_std", "model.latent_head.pseudo_inputs"} <= {name for name, _ in model.named_parameters()}
+
+
+def test_a_model_without_weights_is_saved_too(tmp_path):
+    sizes = {"encoder_type": "vector", "decoder_type": "vector", "vector_size": 8, "tie_word_embeddings": False}
+    model = hsvae_hf.TextEncoderModel(hsvae_hf.TextEncoderConfig(**sizes))
+    model.standardizer.fit(torch.randn(20, 8))
+    model.save_pretrained(tmp_path)
+    vectors = torch.randn(3, 8)
+    loaded = hsvae_hf.TextEncoderModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded(vectors=vectors)[0], model(vectors=vectors)[0])
+    with pytest.raises(NotImplementedError, match="no text encoder, so no word embeddings"):
+        model.get_input_embeddings()

@@ -18,6 +18,16 @@ from hsvae_hf.pooling import read_pooling
 from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer, load_vectors
 
 
+@pytest.mark.parametrize("place", ["../outside", "/etc", "1_Pooling/../../outside", "..\\outside", "C:/outside"])
+def test_a_module_outside_the_folder_is_refused(encoder, place):
+    as_sentence_transformers(encoder)
+    modules = json.loads((encoder / "modules.json").read_text())
+    modules[1]["path"] = place
+    (encoder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="`encoder_name_or_path` must be .* with a module outside its folder"):
+        read_pooling(str(encoder))
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
 def test_vectors_are_those_of_sentence_transformers(encoder, pooling, normalize):
