@@ -11,6 +11,7 @@ from transformers import Cache
 
 from .configuration_text_vae import TextVAEConfig
 from .modeling_encoders import real_tokens_first
+from .modeling_latent import Float32Linear
 
 
 def vocabulary_loss(states: Tensor, head: nn.Module, targets: Tensor, chunk_size: int = 1024) -> Tensor:
@@ -127,7 +128,7 @@ class VectorDecoder(nn.Module):
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__()
-        self.output = nn.Linear(config.latent_size, config.feature_size)
+        self.output = Float32Linear(config.latent_size, config.feature_size)
         self.log_std = nn.Parameter(torch.zeros(()), requires_grad=config.learn_decoder_std)
         self.initial_log_std = math.log(config.decoder_std)
 
@@ -141,11 +142,11 @@ class VectorDecoder(nn.Module):
         Returns:
             `-log p(x|z)` in nats, summed over the batch, and the mean squared error per dimension, both scalars.
         """
-        squared_error = (vectors - self.mean(z)).float().square().mean()
+        squared_error = (vectors - self.mean(z)).square().mean()
         log_std = self.log_std.float()
         nats = 0.5 * squared_error * torch.exp(-2 * log_std) + log_std + 0.5 * math.log(2 * math.pi)
         return nats * vectors.numel(), squared_error
 
     def mean(self, z: Tensor) -> Tensor:
         """`W z + b`, standardised."""
-        return self.output(z.to(self.output.weight.dtype))
+        return cast(Tensor, self.output(z))

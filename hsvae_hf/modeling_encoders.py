@@ -19,6 +19,32 @@ def traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def exporting() -> bool:
+    """Whether the graph is that of `torch.export`, as far as torch says so (from 2.7 on)."""
+    return bool(getattr(torch.compiler, "is_exporting", bool)())
+
+
+def exported_gru(gru: nn.GRU, inputs: Tensor) -> Tensor:
+    """The states of `gru` `(batch, steps, hidden_size)` by a loop in the graph: `torch.export` unrolls `nn.GRU` itself.
+
+    Args:
+        gru: of one layer, from zeros.
+        inputs: `(batch, steps, input_size)`.
+    """
+    from torch._higher_order_ops import scan
+
+    def step(state: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        own = F.linear(state, gru.weight_hh_l0, gru.bias_hh_l0).chunk(3, dim=-1)
+        reset, update, new = given.chunk(3, dim=-1)
+        keep = torch.sigmoid(update + own[1])
+        new = torch.tanh(new + torch.sigmoid(reset + own[0]) * own[2])
+        state = (1 - keep) * new + keep * state
+        return state, state.clone()
+
+    start = inputs.new_zeros(inputs.shape[0], gru.hidden_size)
+    return cast(Tensor, scan(step, start, F.linear(inputs, gru.weight_ih_l0, gru.bias_ih_l0), dim=1)[1])
+
+
 def check_ids(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> None:
     """Raise a clear error for a row without tokens or an id outside the vocabulary (one device sync, eagerly)."""
     if traced():
@@ -148,7 +174,7 @@ class GRUEncoder(TextEncoder):
         """The state after each row's last real token, `(batch, hidden_size)`."""
         words = self.embed_tokens(ids) if inputs_embeds is None else inputs_embeds
         # Not a PackedSequence: its backward pass fills a gradient of the whole batch at every step, quadratic in steps.
-        states, _ = self.gru(words)
+        states = exported_gru(self.gru, words) if exporting() else self.gru(words)[0]
         return pool(states, mask, "last"), (words, states) if asked.get("output_hidden_states") else (), ()
 
 

@@ -364,6 +364,12 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             self.register_buffer("gamma_kl_scale", torch.ones(()))  # a buffer, so that a resumed run goes on with it
         self.post_init()
 
+    def freeze(self) -> None:
+        """Stop gradients of what `freeze_text_encoder` names, and of the vector decoder's scale unless it is learned."""
+        super().freeze()
+        if self.config.decoder_type == "vector":
+            self.decoder.log_std.requires_grad_(self.config.learn_decoder_std)
+
     def get_encoder(self, modality: str | None = None) -> TextVAEModel:
         """What generation encodes with."""
         return self.model
