@@ -9,6 +9,8 @@ from typing import Any, Literal, cast
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from .saving import write_sentence_transformers_files
+
 
 def require(valid: bool, argument: str, rule: str, value: Any, remedy: str) -> None:
     """Raise the package's one kind of configuration error unless `valid`.
@@ -144,6 +146,11 @@ class TextVAEConfig(PreTrainedConfig):
             require(kind in CONFIG_MAPPING, "encoder_config", "a dict with a known `model_type`", kind, remedy)
             self.encoder_config = CONFIG_MAPPING[kind](**self.encoder_config)
         super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; with what sentence-transformers reads beside it."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_sentence_transformers_files(save_directory, self)
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         for name in names:

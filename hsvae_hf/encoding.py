@@ -154,7 +154,7 @@ def sentence_vectors(
         for rows in length_batches([len(row) for row in ids], batch_size):
             batch = pad_batch([ids[row] for row in rows], tokenizer.pad_token_id or 0)
             tensors = (torch.from_numpy(value).to(model.device) for value in batch.values())
-            vectors[rows] = base.encoder(*tensors).float().cpu().numpy()
+            vectors[rows] = base.encoder(*tensors).pooler_output.float().cpu().numpy()
             progress(len(rows))
     if not np.isfinite(vectors).all():
         raise ValueError("`model` must give finite vectors, got NaN or infinity; its encoder is damaged.")
