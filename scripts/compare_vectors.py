@@ -24,7 +24,8 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.evaluation import probe_accuracy
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, staged_folder, write_json
+from hsvae_hf.files import staged_folder, write_json
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
 from hsvae_hf.vectors import (
     HEAD_DEFAULTS,
     VECTOR_DEFAULTS,

@@ -15,6 +15,7 @@ from transformers import HfArgumentParser, PreTrainedModel
 
 from hsvae_hf.cli import run
 from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, load_for_inference, save_codes
+from hsvae_hf.files import claimed_file
 from hsvae_hf.vectors import load_vectors
 
 INPUT_FILES = (".txt", ".jsonl", ".csv", ".parquet", ".npy")
@@ -147,8 +148,10 @@ def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterator[Any]]:
 def main() -> None:
     """Encode the input file; the output appears when it is complete."""
     (args,) = HfArgumentParser(EmbedArguments, description=__doc__).parse_args_into_dataclasses()
-    model, blocks = encode_file(args)
-    print(f"{save_codes(args.output, blocks)} codes of {model.config.latent_size} dimensions in {args.output}")
+    with claimed_file(args.output):
+        model, blocks = encode_file(args)
+        count = save_codes(args.output, blocks)
+    print(f"{count} codes of {model.config.latent_size} dimensions in {args.output}")
 
 
 if __name__ == "__main__":

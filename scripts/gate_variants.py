@@ -13,9 +13,9 @@ from transformers import HfArgumentParser
 from hsvae_hf import modeling_hsvae
 from hsvae_hf.cli import run
 from hsvae_hf.distributions import sample_binary_concrete
+from hsvae_hf.files import staged_folder
 from hsvae_hf.modeling_hsvae import GateLinear, HSVAEHead
 from hsvae_hf.reproduction import STUDIED, ReproduceArguments, comparison, results, shown, spread, table
-from hsvae_hf.training import staged_folder
 
 VARIANTS = {
     "relaxed": "gates between 0 and 1 in training",

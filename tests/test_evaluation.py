@@ -11,12 +11,12 @@ from hsvae_hf import evaluation
 from hsvae_hf.batches import input_batches
 from hsvae_hf.evaluation import (
     advice,
-    check_output,
     evaluate_model,
     mutual_information,
     probe_accuracy,
     representations,
 )
+from hsvae_hf.files import check_output
 
 
 @pytest.fixture

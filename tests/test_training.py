@@ -19,14 +19,10 @@ from transformers import AutoModelForPreTraining, AutoTokenizer
 
 import hsvae_hf
 from hsvae_hf.cli import run as run_script
-from hsvae_hf.training import (
-    AnnealingCallback,
-    TextVAETrainingArguments,
-    check_output_dir,
-    check_resumable,
-    save_run,
-    staged_folder,
-)
+from hsvae_hf.callbacks import AnnealingCallback
+from hsvae_hf.files import staged_folder
+from hsvae_hf.resuming import check_resumable
+from hsvae_hf.training import TextVAETrainingArguments, check_output_dir, save_run
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--embedding_size", "8", "--hidden_size", "12", "--latent_size", "6", "--per_device_train_batch_size", "4"]
