@@ -14,6 +14,7 @@ import torch
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from tqdm import tqdm
 
 from hsvae_hf.files import SIGNALS
 
@@ -63,18 +64,26 @@ def run(main: Callable[[], None]) -> None:
             signal.signal(number, signal.SIG_IGN)
         handlers = {}
         number = getattr(stop, "number", signal.SIGINT)
+        _close_bars()
         if os.environ.get("RANK", "0") == "0":  # one line for all processes of a run
-            print(f"\nstopped by {signal.Signals(number).name}; no file is half written", file=sys.stderr)
+            print(f"stopped by {signal.Signals(number).name}; no file is half written", file=sys.stderr)
         raise SystemExit(128 + number) from None
     except Exception as error:
         line = explanation(error)
         if line is None:
             raise
+        _close_bars()
         print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2) from error
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _close_bars() -> None:
+    """End the lines of progress bars, so that what is said next has a line of its own."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
 
 
 def _stopper() -> Callable[[int, FrameType | None], None]:

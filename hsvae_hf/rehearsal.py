@@ -91,11 +91,17 @@ def rehearse(arguments: TrainingArguments) -> None:
     """
     tried: Any = copy.copy(arguments)
     tried.push_to_hub, tried.label_smoothing_factor = False, 0.0
+    named = "training options"
     try:
-        trainer = Trainer(torch.nn.Linear(1, 1), tried, train_dataset=[{}])
-        trainer.create_optimizer_and_scheduler(max(arguments.max_steps, 1))
+        trainer = Trainer(torch.nn.Linear(1, 1), tried, train_dataset=[{}], eval_dataset=[{}])
+        named = "optim"
+        optimizer = trainer.create_optimizer()
+        named = "lr_scheduler_type"
+        trainer.create_scheduler(max(arguments.max_steps, 1), optimizer)
     except Exception as error:  # the packages behind these options raise what they like
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        value = getattr(arguments, named, "some")
         raise ValueError(
-            f"The options of training must work together and on this machine, got a Trainer that refuses: {reason}"
+            f"`{named}` must work together and on this machine, got {getattr(value, 'value', value)}, which did not: "
+            f"{reason}; change it."
         ) from error

@@ -49,6 +49,7 @@ def course(arguments: TrainingArguments, dataset: Any) -> dict[str, Any]:
     """What decides the course of training: settings, and a fingerprint of the data set, None where it has no words."""
     values = {name: getattr(arguments, name) for name in _SETTINGS if hasattr(arguments, name)}
     settings = {name: getattr(value, "value", value) for name, value in values.items()}
+    settings["optim"] = str(settings["optim"]).removesuffix("_fused")  # the same steps; the default goes by the machine
     return {"settings": settings, "data": data_fingerprint(dataset)}
 
 

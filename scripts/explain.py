@@ -1,8 +1,14 @@
 """What the dimensions of a trained model mean, from text: their words and sentences, and what the decoder says."""
 
+import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 from transformers import AutoModelForPreTraining, HfArgumentParser
 

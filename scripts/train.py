@@ -3,12 +3,17 @@
 import argparse
 import math
 import re
+import signal
 import sys
 import types
 import typing
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 import torch
 from transformers import HfArgumentParser, PreTrainedConfig, set_seed

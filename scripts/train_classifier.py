@@ -1,6 +1,12 @@
 """Train a classifier on the samples of a trained text VAE: K-sample Monte-Carlo marginalisation (paper, 4.2)."""
 
+import signal
+import sys
 from dataclasses import dataclass, field
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 from transformers import AutoModelForSequenceClassification, HfArgumentParser, set_seed
 
