@@ -242,7 +242,7 @@ def advice(statistics: dict[str, Any], config: Any) -> str | None:
     if statistics["active_units"] == 0 or statistics.get("mutual_information", 1.0) < 0.1:
         lower = [name for name in ("z_kl_weight", "gamma_kl_weight") if getattr(config, name, 0) > 0]
         remedies = [f"lower {' and '.join(lower)}, warm the KL up by --kl_annealing linear"] if lower else []
-        if config.decoder_type == "gru" and config.word_dropout < 1:
+        if config.decoder_type == "gru":
             remedies.append("raise word_dropout")
         return (
             "The code ignores the sentence (posterior collapse): train longer if it has just begun"
@@ -253,7 +253,8 @@ def advice(statistics: dict[str, Any], config: Any) -> str | None:
 
 def _gate_advice(statistics: dict[str, Any], config: Any) -> str | None:
     """`advice` on gates, relative to the number of dimensions that codes have, or are to have."""
-    size, active, always = config.latent_size, statistics["active_dims"], statistics["always_on_dims"]
+    size = len(statistics.get("kl_per_dimension", ())) or config.latent_size
+    active, always = statistics["active_dims"], statistics["always_on_dims"]
     target = getattr(config, "target_active_dims", None)
     if active < min(1.0, target or 1.0) / 2:
         settable = hasattr(config, "target_active_dims") and target is None

@@ -138,7 +138,7 @@ def test_advice_names_what_is_wrong(change, words):
         ({"always_on_dims": 1100, "active_dims": 1500.0}, {"target_active_dims": 9.0}, "lower target_active_dims."),
         ({"active_dims": 0.3}, {"target_active_dims": 0.375}, None),
         ({"active_dims": 0.3}, {"target_active_dims": 8.0}, "empty: lower gamma_kl_weight."),
-        ({"active_units": 0}, {"z_kl_weight": 0.0, "gamma_kl_weight": 0.0, "word_dropout": 1.0}, "just begun."),
+        ({"active_units": 0}, {"z_kl_weight": 0.0, "gamma_kl_weight": 0.0}, "begun; else raise word_dropout."),
     ],
 )
 def test_advice_is_relative_to_what_is_wanted_and_names_no_setting_that_is_set(change, fields, remedy):

@@ -264,9 +264,7 @@ def test_a_run_goes_on_with_its_own_data_alone(stopped):
     rows = trainer.train_dataset
     for other in (rows.select(range(11)), rows.select([*range(1, 12), 0]), rows.map(lambda row: {"input_ids": [3, 1]})):
         trainer.train_dataset = other
-        with pytest.raises(
-            ValueError, match="`resume_from_checkpoint` must be a run on the same data, got .* of other"
-        ):
+        with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a run on the same data, got .* of"):
             trainer.train(resume_from_checkpoint=checkpoint)
     trainer.train_dataset = rows.flatten_indices()
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -281,7 +279,7 @@ def test_the_fingerprint_of_data_is_of_its_words_labels_and_order(tokenizer):
     moved = [{"input_ids": [3, 4], "label": 0}, {"input_ids": [1, 5, 1], "label": 1}]
     for other in (rows[::-1], moved, [rows[0], rows[1] | {"label": 0}], rows[:1]):
         assert one != data_fingerprint(Dataset.from_list(other))
-    assert one == "21a3c5a3b9f4a4a8"  # on every machine
+    assert one == "8470f6979429bc33"  # on every machine
 
 
 @pytest.mark.parametrize(
@@ -308,7 +306,7 @@ def test_a_checkpoint_without_a_part_is_refused(stopped, name):
 
 
 def test_what_is_true_is_said_at_a_resume_and_nothing_else(stopped, caplog):
-    trainer, checkpoint = stopped(max_steps=6)
+    trainer, checkpoint = stopped(max_steps=6, save_strategy="no")
     loggers = [logging.getLogger(name) for name in ("transformers", "hsvae_hf")]
     for logger in loggers:
         logger.addHandler(caplog.handler)
@@ -348,7 +346,7 @@ def test_settings_that_train_nothing_are_refused(tmp_path, name):
     ("options", "words"),
     [
         ({"report_to": "wandb"}, "`report_to` must be one of"),
-        ({"optim": "adamw"}, "`optim` must be one that there is, got 'adamw'; name adamw_"),
+        ({"optim": "adafactor_x"}, "`optim` must be one that there is, got 'adafactor_x'; name adafactor"),
         ({"lr_scheduler_type": "cosin"}, "`lr_scheduler_type` must be one that there is, got 'cosin'; name cosine"),
         ({"eval_strategy": "sometimes"}, "`eval_strategy` must be one that there is"),
         ({"metric_for_best_model": "eval_los"}, "`metric_for_best_model` must be measured in evaluation"),
