@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from hsvae_hf.files import staged_file
 from hsvae_hf.inputs import check_positive
 
 
@@ -248,13 +249,8 @@ def plot_gate_heatmap(
     figure.colorbar(image, ax=axes, label="share of sentences\nwith the dimension on", aspect=25, pad=0.02)
     if title is not None:
         axes.set_title(title, loc="left")
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with staged_file(Path(path), "path") as unfinished:
         figure.savefig(unfinished, format="png")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 10) -> float:
