@@ -22,6 +22,7 @@ from hsvae_hf.calibration import hold_target
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import evaluate_model, print_report, representations
+from hsvae_hf.modeling_text_vae import tokenizer_fields
 from hsvae_hf.presets import SMALL_LENGTH, SMALL_MODEL, SMALL_TRAINING
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, say
 from hsvae_hf.tokenization import train_tokenizer
@@ -75,7 +76,7 @@ def train(options: QuickstartArguments, arguments: TextVAETrainingArguments) -> 
     words = sizes.pop("vocab_size")
     tokenizer = train_tokenizer(dataset["train"]["text"], vocab_size=words, max_length=SMALL_LENGTH)
     tokens = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
-    config = hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), **sizes)
+    config = hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), **sizes, **tokenizer_fields(tokenizer))
     model = hsvae_hf.HSVAEForPreTraining(config)
     model.generation_config.max_length = tokenizer.model_max_length + 1  # the start token counts
     say(model_facts(model))
