@@ -11,7 +11,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from .configuration_text_vae import TextVAEConfig
 from .pooling import pool
 
-Encoded = tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]  # features; hidden states and attentions, or none
+# Features; then hidden states (None where the call names layers and not this one) and attentions, or no such.
+Encoded = tuple[Tensor, tuple[Tensor | None, ...], tuple[Tensor, ...]]
 
 
 def traced() -> bool:
@@ -102,7 +103,7 @@ class TextEncoder(nn.Module):
             input_ids: `(batch, steps)`.
             attention_mask: `(batch, steps)`, 1 for real tokens; all are real without it.
             inputs_embeds: `(batch, steps, width of the word embeddings)` instead of `input_ids`.
-            asked: `output_hidden_states` and `output_attentions`, False unless given.
+            asked: `output_hidden_states` and `output_attentions`, as in transformers; False unless given.
 
         Returns:
             `pooler_output`, the features, `(batch, feature_size)`; if asked for, in the order of the input,
@@ -132,7 +133,7 @@ class TextEncoder(nn.Module):
             remedy = "load the model with `attn_implementation='eager'`; a GRU has no attention"
             raise ValueError(f"`output_attentions` must be False where there are none to give, got True; {remedy}.")
         back = order.argsort(dim=1)
-        hidden_states = tuple(in_order(states, back, 1) for states in hidden_states)
+        hidden_states = tuple(None if states is None else in_order(states, back, 1) for states in hidden_states)
         attentions = tuple(in_order(in_order(weights, back, 2), back, 3) for weights in attentions)
         return BaseModelOutputWithPooling(
             pooler_output=features, hidden_states=hidden_states or None, attentions=attentions or None

@@ -359,6 +359,7 @@ trainer.push_to_hub()
 model.push_to_hub("tester/alone")
 tokenizer.push_to_hub("tester/alone")
 model.save_pretrained({str(tmp_path / "third")!r}, push_to_hub=True, repo_id="tester/third")
+model.save_pretrained({str(tmp_path / "asked")!r}, push_to_hub=True, repo_id="tester/asked", create_pr=True)
 model.save_pretrained({str(tmp_path / "local")!r})
 tokenizer.save_pretrained({str(tmp_path / "local")!r})
 """
@@ -367,6 +368,8 @@ tokenizer.save_pretrained({str(tmp_path / "local")!r})
     needed = {"config.json", "model.safetensors", "modeling_hsvae.py", "modules.json", "README.md"}
     for name in ("trained", "alone", "third"):
         assert needed <= set(hub.files(f"tester/{name}")), name
+    assert "config.json" not in hub.files("tester/asked")
+    assert needed <= set(hub.files("tester/asked", revision="refs/pr/1"))
     found = shown(hub.run(ALONE + CODES + "show(*(codes(f'tester/{name}', **trust) for name in ('trained', 'alone')))"))
     for codes in found:
         assert torch.equal(codes, codes_of(tmp_path / "local"))
