@@ -7,6 +7,7 @@ from transformers import AutoModelForSequenceClassification, HfArgumentParser, s
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.loading import load_for_inference
+from hsvae_hf.sources import check_source
 from hsvae_hf.training import (
     RunArguments,
     WholeCheckpointTrainer,
@@ -46,6 +47,7 @@ def main() -> None:
     """Parse, train, evaluate on validation and test, save."""
     parser = HfArgumentParser((ClassifierArguments, ClassifierTrainingArguments))
     options, arguments = parser.parse_args_into_dataclasses()
+    check_source(options.model_name_or_path, "model_name_or_path")  # before the data are read
     checkpoint = check_output_dir(arguments, (options.dataset, options.model_name_or_path))
     set_seed(arguments.seed)
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
