@@ -54,16 +54,17 @@ def encode(
     tokenizer, on which nothing is set. What it reads besides the result is bounded, so `sentences` may be a generator;
     for more codes than memory holds see `encode_stream`.
 
-    The same call gives the same codes. In other company a sentence may fall into a batch of another shape, which
-    changes values by rounding (1e-6 and less, in float32); a gate that is as near to the threshold may change sides.
+    The same call gives the same codes, bit for bit. Among other sentences a sentence may fall into a batch of another
+    shape, which changes the rounding: in float32 by a millionth of the largest value or less, in half precision by a
+    thousandth. A gate that is so near to the threshold may then change sides.
 
     Args:
         model: any model of this package; the base model of one with a decoder or a classifier is used.
         tokenizer: the model's tokenizer.
         sentences: strings, such as a list or a column. The empty string has a code too. A single string and a table
             are refused: pass `[sentence]`, or one column.
-        batch_size: sentences per forward pass (>= 1). None, the fastest, takes sentences of similar length up to a
-            number of tokens (`hsvae_hf.tokens.BATCH_TOKENS`).
+        batch_size: sentences per forward pass (>= 1). None takes sentences of similar length up to a number of tokens,
+            which is the fastest on a CPU, or within some percent of it (`scripts/benchmark.py batches`).
         show_progress_bar: whether to show one.
         max_active_dims: keep at most this many non-zero dimensions per code, the largest magnitudes (>= 1), on top of
             the model's own limit.

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 # Of a forward pass: tokens, padding included; share of padding; tokens that may be padded at will.
 # Near the fastest on a CPU for a GRU and for MiniLM, short texts and long ones (`scripts/benchmark.py batches`).
-BATCH_TOKENS, PADDING, SMALL_BATCH = 4096, 1 / 16, 1024
+BATCH_TOKENS, PADDING, SMALL_BATCH = 5120, 1 / 16, 1024
+_ROWS = 16  # matrix products of a multiple of so many rows are faster
 NO_LIMIT = 10**9  # transformers writes about 1e30 where a tokenizer has no limit
 _CHARACTERS = 100  # per token that is kept: of a longer text, the beginning is tried first
 
@@ -132,11 +133,13 @@ def length_batches(lengths: Sequence[int] | np.ndarray, batch_size: int | None) 
 
 def _fitting(lengths: np.ndarray) -> int:
     """How many of these rows, the longest first, make up a batch."""
-    longest = max(1, int(lengths[0]))
-    lengths = lengths[: max(1, BATCH_TOKENS // longest)]
-    tokens = longest * np.arange(1, len(lengths) + 1)
-    too_many = (tokens - np.cumsum(lengths) > PADDING * tokens) & (tokens > SMALL_BATCH)
-    return int(too_many.argmax()) if too_many.any() else len(lengths)
+    tokens = max(1, lengths[0]) * np.arange(1, len(lengths) + 1)
+    padded = (tokens - np.cumsum(lengths) > PADDING * tokens) & (tokens > SMALL_BATCH)
+    too_many = padded | (tokens > BATCH_TOKENS)
+    if not too_many.any():
+        return len(lengths)
+    count = max(1, int(too_many.argmax()))
+    return count - count % _ROWS if count > _ROWS else count
 
 
 def pad_batch(ids: list[np.ndarray], pad: int) -> dict[str, np.ndarray]:

@@ -247,7 +247,7 @@ def test_what_holds_no_gates_labels_ids_or_codes_is_refused():
         class_kl([[1], [1], [2]], labels, 2, 0)
     codes = sparse.csr_matrix(gates)
     for vectors, given in ((gates, gates), (gates[:2], codes), (gates[0], codes), (gates, codes[:2])):
-        with pytest.raises(ValueError, match="`codes` must be a sparse matrix with a row for each vector"):
+        with pytest.raises(ValueError, match="`codes` must be a sparse matrix with a row for each of `vectors`"):
             neighbours_kept(vectors, given, 1)
     with pytest.raises(ValueError, match="`count` must be at least 1"):
         neighbours_kept(gates, codes, 1.5)

@@ -318,3 +318,33 @@ def test_codes_that_are_not_finite_are_refused(small_config, tokenizer):
     torch.nn.init.constant_(model.latent_head.gate.bias[:6], -5.0)
     with pytest.raises(ValueError, match="`model` must give finite codes"):
         encode(model, tokenizer, ["the cat"])
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return load_for_inference(Path(__file__).parent.parent / "model_cards/hsvae-dbpedia-16")
+
+
+def test_the_readme_says_how_long_codes_without_a_known_word_are(committed):
+    texts = ["", "qwxyz", "qwxyz zzyx", "qwxyz zzyx vvvk", "привет мир", "zzyx qwxyz"]
+    codes = encode(*committed, texts)
+    assert codes.getnnz(axis=1).tolist() == [93, 62, 42, 35, 93, 42]
+    assert (codes[2] != codes[5]).nnz == 0
+    assert "93 non-zeros" in (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_committed_encoder_refuses_a_smaller_foreign_tokenizer(committed):
+    model, _ = committed
+    with pytest.raises(ValueError, match="`tokenizer` must be the one that the model was trained with"):
+        encode(model, train_tokenizer(SENTENCES), SENTENCES)
+
+
+def test_company_changes_a_code_by_rounding_alone(committed):
+    model, tokenizer = committed[0].__class__(committed[0].config), committed[1]
+    model.load_state_dict(committed[0].state_dict())  # in float32
+    sentences = [" ".join(SENTENCES[row % 7].split() * (1 + row % 5)) for row in range(60)]
+    whole = encode(model, tokenizer, sentences)
+    for options in ({"batch_size": 7}, {"batch_size": 1}):
+        other = encode(model, tokenizer, sentences, **options)
+        assert abs(whole - other).max() <= 1e-6 * abs(whole).max()
+    assert (encode(model, tokenizer, sentences) != whole).nnz == 0

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from huggingface_hub import constants
@@ -111,17 +110,15 @@ def test_without_a_network_a_wrong_id_takes_no_minute(tmp_path):
     assert done.returncode == 2, done.stderr
     assert "the Hub does not answer" in done.stderr.splitlines()[-1]
     assert "Retrying" not in done.stderr
-    assert float(done.stdout) < 10
+    assert float(done.stdout) < 15  # five retries take 23
 
 
 def test_scripts_refuse_before_they_read_the_data(tmp_path, monkeypatch):
     from vector_models import script
 
-    started = time.perf_counter()
     for name in ("--encoder_name_or_path", "--tokenizer_name_or_path"):
         with pytest.raises(ValueError, match=f"`{name[2:]}` must be a folder that exists"):
             script("train", "--dataset", "no-such-data", name, "./nowhere", "--output_dir", tmp_path / "run")
-    assert time.perf_counter() - started < 60
     assert not (tmp_path / "run").exists()
 
 
