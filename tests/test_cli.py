@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import Trainer
 
+import hsvae_hf
 from hsvae_hf.cli import run
 from hsvae_hf.files import uninterrupted
 
@@ -231,27 +232,34 @@ def test_an_output_is_checked_before_the_work(script, option, path, corpus, save
     assert sorted(path.name for path in out.rglob("*")) == ["file", "folder.npz"]
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of the process is not known")
 @pytest.mark.parametrize("script", ["train", "embed"])
-def test_memory_that_runs_out_is_one_line(script, corpus, saved_model, tmp_path):
-    limited = (  # what is loaded, and 60 MiB more
-        "import resource, runpy, sys\nimport hsvae_hf.cli, hsvae_hf.encoding, hsvae_hf.monitor, sklearn.linear_model\n"
-        "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + 60 * 2**20\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (size, size))\n"
-        "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
+def test_memory_that_runs_out_is_one_line(script, corpus, saved_model, small_config, tmp_path, monkeypatch, capsys):
     (tmp_path / "out").mkdir()
-    words = [*arguments(script, corpus, saved_model, tmp_path / "out")]
+    words = arguments(script, corpus, saved_model, tmp_path / "out")
     if script == "train":
-        words += ["--hidden_size", 3000]
+        words += ["--hidden_size", 1500]
+        place = (torch.nn.GRU, "forward")
     else:
-        corpus.with_suffix(".txt").write_text("one sentence\n" * 40_000)
-        words += ["--batch_size", 40_000]
-    command = [sys.executable, "-c", limited, ROOT / f"scripts/{script}.py", *words]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 2, result.stderr[-2000:]
-    assert "Traceback" not in result.stderr
-    assert result.stderr.strip().split("\n")[-1].startswith("error: the memory ran out")
+        small_config.hidden_size = 400
+        hsvae_hf.HSVAEForPreTraining(small_config).save_pretrained(saved_model)
+        corpus.with_suffix(".txt").write_text("one sentence\n" * 8_000)
+        words += ["--batch_size", 8_000]
+        place = (hsvae_hf.encoding, "_encode_batch")
+    limits, original = resource.getrlimit(resource.RLIMIT_AS), getattr(*place)
+
+    def short(*args, **kwargs):
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**23, limits[1]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(*place, short)
+    try:
+        code, lines = ended(script, words, monkeypatch, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert code == 2
+    assert lines[-1].startswith("error: the memory ran out; lower the batch size")
     assert not list((tmp_path / "out").iterdir())
 
 

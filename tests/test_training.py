@@ -238,7 +238,8 @@ def test_a_checkpoint_of_another_run_does_not_mix_in(make_trainer, tmp_path):
     make_trainer("one", max_steps=2, save_strategy="steps", save_steps=2).train()
     (tmp_path / "two").mkdir()
     (tmp_path / "two/old").write_text("old run")
-    options = {"resume_from_checkpoint": str(tmp_path / "one/checkpoint-2"), "report_to": "none"}
+    options = {"resume_from_checkpoint": str(tmp_path / "one/checkpoint-2"), "report_to": "none", "seed": 7}
+    options["per_device_train_batch_size"] = 4
     with pytest.raises(ValueError, match="`output_dir` must be empty or new"):
         check_output_dir(TextVAETrainingArguments(output_dir=str(tmp_path / "two"), **options))
     new = TextVAETrainingArguments(output_dir=str(tmp_path / "three"), **options)
