@@ -2,11 +2,17 @@
 
 import csv
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +21,7 @@ from transformers import HfArgumentParser, PreTrainedModel
 
 from hsvae_hf.cli import run
 from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, load_for_inference, save_codes
+from hsvae_hf.files import claimed_file
 from hsvae_hf.vectors import load_vectors
 
 INPUT_FILES = (".txt", ".jsonl", ".csv", ".parquet", ".npy")
@@ -147,8 +154,10 @@ def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterator[Any]]:
 def main() -> None:
     """Encode the input file; the output appears when it is complete."""
     (args,) = HfArgumentParser(EmbedArguments, description=__doc__).parse_args_into_dataclasses()
-    model, blocks = encode_file(args)
-    print(f"{save_codes(args.output, blocks)} codes of {model.config.latent_size} dimensions in {args.output}")
+    with claimed_file(args.output):
+        model, blocks = encode_file(args)
+        count = save_codes(args.output, blocks)
+    print(f"{count} codes of {model.config.latent_size} dimensions in {args.output}")
 
 
 if __name__ == "__main__":

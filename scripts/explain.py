@@ -1,16 +1,22 @@
 """What the dimensions of a trained model mean, from text: their words and sentences, and what the decoder says."""
 
+import signal
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 from transformers import AutoModelForPreTraining, HfArgumentParser
 
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import encode, load_for_inference
-from hsvae_hf.evaluation import check_output
 from hsvae_hf.explanation import LEAST_SENTENCES, decode_switched, describe_dimensions, explain
-from hsvae_hf.training import write_json
+from hsvae_hf.files import check_output, claimed_files, write_json
 
 
 @dataclass
@@ -87,7 +93,7 @@ def explain_dimensions(options: ExplainArguments, model: Any, tokenizer: Any) ->
 
 
 def main() -> None:
-    """Load, look, print."""
+    """Parse, check, look."""
     (options,) = HfArgumentParser(ExplainArguments, description=__doc__).parse_args_into_dataclasses()
     if (options.dataset is None) == (options.sentences is None):
         raise ValueError("Give exactly one of `dataset` and `sentences`, got both or neither.")
@@ -98,7 +104,15 @@ def main() -> None:
     for name in ("num_words", "num_sentences"):
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}; choose a positive number.")
-    output = None if options.output is None else check_output(options.output, options.overwrite, ".json")
+    output = None
+    if options.output is not None:
+        output = check_output(options.output, options.overwrite, ".json", inputs=(options.dataset,))
+    with claimed_files(output=output):
+        look(options, output)
+
+
+def look(options: ExplainArguments, output: Path | None) -> None:
+    """Load, look, print, write."""
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     if tokenizer is None:
         raise ValueError(

@@ -1,7 +1,13 @@
 """The whole path in a few minutes on two cores: train a small HSVAE on docstrings, embed, look at the codes."""
 
+import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 import numpy as np
 import torch
@@ -17,7 +23,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import evaluate_model, print_report, representations
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, check_output_dir, run_settings, save_run
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, claimed_output_dir, run_settings, save_run
 
 ACTIVE_DIMS = 12  # of 64, for a sentence on average
 
@@ -50,9 +56,26 @@ def show_neighbours(model: hsvae_hf.HSVAEModel, tokenizer: object, corpus: list[
 
 
 def main() -> None:
-    """Train, measure, show."""
+    """Train in a folder that is this run's alone."""
     (options,) = HfArgumentParser(QuickstartArguments).parse_args_into_dataclasses()
     logging.set_verbosity_error()
+    arguments = TextVAETrainingArguments(
+        output_dir=options.output_dir,
+        num_train_epochs=options.num_train_epochs,
+        per_device_train_batch_size=64,
+        learning_rate=4e-3,
+        logging_steps=200,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        overwrite_output_dir=options.overwrite_output_dir,
+    )
+    with claimed_output_dir(arguments):
+        train(options, arguments)
+
+
+def train(options: QuickstartArguments, arguments: TextVAETrainingArguments) -> None:
+    """Train, measure, show."""
     set_seed(42)
     print("Reading the docstrings of the installed packages ...")
     dataset = load_text_dataset("docstrings", max_train_samples=options.max_train_samples)
@@ -65,18 +88,6 @@ def main() -> None:
         latent_size=64,
         target_active_dims=ACTIVE_DIMS,
     )
-    arguments = TextVAETrainingArguments(
-        output_dir=options.output_dir,
-        num_train_epochs=options.num_train_epochs,
-        per_device_train_batch_size=64,
-        learning_rate=4e-3,
-        logging_steps=200,
-        eval_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        overwrite_output_dir=options.overwrite_output_dir,
-    )
-    check_output_dir(arguments)
     model = hsvae_hf.HSVAEForPreTraining(config)
     model.generation_config.max_length = tokenizer.model_max_length + 1  # the start token counts
     print(f"Training on {len(tokens['train'])} sentences, {model.num_parameters():,} parameters")

@@ -1,21 +1,20 @@
 """Train a classifier on the samples of a trained text VAE: K-sample Monte-Carlo marginalisation (paper, 4.2)."""
 
+import signal
+import sys
 from dataclasses import dataclass, field
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 from transformers import AutoModelForSequenceClassification, HfArgumentParser, set_seed
 
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference
-from hsvae_hf.training import (
-    RunArguments,
-    WholeCheckpointTrainer,
-    accuracy,
-    check_output_dir,
-    check_resumable,
-    run_settings,
-    save_run,
-)
+from hsvae_hf.resuming import check_resumable
+from hsvae_hf.training import RunArguments, WholeCheckpointTrainer, accuracy, claimed_output_dir, run_settings, save_run
 
 KEPT = ("model_type", "vocab_size", "hidden_size", "latent_size", "num_samples", "freeze_encoder", "id2label")
 
@@ -43,10 +42,15 @@ class ClassifierTrainingArguments(RunArguments):
 
 
 def main() -> None:
-    """Parse, train, evaluate on validation and test, save."""
+    """Parse, train in a folder that is this run's alone."""
     parser = HfArgumentParser((ClassifierArguments, ClassifierTrainingArguments))
     options, arguments = parser.parse_args_into_dataclasses()
-    checkpoint = check_output_dir(arguments, (options.dataset, options.model_name_or_path))
+    with claimed_output_dir(arguments, (options.dataset, options.model_name_or_path)) as checkpoint:
+        train(options, arguments, checkpoint)
+
+
+def train(options: ClassifierArguments, arguments: ClassifierTrainingArguments, checkpoint: str | None) -> None:
+    """Train, evaluate on validation and test, save."""
     set_seed(arguments.seed)
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
     columns = {"text_column": options.text_column, "label_column": options.label_column}
