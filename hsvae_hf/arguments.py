@@ -43,7 +43,7 @@ CHOICES: dict[str, tuple[str, ...]] = {  # of options that are plain strings to 
     "train_sampling_strategy": ("random", "sequential", "group_by_length"),
 }
 # Names that the paper and `compare.py` have for a `model_type`; their case does not matter.
-MODEL_NAMES = {"VAE": "gaussian-vae", "Sparsemax": "sparsemax-ae", "Simple": "text-encoder", "BERT": "text-encoder"}
+MODEL_NAMES = {"VAE": "gaussian-vae", "Sparsemax": "sparsemax-ae", "Simple": "text-encoder"}
 
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number"}
 _PLACEHOLDERS: dict[Any, str] = {int: "N", float: "X", Path: "PATH"}

@@ -9,7 +9,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from hsvae_hf.reporting import quiet_libraries
+from hsvae_hf.reporting import prepare_output
 
 # A script's folder is no place to import from: there, evaluate.py would hide the package of that name.
 _FOLDER = Path(sys.argv[0]).resolve().parent
@@ -19,7 +19,7 @@ if (_FOLDER / "evaluate.py").is_file():
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; input that it cannot work with ends in one line on stderr and exit code 2."""
-    quiet_libraries()
+    prepare_output()
     torch.set_flush_denormal(True)  # denormals make CPU kernels many times slower
     try:
         main()
