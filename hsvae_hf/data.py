@@ -247,7 +247,10 @@ def _encode_labels(splits: DatasetDict, column: str, classes: list[str] | None) 
         ids = {None: -1} | {name: index for index, name in enumerate(names)}
         features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
         splits = splits.map(
-            lambda row: {"label": ids[class_name(row["label"], classes)]}, features=features, desc="Labels"
+            lambda rows: {"label": [ids[class_name(value, classes)] for value in rows["label"]]},
+            batched=True,
+            features=features,
+            desc="Labels",
         )
     _tell_gaps(splits, column, names)
     return splits
@@ -295,7 +298,15 @@ def tokenize_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Da
     Args:
         dataset: one split, or all, with a column `text`.
         tokenizer: of `train_tokenizer`, or any other; a sentence is cut at its `model_max_length`.
+
+    Raises:
+        ValueError: if `dataset` is something else, such as a list or a DataFrame.
     """
+    if not isinstance(dataset, Dataset | IterableDataset | DatasetDict | IterableDatasetDict):
+        raise ValueError(
+            f"`dataset` must be a Dataset with a column `text`, got a {type(dataset).__name__}; make one, for example "
+            "with Dataset.from_dict({'text': sentences})."
+        )
 
     def tokenize(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         ids = tokenizer(rows["text"], truncation=True)["input_ids"]

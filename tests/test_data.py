@@ -2,6 +2,7 @@
 
 import json
 
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -241,6 +242,12 @@ def test_embedded_corpus_is_labelled_english_and_repeats_itself():
     texts = [set(split["text"]) for split in first.values()]
     assert not texts[0] & texts[2]
     assert all(5 <= len(text.split()) <= 40 for text in texts[2])
+
+
+@pytest.mark.parametrize("texts", [["one"], "one", {"text": ["one"]}, pandas.DataFrame({"text": ["one"]})])
+def test_what_is_no_data_set_is_not_tokenized(tokenizer, texts):
+    with pytest.raises(ValueError, match=f"`dataset` must be a Dataset .* got a {type(texts).__name__}; make one"):
+        tokenize_dataset(texts, tokenizer)
 
 
 def test_collator_pads_and_carries_labels(jsonl, tokenizer):
