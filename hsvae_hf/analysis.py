@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from hsvae_hf.files import staged_file
+
 
 def _to_array(values: object) -> np.ndarray:
     if isinstance(values, torch.Tensor):
@@ -233,13 +235,8 @@ def plot_gate_heatmap(
     figure.colorbar(image, ax=axes, label="share of sentences\nwith the dimension on", aspect=25, pad=0.02)
     if title is not None:
         axes.set_title(title, loc="left")
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with staged_file(Path(path), "path") as unfinished:
         figure.savefig(unfinished, format="png")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 10) -> float:

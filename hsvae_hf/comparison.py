@@ -32,6 +32,7 @@ from hsvae_hf.calibration import hold_target
 from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference, load_tokenizer
 from hsvae_hf.evaluation import average_hoyer, corpus_statistics, probe_accuracy, representations, tfidf_accuracy
+from hsvae_hf.files import staged_folder, write_json
 from hsvae_hf.modeling_text_vae import special_token_ids
 from hsvae_hf.monitor import CollapseMonitor, held_out_batches
 from hsvae_hf.tokenization import train_tokenizer
@@ -41,8 +42,6 @@ from hsvae_hf.training import (
     TextVAETrainingArguments,
     WholeCheckpointTrainer,
     accuracy,
-    staged_folder,
-    write_json,
 )
 from hsvae_hf.vectors import embed_dataset
 

@@ -324,17 +324,20 @@ class TextCollator:
 
     Args:
         tokenizer: pads, on its own side.
-        with_labels: carry `label` on as `labels` (classification); pre-training takes its input as the target.
+        with_labels: carry `label` on as `labels` (classification); without, `labels` are the tokens, which pre-training
+            reconstructs, as a stock Trainer wants them for its evaluation.
     """
 
     tokenizer: PreTrainedTokenizerBase
     with_labels: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Make `input_ids` and `attention_mask`, `(batch, steps)`, and perhaps `labels`, `(batch,)`."""
+        """Make `input_ids` and `attention_mask`, `(batch, steps)`, and `labels`, `(batch,)` or `(batch, steps)`."""
         batch = dict(self.tokenizer.pad({"input_ids": [row["input_ids"] for row in rows]}, return_tensors="pt"))
         if self.with_labels:
             batch["labels"] = torch.tensor([row["label"] for row in rows])
+        else:
+            batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         return batch
 
 

@@ -1,9 +1,7 @@
 """Sentences to sparse codes: a saved model in, rows of a `scipy.sparse.csr_matrix` or of a file out."""
 
 import json
-import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
@@ -25,6 +23,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers.utils import logging
 
 from hsvae_hf.configuration_text_vae import TextVAEConfig
+from hsvae_hf.files import staged_file
 from hsvae_hf.modeling_text_vae import keep_largest
 
 CODE_FILES = (".npz", ".parquet", ".jsonl")
@@ -401,11 +400,8 @@ def save_codes(path: str | Path, blocks: Iterable[sparse.csr_matrix]) -> int:
     writers = dict(zip(CODE_FILES, (_write_npz, _write_parquet, _write_jsonl), strict=True))
     if path.suffix not in writers:
         raise ValueError(f"`path` must end in one of {', '.join(CODE_FILES)}, got {str(path)!r}; rename it.")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        unfinished = Path(folder) / path.name
-        count = writers[path.suffix](unfinished, blocks)
-        os.replace(unfinished, path)
-    return count
+    with staged_file(path, "path") as unfinished:
+        return writers[path.suffix](unfinished, blocks)
 
 
 def _write_npz(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:

@@ -4,7 +4,6 @@ import itertools
 import logging
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, cast
 
 import evaluate
@@ -269,31 +268,42 @@ def advice(statistics: dict[str, Any], config: Any) -> str | None:
 
     Args:
         statistics: of the model.
-        config: of the model; what it does not have is not advised.
+        config: of the model; what it does not have, or has set already, is not advised.
     """
-    size = len(statistics.get("kl_per_dimension", ())) or None
     if statistics["active_units"] == 0 or statistics.get("mutual_information", 1.0) < 0.1:
-        words = ", or raise word_dropout" if config.decoder_type == "gru" else ""
+        lower = [name for name in ("z_kl_weight", "gamma_kl_weight") if getattr(config, name, 0) > 0]
+        remedies = [f"lower {' and '.join(lower)}, warm the KL up by --kl_annealing linear"] if lower else []
+        if config.decoder_type == "gru":
+            remedies.append("raise word_dropout")
         return (
-            "The code ignores the sentence (posterior collapse): train longer if it has just begun; else lower "
-            f"z_kl_weight and gamma_kl_weight, add --kl_annealing linear{words}."
+            "The code ignores the sentence (posterior collapse): train longer if it has just begun"
+            f"{'; else ' + ', or '.join(remedies) if remedies else ''}."
         )
-    if "gate_std" not in statistics:
-        return None
-    balanced = hasattr(config, "gate_balance_weight")
-    if statistics["active_dims"] < 0.5:
-        remedy = (
-            "set target_active_dims, or lower prior_alpha and raise prior_beta" if balanced else "lower gamma_kl_weight"
-        )
-        return f"Codes are empty: {remedy}."
-    if statistics["switching_fraction"] < 0.05:
-        remedy = "set gate_balance_weight to 1 and gamma_kl_weight to 0.001, or " if balanced else ""
-        return f"Gates hardly follow the sentence, the same dimensions are on for all: {remedy}train longer."
-    if size and statistics["dead_dims"] > size / 2:
-        return f"{statistics['dead_dims']} of {size} dimensions are never on: lower latent_size or gamma_kl_weight."
-    if size and statistics["always_on_dims"] > size / 2:
-        remedy = "set gate_balance_weight to 1, with a smaller target_active_dims" if balanced else "raise latent_size"
-        return f"{statistics['always_on_dims']} of {size} dimensions are always on: {remedy}."
+    return _gate_advice(statistics, config) if "gate_std" in statistics else None
+
+
+def _gate_advice(statistics: dict[str, Any], config: Any) -> str | None:
+    """`advice` on gates, relative to the number of dimensions that codes have, or are to have."""
+    size = len(statistics.get("kl_per_dimension", ())) or config.latent_size
+    active, always = statistics["active_dims"], statistics["always_on_dims"]
+    target = getattr(config, "target_active_dims", None)
+    if active < min(1.0, target or 1.0) / 2:
+        settable = hasattr(config, "target_active_dims") and target is None
+        return f"Codes are empty: {'set target_active_dims, or ' if settable else ''}lower gamma_kl_weight."
+    # Where fewer than 5% switch, at most 10% of the dimensions are on for some of the sentences: the rest of a code is
+    # the same in all. Sparser codes have no dimension that is on for 5% of the sentences, and need none.
+    constant = max(always, active - 0.1 * size)
+    if statistics["switching_fraction"] < 0.05 and constant > active / 2:
+        return f"Gates hardly follow the sentence, the same dimensions are on for all: {_balance(config)}train longer."
+    uses = statistics.get("rows", math.inf) * active / size  # of a dimension, if all were used alike
+    if statistics["dead_dims"] > size / 2 and uses >= 10:
+        remedy = "lower latent_size or gamma_kl_weight" if config.gamma_kl_weight > 0 else "lower latent_size"
+        return f"{statistics['dead_dims']} of {size} dimensions are never on: {remedy}."
+    if always > size / 2:
+        remedies = [_balance(config).removesuffix(", or ")] if _balance(config) else []
+        if hasattr(config, "target_active_dims"):
+            remedies.append("set target_active_dims" if target is None else "lower target_active_dims")
+        return f"{always} of {size} dimensions are always on: {', and '.join(remedies) or 'raise latent_size'}."
     return None
 
 
@@ -315,6 +325,16 @@ def _probe_rows(train: Dataset | None, test: Dataset) -> tuple[Dataset, Dataset]
 def _check_words(name: str, split: Dataset | None) -> None:
     if split is not None and "text" in split.column_names and not any(text.strip() for text in split["text"]):
         raise ValueError(f"`{name}` must hold at least one word, got {len(split)} blank texts; check the text column.")
+
+
+def _balance(config: Any) -> str:
+    """How gates are made to follow the sentence, as far as that is not set."""
+    if not hasattr(config, "gate_balance_weight"):
+        return ""
+    remedies = ["set gate_balance_weight to 1"] if config.gate_balance_weight < 1 else []
+    if config.gamma_kl_weight > 0.001:
+        remedies.append("lower gamma_kl_weight to 0.001")
+    return " and ".join(remedies) + ", or " if remedies else ""
 
 
 def evaluate_model(
@@ -346,7 +366,9 @@ def evaluate_model(
     model.eval()
     batches = input_batches(model, tokenizer, test, batch_size, "Evaluate")
     report = corpus_statistics(model, (inputs for _, inputs in batches))
-    report["advice"] = advice(report, model.config)
+    sentence = advice(report, model.config)
+    if sentence is not None:
+        report["advice"] = sentence
     found = None
     probes = _probe_rows(train, test)
     if probes is not None:
@@ -384,20 +406,3 @@ def print_report(report: dict[str, Any]) -> None:
         say(f"  {label:<{width}}  {figure(value)}")
     if report.get("advice") is not None:
         say(f"  advice: {report['advice']}")
-
-
-def check_output(path: str | Path, overwrite: bool, suffix: str, name: str = "output") -> Path:
-    """The path of a result file that may be written.
-
-    Raises:
-        ValueError: if it has another suffix, or exists and `overwrite` is not set.
-    """
-    target = Path(path)
-    if target.suffix != suffix:
-        raise ValueError(f"`{name}` must end in {suffix}, got {str(target)!r}; rename it.")
-    if target.name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        raise ValueError(f"`output` must not be a file of a model, got {str(target)!r}; rename it.")
-    if target.exists() and not overwrite:
-        raise ValueError(f"`{name}` must be a new file, got {str(target)!r}; add --overwrite to replace it.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target

@@ -426,7 +426,9 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
     ) -> tuple[Tensor, Tensor]:
         """The words to reconstruct, `(batch, steps)`, and which of them are padding; `encoded`: ids are checked."""
         if labels is not None:
-            ignore = (labels == -100) | (labels == self.config.pad_token_id)
+            ignore = labels == -100
+            if self.config.pad_token_id != self.config.eos_token_id:  # else the end of a sentence would look like it
+                ignore = ignore | (labels == self.config.pad_token_id)
         elif input_ids is not None:
             labels = input_ids
             ignore = ~attention_mask.bool() if attention_mask is not None else labels == self.config.pad_token_id

@@ -20,8 +20,8 @@ from hsvae_hf.arguments import choose
 from hsvae_hf.comparison import CompareArguments, Comparison, base_of, is_classifier, read_json, system_name
 from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import probe_accuracy
+from hsvae_hf.files import staged_folder
 from hsvae_hf.modeling_hsvae import HSVAEForPreTraining
-from hsvae_hf.training import staged_folder
 from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -64,8 +64,8 @@ class VectorDataset(torch.utils.data.Dataset[Any]):
 
 
 def collate_vectors(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The collator of `VectorDataset`, which has nothing left to do."""
-    return batches[0]
+    """The collator of `VectorDataset`: its batch; `labels` are what is reconstructed, as a stock Trainer wants them."""
+    return batches[0] | {"labels": batches[0]["vectors"]}
 
 
 def load_vectors(path: str | Path) -> np.ndarray:

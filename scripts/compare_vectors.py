@@ -2,7 +2,14 @@
 
 import itertools
 import json
+import signal
+import sys
 import tempfile
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +32,8 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import labelled, load_text_dataset
 from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.evaluation import probe_accuracy
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, staged_folder, write_json
+from hsvae_hf.files import staged_folder, write_json
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
 from hsvae_hf.vectors import (
     HEAD_DEFAULTS,
     VECTOR_DEFAULTS,

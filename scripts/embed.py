@@ -1,12 +1,17 @@
 """Encode a file of sentences to sparse vectors with a saved model, block by block; vectors at once."""
 
 import shlex
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 import torch
 from scipy import sparse
@@ -15,6 +20,7 @@ from transformers import PreTrainedModel
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, load_for_inference, save_codes
+from hsvae_hf.files import claimed_file
 from hsvae_hf.reading import SUFFIXES, find_text_column, read_columns, read_sentences
 from hsvae_hf.reporting import device_name, finish, model_facts, say, size_of
 from hsvae_hf.tokenization import warn_unknown
@@ -90,10 +96,11 @@ def main() -> None:
     """Encode the input file; the output appears when it is complete."""
     args = parse(EmbedArguments, __doc__)
     say(f"embed.py: {args.input}, by {args.model_name_or_path}, to {args.output}")
-    model, blocks = encode_file(args)
-    say(model_facts(model), f"device: {device_name(model.device)}")
-    tally = Tally(blocks)
-    rows = save_codes(args.output, tally)
+    with claimed_file(args.output):
+        model, blocks = encode_file(args)
+        say(model_facts(model), f"device: {device_name(model.device)}")
+        tally = Tally(blocks)
+        rows = save_codes(args.output, tally)
     figures = {"codes": rows, "non-zeros per code": tally.stored / max(rows, 1), "empty codes": tally.empty}
     finish(f"{args.output}: {size_of(args.output)}", figures, read_command(args.output))
 

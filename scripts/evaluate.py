@@ -1,6 +1,13 @@
 """One JSON report of a trained model on a data set."""
 
+import signal
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 import numpy as np
 import torch
@@ -15,10 +22,10 @@ from hsvae_hf.batches import input_batches
 from hsvae_hf.cli import run
 from hsvae_hf.data import labelled, load_text_dataset
 from hsvae_hf.encoding import load_for_inference
-from hsvae_hf.evaluation import check_output, evaluate_model, print_report, representations
+from hsvae_hf.evaluation import evaluate_model, print_report, representations
+from hsvae_hf.files import check_output, claimed_files, write_json
 from hsvae_hf.reporting import command_line, data_facts, device_name, finish, model_facts, say
 from hsvae_hf.tokenization import warn_unknown
-from hsvae_hf.training import write_json
 from hsvae_hf.vectors import load_vectors
 
 
@@ -76,17 +83,23 @@ def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Datase
 
 
 def main() -> None:
-    """Load, measure, write, print."""
+    """Parse, check, measure into files that are this process's alone."""
     options = parse(EvaluateArguments, __doc__)
     for option in ("num_samples", "batch_size"):
         if getattr(options, option) < 1:
             raise ValueError(
                 f"`{option}` must be at least 1, got {getattr(options, option)}; choose a positive number."
             )
-    output = check_output(options.output, options.overwrite, ".json")
-    picture = None
+    inputs, picture = (options.dataset, options.vectors), None
+    output = check_output(options.output, options.overwrite, ".json", inputs=inputs)
     if options.heatmap is not None:
-        picture = check_output(options.heatmap, options.overwrite, ".png", "heatmap")
+        picture = check_output(options.heatmap, options.overwrite, ".png", "heatmap", inputs)
+    with claimed_files(output=output, heatmap=picture):
+        measure(options, output, picture)
+
+
+def measure(options: EvaluateArguments, output: Path, picture: Path | None) -> None:
+    """Load, measure, write, print."""
     source = options.dataset or options.vectors
     say(f"evaluate.py: {options.model_name_or_path} on {source}, to {options.output}")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)

@@ -1,10 +1,15 @@
 """What the dimensions of a trained model mean, from text: their words and sentences, and what the decoder says."""
 
 import json
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 from transformers import AutoModelForPreTraining
 
@@ -12,11 +17,10 @@ from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import encode, load_for_inference
-from hsvae_hf.evaluation import check_output
 from hsvae_hf.explanation import LEAST_SENTENCES, decode_switched, describe_dimensions, explain
+from hsvae_hf.files import check_output, claimed_files, write_json
 from hsvae_hf.hub import REPORT
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, say
-from hsvae_hf.training import write_json
 
 
 @dataclass
@@ -144,10 +148,18 @@ def check(options: ExplainArguments) -> None:
 
 
 def main() -> None:
-    """Load, look, print."""
+    """Parse, check, look."""
     options = parse(ExplainArguments, __doc__)
     check(options)
-    output = None if options.output is None else check_output(options.output, options.overwrite, ".json")
+    output = None
+    if options.output is not None:
+        output = check_output(options.output, options.overwrite, ".json", inputs=(options.dataset,))
+    with claimed_files(output=output):
+        look(options, output)
+
+
+def look(options: ExplainArguments, output: Path | None) -> None:
+    """Load, look, print, write."""
     say(f"explain.py: {options.model_name_or_path}" + (f" on {options.dataset}" if options.dataset else ""))
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     if tokenizer is None:

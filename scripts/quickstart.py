@@ -1,7 +1,13 @@
 """The whole path in a few minutes on two cores: train a small HSVAE on docstrings, embed, look at the codes."""
 
+import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 import numpy as np
 import torch
@@ -19,7 +25,7 @@ from hsvae_hf.evaluation import evaluate_model, print_report, representations
 from hsvae_hf.presets import SMALL_LENGTH, SMALL_MODEL, SMALL_TRAINING
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, say
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, check_output_dir, run_settings, save_run
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, claimed_output_dir, run_settings, save_run
 
 
 @dataclass
@@ -50,8 +56,17 @@ def show_neighbours(model: hsvae_hf.HSVAEModel, tokenizer: object, corpus: list[
 
 
 def main() -> None:
-    """Train, measure, show."""
+    """Train in a folder that is this run's alone."""
     options = parse(QuickstartArguments, __doc__)
+    settings = SMALL_TRAINING | {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
+    settings |= {"logging_steps": 200, "max_steps": options.max_steps, "output_dir": options.output_dir}
+    arguments = TextVAETrainingArguments(**settings, overwrite_output_dir=options.overwrite_output_dir)
+    with claimed_output_dir(arguments):
+        train(options, arguments)
+
+
+def train(options: QuickstartArguments, arguments: TextVAETrainingArguments) -> None:
+    """Train, measure, show."""
     set_seed(42)
     say(f"quickstart.py: a small hsvae on the docstrings of the installed packages, to {options.output_dir}")
     dataset = load_text_dataset("docstrings", max_train_samples=options.max_train_samples)
@@ -61,10 +76,6 @@ def main() -> None:
     tokenizer = train_tokenizer(dataset["train"]["text"], vocab_size=words, max_length=SMALL_LENGTH)
     tokens = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
     config = hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), **sizes)
-    settings = SMALL_TRAINING | {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
-    settings |= {"logging_steps": 200, "max_steps": options.max_steps, "output_dir": options.output_dir}
-    arguments = TextVAETrainingArguments(**settings, overwrite_output_dir=options.overwrite_output_dir)
-    check_output_dir(arguments)
     model = hsvae_hf.HSVAEForPreTraining(config)
     model.generation_config.max_length = tokenizer.model_max_length + 1  # the start token counts
     say(model_facts(model))

@@ -1,10 +1,15 @@
 """Train a text VAE on raw sentences: tokenizer, model, checkpoints, logs, results in one folder."""
 
 import math
+import signal
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 import torch
 from transformers import set_seed
@@ -19,14 +24,13 @@ from hsvae_hf.modeling_text_vae import special_token_ids
 from hsvae_hf.monitor import CALIBRATION_ROWS, CollapseMonitor, held_out_batches
 from hsvae_hf.presets import SMALL_LENGTH, SMALL_MODEL, SMALL_TRAINING
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, report_steps, say
+from hsvae_hf.resuming import check_resumable, check_same_vectors
 from hsvae_hf.sources import HUB_IDS
 from hsvae_hf.tokenization import train_tokenizer, warn_unknown
 from hsvae_hf.training import (
     TextVAETrainer,
     TextVAETrainingArguments,
-    check_output_dir,
-    check_resumable,
-    check_same_vectors,
+    claimed_output_dir,
     run_settings,
     save_run,
 )
@@ -294,12 +298,19 @@ def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Parse, train, evaluate, save."""
+    """Parse, train in a folder that is this run's alone."""
     data, flags, arguments = parse_arguments()
     check_input(data, flags)
     check_schedule(flags, arguments)
     sources = (data.dataset, data.vectors, data.tokenizer_name_or_path, data.encoder_name_or_path)
-    checkpoint = check_output_dir(arguments, sources)
+    with claimed_output_dir(arguments, sources) as checkpoint:
+        train(data, flags, arguments, checkpoint)
+
+
+def train(
+    data: DataArguments, flags: dict[str, Any], arguments: TextVAETrainingArguments, checkpoint: str | None
+) -> None:
+    """Prepare, train, evaluate, save."""
     say(f"train.py: {data.model_type} on {data.dataset or data.vectors}, to {arguments.output_dir}")
     set_seed(arguments.seed)
     prepare = prepare_vectors if flags["decoder_type"] == "vector" else prepare_words

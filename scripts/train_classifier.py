@@ -1,7 +1,13 @@
 """Train a classifier on the samples of a trained text VAE: K-sample Monte-Carlo marginalisation (paper, 4.2)."""
 
 import shlex
+import signal
+import sys
 from dataclasses import dataclass, field
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 from transformers import AutoModelForSequenceClassification, set_seed
 
@@ -10,16 +16,9 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.encoding import load_for_inference
 from hsvae_hf.reporting import data_facts, finish, model_facts, say
+from hsvae_hf.resuming import check_resumable
 from hsvae_hf.tokenization import warn_unknown
-from hsvae_hf.training import (
-    RunArguments,
-    WholeCheckpointTrainer,
-    accuracy,
-    check_output_dir,
-    check_resumable,
-    run_settings,
-    save_run,
-)
+from hsvae_hf.training import RunArguments, WholeCheckpointTrainer, accuracy, claimed_output_dir, run_settings, save_run
 
 KEPT = ("model_type", "vocab_size", "hidden_size", "latent_size", "num_samples", "freeze_encoder", "id2label")
 FIRST = {
@@ -57,10 +56,15 @@ class ClassifierTrainingArguments(RunArguments):
 
 
 def main() -> None:
-    """Parse, train, evaluate on validation and test, save."""
+    """Parse, train in a folder that is this run's alone."""
     kinds = {"data": ClassifierArguments, "training": ClassifierTrainingArguments}
     options, arguments = ScriptParser(kinds, FIRST, description=__doc__).parse()
-    checkpoint = check_output_dir(arguments, (options.dataset, options.model_name_or_path))
+    with claimed_output_dir(arguments, (options.dataset, options.model_name_or_path)) as checkpoint:
+        train(options, arguments, checkpoint)
+
+
+def train(options: ClassifierArguments, arguments: ClassifierTrainingArguments, checkpoint: str | None) -> None:
+    """Train, evaluate on validation and test, save."""
     say(f"train_classifier.py: {options.model_name_or_path} on {options.dataset}, to {arguments.output_dir}")
     set_seed(arguments.seed)
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
