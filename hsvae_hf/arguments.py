@@ -13,6 +13,7 @@ from typing import Any, NoReturn, cast
 
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 
 # What a run of the Trainer is asked for first, by the heading that it stands under in `--help`.
 TRAINING_FIRST = (
@@ -40,14 +41,15 @@ CHOICES: dict[str, tuple[str, ...]] = {  # of options that are plain strings to 
     "logging_strategy": _INTERVALS,
     "save_strategy": tuple(str(kind.value) for kind in SaveStrategy),
     "lr_scheduler_type": tuple(str(kind.value) for kind in SchedulerType),
+    "optim": tuple(str(kind.value) for kind in OptimizerNames),
     "train_sampling_strategy": ("random", "sequential", "group_by_length"),
 }
 # Names that the paper and `compare.py` have for a `model_type`; their case does not matter.
-MODEL_NAMES = {"VAE": "gaussian-vae", "Sparsemax": "sparsemax-ae", "Simple": "text-encoder", "BERT": "text-encoder"}
+MODEL_NAMES = {"VAE": "gaussian-vae", "Sparsemax": "sparsemax-ae", "Simple": "text-encoder"}
 
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number"}
 _PLACEHOLDERS: dict[Any, str] = {int: "N", float: "X", Path: "PATH"}
-_SHOWN_CHOICES = 7  # longer lists are cut to a name
+_SHOWN_CHOICES, _MOST_NAMES = 7, 15  # of longer lists help shows none, and errors the nearest
 _NOT_CONFIGURABLE = {"classifier_hidden_size", "freeze_encoder", "num_samples", "is_encoder_decoder"}
 # These follow from --encoder_name_or_path, or from what that encoder says of itself.
 _NOT_CONFIGURABLE |= {"encoder_type", "encoder_config", "pooling", "normalize_vectors", "prompts"}
@@ -88,7 +90,8 @@ def choose(
         return known[value.casefold()]
     close = nearest(value, known)
     remedy = "name one of them" if close is None else f"did you mean {known[close]}?"
-    raise ValueError(f"`{argument}` must be {rule} {', '.join(names)}, got {value!r}; {remedy}.".replace("?.", "?"))
+    shown = names if len(names) <= _MOST_NAMES else [*difflib.get_close_matches(value, names, 3, 0), "..."]
+    raise ValueError(f"`{argument}` must be {rule} {', '.join(shown)}, got {value!r}; {remedy}.".replace("?.", "?"))
 
 
 class ScriptParser(HfArgumentParser):

@@ -35,7 +35,7 @@ def input_batches(
     if model.config.decoder_type == "vector":
         vectors = embed_dataset(dataset, model, tokenizer)
         order = np.random.default_rng(0).permutation(len(vectors))  # rows may be sorted by class
-        for start in tqdm(range(0, len(order), batch_size), desc=what):
+        for start in tqdm(range(0, len(order), batch_size), desc=what, leave=False, disable=None):
             rows = order[start : start + batch_size]
             yield rows, {"vectors": torch.from_numpy(vectors[rows]).to(model.device)}
         return
@@ -51,6 +51,6 @@ def input_batches(
     if cast(Any, model.base_model).latent_head.needs_even_batches:
         order = np.random.default_rng(0).permutation(order)
     collate = TextCollator(tokenizer)
-    for start in tqdm(range(0, len(order), batch_size), desc=what):
+    for start in tqdm(range(0, len(order), batch_size), desc=what, leave=False, disable=None):
         rows = order[start : start + batch_size]
         yield rows, {name: value.to(model.device) for name, value in collate(list(tokens.select(rows))).items()}

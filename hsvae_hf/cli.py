@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from hsvae_hf.files import SIGNALS
-from hsvae_hf.reporting import quiet_libraries
+from hsvae_hf.reporting import prepare_output
 
 # A script's folder is no place to import from: there, evaluate.py would hide the package of that name.
 _FOLDER = Path(sys.argv[0]).resolve().parent
@@ -53,7 +53,7 @@ def run(main: Callable[[], None]) -> None:
     Exit codes: 2 for input that it cannot work with, or where memory or disk are full; 130 for Ctrl-C, 143 for SIGTERM,
     129 for SIGHUP. A fault of the program keeps its traceback.
     """
-    quiet_libraries()
+    prepare_output()
     torch.set_flush_denormal(True)  # denormals make CPU kernels many times slower
     handlers: dict[int, Any] = {}
     for number in SIGNALS:

@@ -1,23 +1,14 @@
 """Training options that cannot work are refused before the data is read, not hours later at the first checkpoint."""
 
 import copy
-import difflib
-from enum import Enum
 from typing import Any
 
 import torch
 from transformers import SchedulerType, Trainer, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
-from transformers.training_args import OptimizerNames
 
-_CHOICES: dict[str, type[Enum]] = {
-    "optim": OptimizerNames,
-    "lr_scheduler_type": SchedulerType,
-    "logging_strategy": IntervalStrategy,
-    "eval_strategy": IntervalStrategy,
-    "save_strategy": SaveStrategy,
-}
+from hsvae_hf.arguments import CHOICES, choose
+
 _TIMES = ("runtime", "samples_per_second", "steps_per_second")  # that every evaluation reports, and nobody wants
 
 
@@ -27,12 +18,9 @@ def check_choices(arguments: TrainingArguments) -> None:
     Raises:
         ValueError: if there are any.
     """
-    for name, kind in _CHOICES.items():
+    for name, names in CHOICES.items():
         value = getattr(arguments, name)
-        value, names = str(getattr(value, "value", value)), [str(item.value) for item in kind]
-        if value not in names:
-            near = difflib.get_close_matches(value, names, 3, 0) if len(names) > 10 else names
-            raise ValueError(f"`{name}` must be one that there is, got {value!r}; name {', '.join(near)}.")
+        choose(name, str(getattr(value, "value", value)), names)
     named = arguments.report_to if isinstance(arguments.report_to, list) else [str(arguments.report_to)]
     found = get_available_reporting_integrations()
     missing = [name for name in named if name not in ("all", "none", "None", *found)]

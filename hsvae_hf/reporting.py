@@ -1,5 +1,6 @@
 """What a run says: at its start, at every logging step, at its end."""
 
+import logging
 import math
 import os
 import shlex
@@ -16,7 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import has_length
 from transformers.training_args import TrainingArguments
-from transformers.utils import logging
+from transformers.utils.logging import disable_progress_bar
 
 ESTIMATE_STEPS, ESTIMATE_SECONDS, LEAST_SECONDS = 10, 20.0, 3.0  # after which the time left is said
 LONG_RUN = 1800.0  # seconds left, from which on the remedy is said
@@ -35,11 +36,25 @@ LABELS = {
 NOT_SHOWN = ("epoch", "runtime", "per_second", "grad_norm", "learning_rate", "flos", "hoyer", "gate_std", "fraction")
 
 
-def quiet_libraries() -> None:
-    """Leave out what the libraries print that is no information: bars where nobody watches, bars of every save."""
-    logging.disable_progress_bar()
+class _Warnings(logging.Handler):
+    """Warnings of this package, a line each, past a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        tqdm.write(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
+
+
+def prepare_output() -> None:
+    """Leave out what the libraries print that is no information, and let this package's warnings stand in lines.
+
+    That is, bars where nobody watches, and the bars of every save.
+    """
+    disable_progress_bar()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+    logger = logging.getLogger("hsvae_hf")
+    if not logger.handlers:
+        logger.addHandler(_Warnings())
 
 
 def figure(value: float, digits: int = 3) -> str:

@@ -94,14 +94,14 @@ def main() -> None:
     output = check_output(options.output, options.overwrite, ".json", inputs=inputs)
     if options.heatmap is not None:
         picture = check_output(options.heatmap, options.overwrite, ".png", "heatmap", inputs)
-    source = options.dataset or options.vectors
-    say(f"evaluate.py: {options.model_name_or_path} on {source}, to {options.output}")
     with claimed_files(output=output, heatmap=picture):
         measure(options, output, picture)
 
 
 def measure(options: EvaluateArguments, output: Path, picture: Path | None) -> None:
     """Load, measure, write, print."""
+    source = options.dataset or options.vectors
+    say(f"evaluate.py: {options.model_name_or_path} on {source}, to {options.output}")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     name, train, test = load_splits(options)
     if options.dataset is not None and name != options.split:

@@ -155,13 +155,13 @@ def main() -> None:
     output = None
     if options.output is not None:
         output = check_output(options.output, options.overwrite, ".json", inputs=(options.dataset,))
-    say(f"explain.py: {options.model_name_or_path}" + (f" on {options.dataset}" if options.dataset else ""))
     with claimed_files(output=output):
         look(options, output)
 
 
 def look(options: ExplainArguments, output: Path | None) -> None:
     """Load, look, print, write."""
+    say(f"explain.py: {options.model_name_or_path}" + (f" on {options.dataset}" if options.dataset else ""))
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     if tokenizer is None:
         raise ValueError(

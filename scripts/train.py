@@ -312,7 +312,6 @@ def main() -> None:
     check_schedule(flags, arguments)
     check_sources(data)
     sources = (data.dataset, data.vectors, data.tokenizer_name_or_path, data.encoder_name_or_path)
-    say(f"train.py: {data.model_type} on {data.dataset or data.vectors}, to {arguments.output_dir}")
     with claimed_output_dir(arguments, sources) as checkpoint:
         train(data, flags, arguments, checkpoint)
 
@@ -321,6 +320,7 @@ def train(
     data: DataArguments, flags: dict[str, Any], arguments: TextVAETrainingArguments, checkpoint: str | None
 ) -> None:
     """Prepare, train, evaluate, save."""
+    say(f"train.py: {data.model_type} on {data.dataset or data.vectors}, to {arguments.output_dir}")
     set_seed(arguments.seed)
     prepare = prepare_vectors if flags["decoder_type"] == "vector" else prepare_words
     with arguments.main_process_first():

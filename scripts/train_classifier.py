@@ -61,13 +61,13 @@ def main() -> None:
     kinds = {"data": ClassifierArguments, "training": ClassifierTrainingArguments}
     options, arguments = ScriptParser(kinds, FIRST, description=__doc__).parse()
     check_source(options.model_name_or_path, "model_name_or_path")  # before the data are read
-    say(f"train_classifier.py: {options.model_name_or_path} on {options.dataset}, to {arguments.output_dir}")
     with claimed_output_dir(arguments, (options.dataset, options.model_name_or_path)) as checkpoint:
         train(options, arguments, checkpoint)
 
 
 def train(options: ClassifierArguments, arguments: ClassifierTrainingArguments, checkpoint: str | None) -> None:
     """Train, evaluate on validation and test, save."""
+    say(f"train_classifier.py: {options.model_name_or_path} on {options.dataset}, to {arguments.output_dir}")
     set_seed(arguments.seed)
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
     columns = {name: getattr(options, name) for name in ("text_column", "label_column", "dataset_config_name")}

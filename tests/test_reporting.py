@@ -184,3 +184,14 @@ def test_a_report_has_names_three_digits_and_advice_where_there_is_some(capsys):
     }
     print_report(report | {"advice": "Train longer."})
     assert capsys.readouterr().out.endswith("advice: Train longer.\n")
+
+
+def test_warnings_of_the_package_are_lines_of_their_own(capsys):
+    logger = reporting.logging.getLogger("hsvae_hf")
+    try:
+        reporting.prepare_output()
+        reporting.prepare_output()
+        reporting.logging.getLogger("hsvae_hf.data").warning("%d rows are blank", 3)
+        assert capsys.readouterr().err == "warning: 3 rows are blank\n"
+    finally:
+        logger.handlers.clear()
