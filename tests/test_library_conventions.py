@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from families import EVERY, FAMILIES
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from test_modeling_contract import SENTENCES, padded
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
