@@ -34,8 +34,10 @@ def exported_gru(gru: nn.GRU, inputs: Tensor) -> Tensor:
     """
     from torch._higher_order_ops import scan
 
+    of_inputs, of_state, inputs_bias, state_bias = gru.all_weights[0]
+
     def step(state: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-        own = F.linear(state, gru.weight_hh_l0, gru.bias_hh_l0).chunk(3, dim=-1)
+        own = F.linear(state, of_state, state_bias).chunk(3, dim=-1)
         reset, update, new = given.chunk(3, dim=-1)
         keep = torch.sigmoid(update + own[1])
         new = torch.tanh(new + torch.sigmoid(reset + own[0]) * own[2])
@@ -43,7 +45,7 @@ def exported_gru(gru: nn.GRU, inputs: Tensor) -> Tensor:
         return state, state.clone()
 
     start = inputs.new_zeros(inputs.shape[0], gru.hidden_size)
-    return cast(Tensor, scan(step, start, F.linear(inputs, gru.weight_ih_l0, gru.bias_ih_l0), dim=1)[1])
+    return cast(Tensor, scan(step, start, F.linear(inputs, of_inputs, inputs_bias), dim=1)[1])
 
 
 def check_ids(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> None:
@@ -133,10 +135,10 @@ class TextEncoder(nn.Module):
             remedy = "load the model with `attn_implementation='eager'`; a GRU has no attention"
             raise ValueError(f"`output_attentions` must be False where there are none to give, got True; {remedy}.")
         back = order.argsort(dim=1)
-        hidden_states = tuple(None if states is None else in_order(states, back, 1) for states in hidden_states)
-        attentions = tuple(in_order(in_order(weights, back, 2), back, 3) for weights in attentions)
+        layers: Any = tuple(None if states is None else in_order(states, back, 1) for states in hidden_states)
+        weights = tuple(in_order(in_order(layer, back, 2), back, 3) for layer in attentions)
         return BaseModelOutputWithPooling(
-            pooler_output=features, hidden_states=hidden_states or None, attentions=attentions or None
+            pooler_output=features, hidden_states=layers or None, attentions=weights or None
         )
 
     def get_word_embeddings(self) -> nn.Embedding:

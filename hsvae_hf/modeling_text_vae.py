@@ -7,6 +7,7 @@ import copy
 import hashlib
 import json
 import math
+import warnings
 from itertools import chain
 from typing import Any, cast
 
@@ -151,7 +152,17 @@ class TextVAEPreTrainedModel(PreTrainedModel):
             if isinstance(getattr(module, name, None), Tensor):
                 init.ones_(getattr(module, name))
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def train(self, mode: bool = True) -> Any:
+        """As in transformers; a warning where weights in fp16 would learn, as they do of a checkpoint in fp16."""
+        if mode and any(value.requires_grad and value.dtype == torch.float16 for value in self.parameters()):
+            warnings.warn(
+                "Weights in float16 are to learn, which diverges or rounds to nothing; load the model with "
+                "`dtype=torch.float32`, and train with `fp16=True` or `bf16=True` for speed.",
+                stacklevel=2,
+            )
+        return super().train(mode)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers; the folder also holds the code of the model and what sentence-transformers reads.
 
         It then loads with `trust_remote_code=True` where this package is not installed, by every Auto class and by
@@ -389,7 +400,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         self.post_init()
 
     def freeze(self) -> None:
-        """Stop gradients of what `freeze_text_encoder` names, and of the vector decoder's scale unless it is learned."""
+        """Stop gradients of what `freeze_text_encoder` names, and of a vector decoder's scale that is not learned."""
         super().freeze()
         if self.config.decoder_type == "vector":
             self.decoder.log_std.requires_grad_(self.config.learn_decoder_std)

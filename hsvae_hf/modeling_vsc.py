@@ -150,8 +150,8 @@ class VSCHead(LatentHead):
     def _pseudo_features(self, encode: Encode) -> Tensor:
         if self.pseudo_inputs.is_meta:
             raise ValueError(
-                "`device_map` must keep the latent head in memory, got one that offloads it: its pseudo-inputs are read "
-                "outside `forward`; give this model more `max_memory`, or `device_map={'': 'cpu'}`."
+                "`device_map` must keep the latent head in memory, got one that offloads it, whose pseudo-inputs are "
+                "read outside its `forward`; give more `max_memory`, or `device_map={'': 'cpu'}`."
             )
         inputs = self.pseudo_inputs.to(self.posterior.weight.dtype)
         return inputs if inputs.dim() == 2 else encode(inputs)

@@ -203,8 +203,8 @@ def memory_of_a_batch(config: hsvae_hf.HSVAEConfig, batch_size: int, max_length:
     from hsvae_hf import modeling_decoder
 
     if plain:
-        modeling_decoder.vocabulary_loss = lambda states, weight, bias, targets: F.cross_entropy(
-            F.linear(states, weight, bias), targets, reduction="sum"
+        modeling_decoder.vocabulary_loss = lambda states, head, targets: F.cross_entropy(
+            head(states), targets, reduction="sum"
         )
     model = hsvae_hf.HSVAEForPreTraining(config).train()
     ids = torch.randint(3, config.vocab_size, (batch_size, max_length))

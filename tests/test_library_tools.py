@@ -1,4 +1,6 @@
-"""What people put around any model of transformers: adapters, offloading, quantisation, recorded graphs, the Trainer."""
+"""What people put around any model: adapters, offloading, quantisation, recorded graphs, the stock Trainer."""
+
+import warnings
 
 import pytest
 import torch
@@ -202,3 +204,15 @@ def test_every_model_counts_its_parameters_and_has_its_encoder():
         assert model.num_parameters() == sum(value.numel() for value in model.parameters())
         assert model.get_encoder() is model.model
         assert isinstance(model.model.encoder, hsvae_hf.modeling_encoders.TextEncoder)
+
+
+def test_weights_that_would_learn_in_fp16_are_warned_of(tmp_path):
+    family = BY_NAME["hsvae"]
+    build(family, "pretraining").half().save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"load the model with `dtype=torch.float32`"):
+        AUTO["pretraining"].from_pretrained(tmp_path).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AUTO["pretraining"].from_pretrained(tmp_path).eval()
+        AUTO["pretraining"].from_pretrained(tmp_path, dtype=torch.float32).train()
+        AUTO["classification"].from_pretrained(tmp_path).train()  # what learns is in fp32

@@ -404,13 +404,13 @@ def test_pipelines(family, tokenizer, tmp_path):
 def test_chunked_vocabulary_loss_equals_the_plain_formula(monkeypatch, fallback, chunk_size):
     if fallback:
         monkeypatch.delattr(modeling_decoder.nn, "LinearCrossEntropyOptions", raising=False)
-    leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((20, 5), (30, 5), (30,))]
+    states, head = torch.randn(20, 5, dtype=torch.float64, requires_grad=True), torch.nn.Linear(5, 30).double()
     targets = torch.randint(0, 30, (20,))
     results = []
     for loss in (
-        vocabulary_loss(*leaves, targets, chunk_size),
-        F.cross_entropy(F.linear(*leaves), targets, reduction="sum"),
+        vocabulary_loss(states, head, targets, chunk_size),
+        F.cross_entropy(head(states), targets, reduction="sum"),
     ):
-        results.append((loss, *torch.autograd.grad(3 * loss, leaves)))
+        results.append((loss, *torch.autograd.grad(3 * loss, (states, *head.parameters()))))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
