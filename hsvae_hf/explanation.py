@@ -71,7 +71,7 @@ def describe_dimensions(
         codes: of `texts`, `(sentences, latent_size)`.
         texts: raw sentences.
         num_words: at most so many for each end.
-        num_sentences: likewise, by the size of the code.
+        num_sentences: likewise, by the size of the code; 0 for none.
 
     Returns:
         For each dimension `dimension`, and `positive` and `negative` where it has such codes: `share` of the sentences,
@@ -80,7 +80,7 @@ def describe_dimensions(
     Raises:
         ValueError: if there are not as many codes as texts, or they are no codes or no texts.
     """
-    check_positive(num_words=num_words, num_sentences=num_sentences)
+    check_positive(num_words=num_words, num_sentences=num_sentences or None)
     check_sentences(texts, "texts")
     texts = list(texts)
     if not sparse.issparse(codes) or len(codes.shape) != 2:
