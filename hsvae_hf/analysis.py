@@ -7,10 +7,13 @@ dimension is off. A dimension is on where `gate_mean < threshold`, as in the mod
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import sparse
+
+from hsvae_hf.extras import require
 
 
 def _to_array(values: object) -> np.ndarray:
@@ -191,6 +194,18 @@ def dimension_order(activity: np.ndarray) -> np.ndarray:
     return np.lexsort((-np.where(distinctive, contrast, mean), block))
 
 
+def new_figure(**options: Any) -> Any:
+    """A matplotlib `Figure` without a screen.
+
+    Raises:
+        ImportError: without matplotlib, of the extra `train`.
+    """
+    require("matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
+
+
 def plot_gate_heatmap(
     activity: np.ndarray, class_names: Sequence[str], path: str | os.PathLike[str], title: str | None = None
 ) -> None:
@@ -206,17 +221,16 @@ def plot_gate_heatmap(
         title: line above the heat map.
 
     Raises:
+        ImportError: without matplotlib, of the extra `train`.
         ValueError: if there is not one name per class.
     """
-    from matplotlib.figure import Figure  # an optional dependency, slow to import
-
     if activity.ndim != 2 or len(class_names) != len(activity):
         raise ValueError(
             f"`class_names` must name each row of `activity`, got {len(class_names)} names for shape {activity.shape}. "
             "Pass the names in the order of the labels."
         )
     num_classes, latent_size = activity.shape
-    figure = Figure(figsize=(9, 1.3 + 0.3 * num_classes), dpi=200, layout="constrained")
+    figure = new_figure(figsize=(9, 1.3 + 0.3 * num_classes), dpi=200, layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("0.8")
     image = axes.imshow(

@@ -8,10 +8,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.feature_extraction.text import CountVectorizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.encoding import encode
+from hsvae_hf.extras import require
 
 LEAST_SENTENCES = 5  # a word in fewer of those that switch a dimension on says nothing about it
 
@@ -67,8 +67,12 @@ def describe_dimensions(
         `mean` code, `words`, `sentences`.
 
     Raises:
+        ImportError: without scikit-learn, of the extra `train`.
         ValueError: if there are not as many codes as texts.
     """
+    require("sklearn")
+    from sklearn.feature_extraction.text import CountVectorizer
+
     if codes.shape[0] != len(texts):
         raise ValueError(f"`texts` must be those of the {codes.shape[0]} codes, got {len(texts)}; pass both in order.")
     counter = CountVectorizer(binary=True, min_df=LEAST_SENTENCES, token_pattern=r"(?u)\b\w\w+\b")

@@ -40,6 +40,7 @@ from transformers.trainer_utils import (
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hsvae_hf.data import LengthGroupedSampler
+from hsvae_hf.extras import require
 from hsvae_hf.hub import model_card
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
@@ -76,6 +77,7 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Refuse what would train nothing, or diverge at the first step, before anything is read or deleted."""
+        require("accelerate")
         for name in ("learning_rate", "num_train_epochs"):
             value = getattr(self, name)
             if not 0 < value < math.inf:

@@ -15,6 +15,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import load_for_inference
 from hsvae_hf.evaluation import check_output, evaluate_model, print_report, representations
+from hsvae_hf.extras import require
 from hsvae_hf.training import write_json
 from hsvae_hf.vectors import load_vectors
 
@@ -67,6 +68,7 @@ def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Datase
 def main() -> None:
     """Load, measure, write, print."""
     (options,) = HfArgumentParser(EvaluateArguments).parse_args_into_dataclasses()
+    require("evaluate", "matplotlib", "sklearn")
     for option in ("num_samples", "batch_size"):
         if getattr(options, option) < 1:
             raise ValueError(

@@ -10,6 +10,7 @@ from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import encode, load_for_inference
 from hsvae_hf.evaluation import check_output
 from hsvae_hf.explanation import LEAST_SENTENCES, decode_switched, describe_dimensions, explain
+from hsvae_hf.extras import require
 from hsvae_hf.training import write_json
 
 
@@ -91,6 +92,8 @@ def main() -> None:
     (options,) = HfArgumentParser(ExplainArguments, description=__doc__).parse_args_into_dataclasses()
     if (options.dataset is None) == (options.sentences is None):
         raise ValueError("Give exactly one of `dataset` and `sentences`, got both or neither.")
+    if options.dataset is not None:
+        require("sklearn")
     if options.sentences is not None and options.dimension is not None:
         raise ValueError("`dimension` must be left out with `sentences`: all that they share are shown.")
     if options.sentences is not None and len(options.sentences) != 2:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.preprocessing import StandardScaler, normalize
 from transformers import HfArgumentParser, set_seed
 from transformers.utils import logging
 
@@ -16,6 +15,7 @@ from hsvae_hf.calibration import hold_target
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import evaluate_model, print_report, representations
+from hsvae_hf.extras import require
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, check_output_dir, run_settings, save_run
 
@@ -37,6 +37,8 @@ def show_neighbours(model: hsvae_hf.HSVAEModel, tokenizer: object, corpus: list[
 
     Nearest by the sparse dot product of codes scaled to unit variance per dimension and unit length per sentence.
     """
+    from sklearn.preprocessing import StandardScaler, normalize
+
     codes = hsvae_hf.encode(model, tokenizer, corpus + queries)
     scaled = normalize(StandardScaler(with_mean=False).fit_transform(codes))
     for row, query in enumerate(queries, start=len(corpus)):
@@ -52,6 +54,7 @@ def show_neighbours(model: hsvae_hf.HSVAEModel, tokenizer: object, corpus: list[
 def main() -> None:
     """Train, measure, show."""
     (options,) = HfArgumentParser(QuickstartArguments).parse_args_into_dataclasses()
+    require("accelerate", "evaluate", "matplotlib", "sklearn")
     logging.set_verbosity_error()
     set_seed(42)
     print("Reading the docstrings of the installed packages ...")
