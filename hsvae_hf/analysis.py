@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from hsvae_hf.extras import require
 from hsvae_hf.files import staged_file
 from hsvae_hf.inputs import check_positive
 
@@ -206,6 +207,18 @@ def dimension_order(activity: np.ndarray) -> np.ndarray:
     return np.lexsort((-np.where(distinctive, contrast, mean), block))
 
 
+def new_figure(**options: Any) -> Any:
+    """A matplotlib `Figure` without a screen.
+
+    Raises:
+        ImportError: without matplotlib, of the extra `train`.
+    """
+    require("matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
+
+
 def plot_gate_heatmap(
     activity: np.ndarray, class_names: Sequence[str], path: str | os.PathLike[str], title: str | None = None
 ) -> None:
@@ -221,10 +234,9 @@ def plot_gate_heatmap(
         title: line above the heat map.
 
     Raises:
+        ImportError: without matplotlib, of the extra `train`.
         ValueError: if there is not one name per class.
     """
-    from matplotlib.figure import Figure  # an optional dependency, slow to import
-
     activity = _to_array(activity)
     if activity.ndim != 2 or len(class_names) != len(activity):
         raise ValueError(
@@ -232,7 +244,7 @@ def plot_gate_heatmap(
             "Pass the names in the order of the labels."
         )
     num_classes, latent_size = activity.shape
-    figure = Figure(figsize=(9, 1.3 + 0.3 * num_classes), dpi=200, layout="constrained")
+    figure = new_figure(figsize=(9, 1.3 + 0.3 * num_classes), dpi=200, layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("0.8")
     image = axes.imshow(

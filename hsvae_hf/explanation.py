@@ -9,10 +9,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.feature_extraction.text import CountVectorizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.encoding import check_text_model, encode, evaluation_mode
+from hsvae_hf.extras import require
 from hsvae_hf.inputs import check_positive, check_sentences
 from hsvae_hf.tokens import pad_batch, token_limit, tokenize
 
@@ -78,8 +78,12 @@ def describe_dimensions(
         `mean` code, `words`, `sentences`.
 
     Raises:
+        ImportError: without scikit-learn, of the extra `train`.
         ValueError: if there are not as many codes as texts, or they are no codes or no texts.
     """
+    require("sklearn")
+    from sklearn.feature_extraction.text import CountVectorizer
+
     check_positive(num_words=num_words, num_sentences=num_sentences or None)
     check_sentences(texts, "texts")
     texts = list(texts)

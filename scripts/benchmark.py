@@ -30,6 +30,7 @@ import hsvae_hf
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
+from hsvae_hf.extras import require
 from hsvae_hf.loading import load_for_inference, load_tokenizer
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.vectors import HEAD_DEFAULTS, VECTOR_DEFAULTS, load_encoder_tokenizer
@@ -276,6 +277,7 @@ def benchmark_vectors(arguments: BenchmarkArguments) -> dict:
     The latter with the loss of its k active dimensions alone, and with its whole CSRLoss (reconstruction from k, 4k and
     dead dimensions, and InfoNCE).
     """
+    require("sentence_transformers", extra="dev")
     from sentence_transformers.sparse_encoder.losses import CSRLoss
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 

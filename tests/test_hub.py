@@ -67,7 +67,6 @@ except ValueError as error:
 found |= circle.embed("tester/hsvae", sentences, **trust) | circle.classify("tester/classifier", sentences, **trust)
 for repo in ("tester/hsvae", "tester/classifier"):
     card, names = ModelCard.load(repo), {}
-    card.validate()
     for block in re.findall(r"```python\\n(.*?)```", card.text, re.DOTALL):
         exec(block, names)
         if "inputs" in names and "found" not in names:
