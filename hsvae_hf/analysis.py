@@ -14,9 +14,13 @@ import torch
 from scipy import sparse
 
 from hsvae_hf.extras import require
+from hsvae_hf.files import staged_file
+from hsvae_hf.inputs import check_positive
 
 
-def _to_array(values: object) -> np.ndarray:
+def _to_array(values: Any) -> np.ndarray:
+    if sparse.issparse(values):
+        return np.asarray(values.toarray())
     if isinstance(values, torch.Tensor):
         tensor = values.detach().cpu()
         return (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
@@ -25,7 +29,7 @@ def _to_array(values: object) -> np.ndarray:
 
 def _check_gates(gate_mean: object) -> np.ndarray:
     gates = _to_array(gate_mean)
-    if gates.ndim != 2 or 0 in gates.shape:
+    if gates.dtype.kind not in "fiub" or gates.ndim != 2 or 0 in gates.shape:
         raise ValueError(
             f"`gate_mean` must be a (sentences, latent_size) matrix with at least one row, got shape {gates.shape}. "
             "Pass the `gate_mean` of a model's output."
@@ -43,6 +47,10 @@ def _check_labels(labels: object, rows: int, num_classes: int) -> np.ndarray:
     if classes.shape != (rows,):
         raise ValueError(
             f"`labels` must have shape ({rows},), one per sentence, got {classes.shape}. Pass them in order."
+        )
+    if rows and classes.dtype.kind not in "iub":
+        raise ValueError(
+            f"`labels` must be class indices, got {classes.dtype} such as {classes[0]!r}. Number the classes."
         )
     if rows and not (classes.min() >= 0 and classes.max() < num_classes):
         raise ValueError(
@@ -140,6 +148,7 @@ def class_gate_activity(active: object, labels: object, num_classes: int) -> np.
     Raises:
         ValueError: if shapes do not fit or a label is out of range.
     """
+    check_positive(num_classes=num_classes)
     on = _to_array(active) != 0
     if on.ndim != 2:
         raise ValueError(f"`active` must be a (sentences, latent_size) matrix, got shape {on.shape}; pass codes.")
@@ -165,11 +174,15 @@ def class_kl(token_ids: Iterable[Sequence[int]], labels: object, num_classes: in
     Raises:
         ValueError: if there is not one label per sentence, or an index is out of range.
     """
+    check_positive(num_classes=num_classes, vocab_size=vocab_size)
     sentences = list(token_ids)
     classes = _check_labels(labels, len(sentences), num_classes)
     counts = np.ones((num_classes, vocab_size))
-    for index, sentence in zip(classes, sentences, strict=True):
-        words = np.asarray(sentence, dtype=np.int64)
+    for row, (index, sentence) in enumerate(zip(classes, sentences, strict=True)):
+        words = np.asarray(sentence)
+        if words.size and words.dtype.kind not in "iu":
+            raise ValueError(f"`token_ids` must be whole numbers, got {words.dtype} in row {row}. Pass ids, not words.")
+        words = words.astype(np.int64)
         if words.size and not (words.min() >= 0 and words.max() < vocab_size):
             raise ValueError(
                 f"`token_ids` must be in [0, {vocab_size}), got values from {words.min()} to {words.max()}. "
@@ -224,6 +237,7 @@ def plot_gate_heatmap(
         ImportError: without matplotlib, of the extra `train`.
         ValueError: if there is not one name per class.
     """
+    activity = _to_array(activity)
     if activity.ndim != 2 or len(class_names) != len(activity):
         raise ValueError(
             f"`class_names` must name each row of `activity`, got {len(class_names)} names for shape {activity.shape}. "
@@ -247,13 +261,8 @@ def plot_gate_heatmap(
     figure.colorbar(image, ax=axes, label="share of sentences\nwith the dimension on", aspect=25, pad=0.02)
     if title is not None:
         axes.set_title(title, loc="left")
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with staged_file(Path(path), "path") as unfinished:
         figure.savefig(unfinished, format="png")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 10) -> float:
@@ -267,6 +276,12 @@ def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 
     Raises:
         ValueError: if there are not so many other rows.
     """
+    if not sparse.issparse(codes) or np.ndim(vectors) != 2 or codes.shape[0] != len(vectors):
+        shapes = f"{np.shape(vectors)} and a {type(codes).__name__} of {np.shape(codes)}"
+        raise ValueError(
+            f"`codes` must be a sparse matrix with a row for each of `vectors`, got {shapes}; encode them."
+        )
+    check_positive(count=count)
     if not 0 < count < len(vectors):
         raise ValueError(f"`count` must be from 1 to {len(vectors) - 1}, the other rows, got {count}; give more rows.")
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

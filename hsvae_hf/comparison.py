@@ -26,11 +26,13 @@ from transformers import (
 
 import hsvae_hf
 from hsvae_hf.analysis import class_gate_activity, new_figure
+from hsvae_hf.arguments import MODEL_NAMES, choose
 from hsvae_hf.calibration import hold_target
-from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
-from hsvae_hf.encoding import load_for_inference, load_tokenizer
+from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import average_hoyer, corpus_statistics, probe_accuracy, representations, tfidf_accuracy
 from hsvae_hf.extras import require
+from hsvae_hf.files import staged_folder, write_json
+from hsvae_hf.loading import load_for_inference, load_tokenizer
 from hsvae_hf.modeling_text_vae import special_token_ids
 from hsvae_hf.monitor import CollapseMonitor, held_out_batches
 from hsvae_hf.tokenization import train_tokenizer
@@ -40,8 +42,6 @@ from hsvae_hf.training import (
     TextVAETrainingArguments,
     WholeCheckpointTrainer,
     accuracy,
-    staged_folder,
-    write_json,
 )
 from hsvae_hf.vectors import embed_dataset
 
@@ -95,6 +95,10 @@ class CompareArguments:
             f"with fields of its configuration, or {', '.join(TRAINING)}: 'HSVAE prior_alpha=1 prior_beta=4'."
         },
     )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
     seeds: int = field(default=3, metadata={"help": "Runs per model."})
     max_steps: int = field(default=1000, metadata={"help": "Training steps of every model."})
     classifier_epochs: int = field(default=5, metadata={"help": "Passes of the K = 5 classifier over the rows."})
@@ -122,6 +126,10 @@ class CompareArguments:
     max_train_samples: int | None = field(default=8000, metadata={"help": "Rows to train on."})
     max_samples: int | None = field(default=3000, metadata={"help": "Rows of the other splits."})
 
+    def __post_init__(self) -> None:
+        """One spelling for each system, whichever was given."""
+        self.models = [system_name(name) for name in self.models]
+
 
 class RowCollator(TextCollator):
     """Batches of text, or of a frozen encoder's vectors, with the words to reconstruct where those are others."""
@@ -145,9 +153,14 @@ def load_labelled(options: CompareArguments) -> DatasetDict:
         ValueError: if there are no labels, less than two classes or too few rows.
     """
     limits: dict[str, Any] = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
-    data: DatasetDict = load_text_dataset(options.dataset, **limits)
-    if "label" not in data["train"].column_names:
-        raise ValueError(f"`dataset` must have labels, got {options.dataset!r} without; choose another.")
+    config = options.dataset_config_name
+    data: DatasetDict = load_text_dataset(options.dataset, dataset_config_name=config, **limits)
+    found = {name: labelled(split) for name, split in data.items()}
+    data = DatasetDict({name: split for name, split in found.items() if split is not None})
+    if not {"train", "validation"} <= set(data):
+        raise ValueError(
+            f"`dataset` must have labels in train and validation rows, got {options.dataset!r} without; choose another."
+        )
     if len(data["train"].unique("label")) < 2:
         raise ValueError(f"`dataset` must have rows of two classes, got {options.dataset!r}; choose another.")
     if len(data["validation"]) < 2:
@@ -177,7 +190,8 @@ class Comparison:
         for split in self.data.values():
             for text, label in zip(split["text"][:], split["label"][:], strict=True):
                 self.checksum = zlib.crc32(f"{label} {text}\n".encode(), self.checksum)
-        self.words = train_tokenizer(self.data["train"]["text"][:], options.vocab_size, options.max_length)
+        texts = self.data["train"]["text"][:]  # as the paper's: its figures are to be reproduced
+        self.words = train_tokenizer(texts, options.vocab_size, options.max_length, ascii_only=True)
         self._check_settings(options.models)
 
     def check_encoder(self) -> None:
@@ -437,6 +451,19 @@ def read_json(path: Path, name: str = "output_dir") -> Any:
         raise ValueError(f"`{name}` must hold whole results, got {str(path)!r}: {error}; delete it.") from error
 
 
+def system_name(name: str) -> str:
+    """The name of a system in the table, fields included, for any spelling of it; folders stay.
+
+    Raises:
+        ValueError: if there is no such system.
+    """
+    base, *changes = name.split() or [name]
+    if base not in SYSTEMS and Path(name).is_dir():
+        return name
+    types = {model_type: other for other, model_type in reversed(MODEL_NAMES.items())}
+    return " ".join([choose("models", base, SYSTEMS, types, "of folders of trained models, or of"), *changes])
+
+
 def base_of(system: str) -> str:
     """Its name in `SYSTEMS`, without the fields that it comes with; nothing for the folder of a trained model."""
     name = next(iter(system.split()), "")
@@ -459,9 +486,7 @@ def find_system(name: str) -> System:
     Raises:
         ValueError: if there is no such system or field.
     """
-    base, changes = base_of(name), name.split()[1:]
-    if not base:
-        raise ValueError(f"`models` must be of {', '.join(SYSTEMS)} or folders, got {name!r}; name one of them.")
+    base, *changes = system_name(name).split()
     model_type, fixed, searched = SYSTEMS[base]
     names = {item.name for item in dataclasses.fields(hsvae_hf.MODELS[model_type][0])}
     names -= {item.name for item in dataclasses.fields(PreTrainedConfig)} | set(OWN_FIELDS)

@@ -1,41 +1,64 @@
 """Text data sets by short name, Hub id or local path, with the columns `text` and, where there is one, `label`."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    Features,
-    IterableDatasetDict,
-    Value,
-    load_dataset,
-)
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 from datasets.exceptions import DatasetsError
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
-from hsvae_hf.docstrings import docstring_corpus
+from hsvae_hf.locating import Source, Splits, first_line, locate
+from hsvae_hf.reading import (
+    LABEL_COLUMNS,
+    NUMBER,
+    check_column,
+    class_name,
+    declared_classes,
+    find_text_column,
+    read_cells,
+    read_columns,
+)
+from hsvae_hf.tokens import token_limit, tokenize
 
-HUB_IDS = {
-    "yelp": "Yelp/yelp_review_full",
-    "dbpedia": "fancyzhx/dbpedia_14",
-    "yahoo": "community-datasets/yahoo_answers_topics",
-}
+logger = logging.getLogger(__name__)
+
 SPLIT_SEED = 42  # of held-out rows: a report must not be on what another seed trained on
 MAX_LENGTHS = {"yelp": 200, "dbpedia": 60, "yahoo": 30}  # the paper's
-TEXT_COLUMNS = ("text", "sentence", "content", "question_title", "review", "review_body", "document", "abstract")
-LABEL_COLUMNS = ("label", "labels", "topic", "class", "category", "target")
-BUILDERS = {".txt": "text", ".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 VALIDATION_SHARE = 0.05
 
 
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What `load_text_dataset` chose; it is the attribute `summary` of what that returns.
+
+    Args:
+        dataset: its name.
+        columns: all that there are.
+        text_column: the one of the sentences.
+        label_column: the one of the classes; None if there is none.
+        classes: their names.
+        rows: of every split; empty when streaming.
+        held_out: whether the validation rows were held out of the training rows.
+    """
+
+    dataset: str
+    columns: tuple[str, ...]
+    text_column: str
+    label_column: str | None
+    classes: tuple[str, ...]
+    rows: Mapping[str, int]
+    held_out: bool
+
+
 def load_text_dataset(
-    dataset: str,
+    dataset: str | PathLike[str],
     text_column: str | None = None,
     label_column: str | None = None,
     with_labels: bool = True,
@@ -44,15 +67,18 @@ def load_text_dataset(
     max_samples: int | None = None,
     seed: int = 42,
     needs_train: bool = True,
-) -> DatasetDict | IterableDatasetDict:
+    dataset_config_name: str | None = None,
+) -> Splits:
     """Load a data set and bring it to the columns `text` and, if it has labels, `label` (a `ClassLabel`).
 
     A data set without a validation split gets one: 5% of its training split, the same for every `seed` (not when
-    streaming).
+    streaming). Rows without a word character or sign, such as the blank lines of a .txt file, are left out, and a
+    warning says how many. A row without a class (an empty cell, None, -1) has the label -1; see `labelled`. What was
+    chosen is the attribute `summary` of the result, a `DatasetSummary`.
 
     Args:
         dataset: `docstrings` (the embedded corpus), `yelp`, `dbpedia` or `yahoo` (from the Hub), a Hub id, a local
-            folder, or a .txt, .jsonl, .json, .csv or .parquet file.
+            folder (of files, or of `save_to_disk`), or a .txt, .csv, .tsv, .jsonl, .json or .parquet file.
         text_column: column of the sentences; found by its name, or as the only string column, without it.
         label_column: column of the classes; found by its name without it; a data set may have none.
         with_labels: whether to look for classes at all.
@@ -61,20 +87,34 @@ def load_text_dataset(
         max_samples: the same for every other split.
         seed: of the draws.
         needs_train: whether a data set without a training split is refused.
+        dataset_config_name: which configuration, of a Hub id or a folder that has several.
 
     Returns:
         The splits.
 
     Raises:
-        ValueError: if there is no such data set, split, column or readable text, or a label is outside its range.
+        ValueError: if there is no such data set, split, column or readable text, or a label is no class.
     """
     for name, value in (("max_train_samples", max_train_samples), ("max_samples", max_samples)):
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}; leave it out to take all rows.")
-    splits = docstring_corpus() if dataset == "docstrings" else _read(dataset, streaming)
-    if needs_train and "train" not in splits:
-        raise ValueError(f"`dataset` must have a split `train`, got {dataset!r} with {sorted(splits)}; rename one.")
-    if "train" in splits and "validation" not in splits and not streaming and len(splits["train"]) > 1:
+    if not isinstance(dataset, str | PathLike):
+        raise ValueError(
+            f"`dataset` must be a name or a path, got a {type(dataset).__name__}; write it to a .csv or .parquet file "
+            "and give its path."
+        )
+    dataset = str(dataset)
+    source, declared = locate(dataset, dataset_config_name, streaming)
+    if needs_train and "train" not in source:
+        raise ValueError(f"`dataset` must have a split `train`, got {dataset!r} with {sorted(source)}; rename one.")
+    columns = _columns(source)
+    label = _find_label(columns, label_column, text_column) if with_labels else None
+    text = find_text_column(columns, text_column, dataset, label)
+    classes = _find_classes(source, label, declared)
+    splits = _read(source, text, label, classes, streaming)
+    splits = _drop_blank(splits, text, dataset, streaming)
+    held_out = "train" in splits and "validation" not in splits and not streaming and len(splits["train"]) > 1
+    if held_out:
         size = max(1, int(VALIDATION_SHARE * len(splits["train"])))
         parts = splits["train"].train_test_split(size, seed=SPLIT_SEED)
         splits["train"], splits["validation"] = parts["train"], parts["test"]
@@ -84,111 +124,173 @@ def load_text_dataset(
             splits[name] = splits[name].take(limit)
         elif limit is not None and limit < len(splits[name]):
             splits[name] = splits[name].shuffle(seed=seed).select(range(limit))
-    return _normalise(splits, dataset, text_column, label_column, with_labels, streaming)
-
-
-def _read(dataset: str, streaming: bool) -> DatasetDict | IterableDatasetDict:
-    path = Path(dataset).expanduser()
-    if path.is_file():
-        if path.suffix not in BUILDERS:
-            raise ValueError(f"`dataset` must be a {', '.join(BUILDERS)} file, got {dataset!r}; convert it to one.")
-        if path.stat().st_size == 0:
-            raise ValueError(f"`dataset` must hold text, got the empty file {dataset!r}; give a file with sentences.")
-        if path.suffix != ".parquet":
-            _check_utf8(path)
-    if not path.exists() and dataset.startswith((".", "/", "~")):
-        raise ValueError(f"`dataset` must be a file or folder that exists, got {dataset!r}; check the path.")
-    try:
-        if path.is_file():
-            options = {"keep_default_na": False} if path.suffix == ".csv" else {}  # "NA" is a word
-            return load_dataset(BUILDERS[path.suffix], data_files=str(path), streaming=streaming, **options)
-        return load_dataset(str(path) if path.is_dir() else HUB_IDS.get(dataset, dataset), streaming=streaming)
-    except (DatasetsError, OSError, ValueError) as error:
-        raise ValueError(
-            f"`dataset` {dataset!r} could not be read ({_first_line(error)}); give docstrings, "
-            f"{', '.join(HUB_IDS)}, a Hub id that this machine can reach, or a local folder or file."
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _check_utf8(path: Path) -> None:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"`dataset` must be UTF-8 text, got bytes that are not in line {number} of {str(path)!r}; "
-                    "convert it, for instance with `iconv -t utf-8`."
-                ) from error
-
-
-def _find(columns: dict[str, Any], named: str | None, usual: tuple[str, ...], argument: str) -> str | None:
-    if named is not None and named not in columns:
-        raise ValueError(f"`{argument}` must be one of the columns {sorted(columns)}, got {named!r}; name one of them.")
-    return named or next((name for name in usual if name in columns), None)
-
-
-def _normalise(
-    splits: DatasetDict | IterableDatasetDict,
-    dataset: str,
-    text: str | None,
-    label: str | None,
-    with_labels: bool,
-    streaming: bool,
-) -> DatasetDict | IterableDatasetDict:
+    if label is not None and not streaming:
+        splits = _encode_labels(splits, label, classes)
     first = next(iter(splits.values()))
+    found = None if streaming or "label" not in first.column_names else label
+    splits.summary = DatasetSummary(
+        dataset=dataset,
+        columns=tuple(columns),
+        text_column=text,
+        label_column=found,
+        classes=() if found is None else tuple(first.features["label"].names),
+        rows={} if streaming else {name: len(split) for name, split in splits.items()},
+        held_out=held_out,
+    )
+    return splits
+
+
+def labelled(split: Dataset) -> Dataset | None:
+    """The rows that have a class; None if there are none, or no column of classes.
+
+    Args:
+        split: of `load_text_dataset`.
+    """
+    if "label" not in split.column_names:
+        return None
+    rows = [row for row, label in enumerate(split["label"][:]) if label is not None and label >= 0]
+    return (split if len(rows) == len(split) else split.select(rows)) if rows else None
+
+
+def _columns(source: Source) -> dict[str, str]:
+    """Names of the columns and whether they hold text, numbers or something else."""
+    if isinstance(source, dict) and not isinstance(source, DatasetDict | IterableDatasetDict):
+        found: dict[str, str] = {}
+        for files in source.values():  # a test split may lack the classes
+            found |= read_columns(files[0]) | found
+        return found
+    first = next(iter(source.values()))
     features = first.features
     if features is None:  # streamed files tell their columns by their first row
         features = first._resolve_features().features
-    strings = [name for name, kind in features.items() if getattr(kind, "dtype", None) in ("string", "large_string")]
-    label = _find(features, label, LABEL_COLUMNS, "label_column") if with_labels else None
-    text = _find(features, text, TEXT_COLUMNS, "text_column") or (
-        strings[0] if len(set(strings) - {label}) == 1 else None
-    )
-    if text is None or text not in strings:
-        raise ValueError(
-            f"`text_column` must name a column of strings of {dataset!r}, got {text!r}; its string columns: {strings}."
-        )
-    keep = {text: "text"} | ({label: "label"} if label is not None and label != text else {})
-    splits = splits.select_columns(list(keep))
-    splits = splits.rename_columns({old: new for old, new in keep.items() if old != new})
-    if not streaming:
-        for name, split in splits.items():
-            if len(split) == 0 or split.data.column("text").null_count:
-                raise ValueError(
-                    f"`{text}` of {dataset!r} must hold a string in every row, got "
-                    f"{'no rows' if len(split) == 0 else 'empty cells'} in split {name!r}; drop such rows."
-                )
-        if "label" in keep.values():
-            splits = _encode_labels(splits, dataset)
-    return splits
+    strings = ("string", "large_string")
+    return {name: "text" if getattr(kind, "dtype", None) in strings else "other" for name, kind in features.items()}
 
 
-def _encode_labels(splits: DatasetDict, dataset: str) -> DatasetDict:
-    kind = next(iter(splits.values())).features["label"]
-    if not isinstance(kind, ClassLabel):
-        if not str(getattr(kind, "dtype", "")).startswith(("string", "large_string", "bool", "int", "uint")):
-            raise ValueError(f"`label` of {dataset!r} must be classes, got {kind}; name another `label_column`.")
-        found = {value for split in splits.values() for value in split.unique("label")}
-        values = sorted(found - {None})
-        if None in found:
-            raise ValueError(f"`label` of {dataset!r} must be in every row, got empty cells; drop such rows.")
-        kind = ClassLabel(names=[str(value) for value in values])
-        features = Features({"text": Value("string"), "label": kind})
-        ids = {value: index for index, value in enumerate(values)}
-        return splits.map(lambda row: {"label": ids[row["label"]]}, features=features, desc="Labels")
-    for split in splits.values():
-        outside = [value for value in split.unique("label") if value is None or not 0 <= value < kind.num_classes]
-        if outside:
+def _find_label(columns: dict[str, str], named: str | None, text: str | None) -> str | None:
+    check_column(columns, named, "label_column")
+    if named is not None and named == text:
+        raise ValueError(f"`label_column` must be another column than `text_column`, got {named!r} for both.")
+    return named or next((name for name in LABEL_COLUMNS if name in columns and name != text), None)
+
+
+def _find_classes(source: Source, label: str | None, declared: Features | None) -> list[str] | None:
+    """Names of the classes, where the data themselves declare them."""
+    if label is None:
+        return None
+    if isinstance(source, DatasetDict | IterableDatasetDict):
+        declared = next(iter(source.values())).features
+    elif not declared:
+        first = next(iter(source.values()))[0]
+        return declared_classes(first, label)
+    kind = (declared or {}).get(label)
+    return list(kind.names) if isinstance(kind, ClassLabel) else None
+
+
+def _read(source: Source, text: str, label: str | None, classes: list[str] | None, streaming: bool) -> Splits:
+    """The splits with their two columns."""
+    if isinstance(source, DatasetDict | IterableDatasetDict):
+        keep = {text: "text"} | ({} if label is None else {label: "label"})
+        source = source.select_columns(list(keep))
+        return source.rename_columns({old: new for old, new in keep.items() if old != new})
+    names = ["text"] if label is None else ["text", "label"]
+    features, made = Features({name: Value("string") for name in names}), {}
+    for split, paths in source.items():
+        stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)  # else a change goes unseen
+        arguments: dict[str, Any] = {"paths": [str(path) for path in paths], "text": text, "label": label}
+        arguments |= {"classes": classes and tuple(classes), "stamps": stamps}
+        maker = IterableDataset if streaming else Dataset
+        try:
+            made[split] = maker.from_generator(read_cells, features=features, gen_kwargs=arguments)
+        except DatasetsError as error:
+            raise ValueError(first_line(error)) from error
+    return (IterableDatasetDict if streaming else DatasetDict)(made)
+
+
+def _drop_blank(splits: Splits, text: str, dataset: str, streaming: bool) -> Splits:
+    """Leave out rows whose text is blank."""
+    if streaming:
+        return splits.filter(lambda row: bool(row["text"].strip()))
+    for name, split in splits.items():
+        column = split.data.column("text")
+        if column.null_count:
+            row = column.is_null().index(True).as_py() + 1
             raise ValueError(
-                f"`label` of {dataset!r} must be from 0 to {kind.num_classes - 1}, got {outside[0]}; drop rows "
-                "without a class."
+                f"`{text}` of {dataset!r} must hold a string in every row, got an empty cell in row {row} of split "
+                f"{name!r}; drop such rows."
             )
+        blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
+        rows = pc.indices_nonzero(pc.invert(blank)).to_pylist()
+        if not rows:
+            raise ValueError(
+                f"`{text}` of {dataset!r} must hold at least one word, got {len(split)} blank texts in split {name!r}; "
+                "name another `text_column`, or add text."
+            )
+        if len(rows) < len(split):
+            missing = len(split) - len(rows)
+            logger.warning("%d of the %d texts of `%s` are blank; they are left out", missing, len(split), name)
+            splits[name] = split.select(rows)
     return splits
+
+
+def _encode_labels(splits: DatasetDict, column: str, classes: list[str] | None) -> DatasetDict:
+    """Classes as numbers, -1 where there is none; no column of classes where no row has one."""
+    kind = next(iter(splits.values())).features["label"]
+    if not str(getattr(kind, "dtype", "")).startswith(("string", "large_string", "bool", "int", "uint", "float")):
+        raise ValueError(f"`{column}` must be classes, got {kind}; name another `label_column`.")
+    values = {value for split in splits.values() for value in split.unique("label")}
+    found = {class_name(value, classes) for value in values}
+    if not found - {None}:
+        logger.warning("no row has a class in `%s` (all are -1 or empty): there are no labels", column)
+        return splits.remove_columns("label")
+    names = classes or _sort_classes(found, column)
+    if None in values or not isinstance(kind, ClassLabel):
+        ids = {None: -1} | {name: index for index, name in enumerate(names)}
+        features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+        splits = splits.map(
+            lambda rows: {"label": [ids[class_name(value, classes)] for value in rows["label"]]},
+            batched=True,
+            features=features,
+            desc="Labels",
+        )
+    _tell_gaps(splits, column, names)
+    return splits
+
+
+def _sort_classes(found: set[str | None], column: str) -> list[str]:
+    names = [name for name in found if name is not None]
+    if not all(NUMBER.fullmatch(name) for name in names):
+        return sorted(names)
+    numbers = [float(name) for name in names]
+    if None in found and min(numbers) < 0:
+        raise ValueError(
+            f"`{column}` must be classes from 0 on, got {min(numbers):g} beside -1 or empty cells, which say that a "
+            "row has no class; give the classes names."
+        )
+    # pandas writes 1 as 1.0 in a column with empty cells
+    if any(number % 1 for number in numbers) or (None not in found and not all(map(_is_whole, names))):
+        raise ValueError(
+            f"`{column}` must be classes, got the numbers {sorted(names)[:3]}; name another `label_column`."
+        )
+    return sorted(names, key=float)
+
+
+def _is_whole(name: str) -> bool:
+    return name.lstrip("+-").isdecimal()
+
+
+def _tell_gaps(splits: DatasetDict, column: str, names: list[str]) -> None:
+    """Warn of rows without a class, and of classes that no training row has."""
+    present = {name: Counter(split["label"][:]) for name, split in splits.items()}
+    for name, labels in present.items():
+        if labels[-1]:
+            logger.warning(
+                "%d of the %d rows of `%s` have no class in `%s` (-1 or empty); they are left out of what needs one",
+                *(labels[-1], labels.total(), name, column),
+            )
+        unseen = [names[label] for label in sorted(labels) if label >= 0 and label not in present.get("train", labels)]
+        if unseen:
+            logger.warning("classes of `%s` that no row of `train` has, counted as errors: %s", name, unseen[:10])
 
 
 def tokenize_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -197,16 +299,24 @@ def tokenize_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Da
     Args:
         dataset: one split, or all, with a column `text`.
         tokenizer: of `train_tokenizer`, or any other; a sentence is cut at its `model_max_length`.
-    """
 
-    def tokenize(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        ids = tokenizer(rows["text"], truncation=True)["input_ids"]
+    Raises:
+        ValueError: if `dataset` is something else, such as a list or a DataFrame.
+    """
+    if not isinstance(dataset, Dataset | IterableDataset | DatasetDict | IterableDatasetDict):
+        raise ValueError(
+            f"`dataset` must be a Dataset with a column `text`, got a {type(dataset).__name__}; make one, for example "
+            "with Dataset.from_dict({'text': sentences})."
+        )
+
+    def ids_of(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        ids = [row.tolist() for row in tokenize(tokenizer, rows["text"], token_limit(tokenizer))]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
     progress = (
         {} if isinstance(dataset, IterableDatasetDict) or not hasattr(dataset, "cache_files") else {"desc": "Tokenize"}
     )
-    return dataset.map(tokenize, batched=True, remove_columns=["text"], **progress)
+    return dataset.map(ids_of, batched=True, remove_columns=["text"], **progress)
 
 
 @dataclass
@@ -215,17 +325,20 @@ class TextCollator:
 
     Args:
         tokenizer: pads, on its own side.
-        with_labels: carry `label` on as `labels` (classification); pre-training takes its input as the target.
+        with_labels: carry `label` on as `labels` (classification); without, `labels` are the tokens, which pre-training
+            reconstructs, as a stock Trainer wants them for its evaluation.
     """
 
     tokenizer: PreTrainedTokenizerBase
     with_labels: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Make `input_ids` and `attention_mask`, `(batch, steps)`, and perhaps `labels`, `(batch,)`."""
+        """Make `input_ids` and `attention_mask`, `(batch, steps)`, and `labels`, `(batch,)` or `(batch, steps)`."""
         batch = dict(self.tokenizer.pad({"input_ids": [row["input_ids"] for row in rows]}, return_tensors="pt"))
         if self.with_labels:
             batch["labels"] = torch.tensor([row["label"] for row in rows])
+        else:
+            batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         return batch
 
 

@@ -16,8 +16,8 @@ from huggingface_hub.utils import get_session, hf_raise_for_status
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from hsvae_hf.configuration_text_vae import TextVAEConfig
-from hsvae_hf.data import HUB_IDS
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
+from hsvae_hf.locating import HUB_IDS
 from hsvae_hf.metrics import metric_path
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"

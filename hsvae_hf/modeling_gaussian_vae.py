@@ -6,7 +6,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
-from .configuration_text_vae import TextVAEConfig, require
+from .configuration_text_vae import TextVAEConfig, require, require_range
 from .distributions import normal_kl, softplus
 from .modeling_latent import Encode, Float32Linear, LatentHead
 from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
@@ -18,7 +18,7 @@ class GaussianPosteriorConfig(TextVAEConfig):
     """What models with a Gaussian posterior share.
 
     Args:
-        std_min: lower bound of the posterior's standard deviation (> 0).
+        std_min: lower bound of the posterior's standard deviation (0.000001 to 10).
         code_snr_min: dimensions with `|mean| < code_snr_min * std` are zero in the code; 0 keeps the code dense.
     """
 
@@ -27,7 +27,7 @@ class GaussianPosteriorConfig(TextVAEConfig):
 
     def validate_posterior(self) -> None:
         """A positive scale and a threshold that is not negative."""
-        require(0 < self.std_min < float("inf"), "std_min", "positive and finite", self.std_min, "try 1e-3")
+        require_range(self, 1e-6, 10, "std_min")
         remedy = "0 keeps every dimension"
         require(self.code_snr_min >= 0, "code_snr_min", "at least 0", self.code_snr_min, remedy)
 

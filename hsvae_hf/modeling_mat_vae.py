@@ -4,7 +4,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
-from .configuration_text_vae import require
+from .configuration_text_vae import require, require_range
 from .distributions import inverse_multiquadric_mmd, normal_log_prob, normal_quadrature, spike_slab_log_prob
 from .modeling_gaussian_vae import GaussianPosterior, GaussianPosteriorConfig
 from .modeling_latent import Encode
@@ -18,7 +18,7 @@ class MATVAEConfig(GaussianPosteriorConfig):
 
     Args:
         prior_spike_probability: g of the prior `(1 - g) N(0, 1) + g N(0, spike_std^2)`, in (0, 1).
-        spike_std: standard deviation of the prior's spike (> 0).
+        spike_std: standard deviation of the prior's spike (0.0001 to 10).
     """
 
     model_type = "mat-vae"
@@ -30,8 +30,7 @@ class MATVAEConfig(GaussianPosteriorConfig):
         """A mixture of two components with positive scales."""
         value = self.prior_spike_probability
         require(0 < value < 1, "prior_spike_probability", "inside (0, 1)", value, "0.8 is the paper's")
-        value = self.spike_std
-        require(0 < value < float("inf"), "spike_std", "positive and finite", value, "0.05 is the paper's")
+        require_range(self, 1e-4, 10, "spike_std")
 
 
 class MATVAEHead(GaussianPosterior):
@@ -59,7 +58,7 @@ class MATVAEHead(GaussianPosterior):
 
     def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
         """Draws of the spike-and-slab prior."""
-        noise = torch.randn(num_samples, self.config.latent_size, device=self.posterior.weight.device)
+        noise = torch.randn(num_samples, self.config.latent_size)
         spike = torch.rand_like(noise) < self.config.prior_spike_probability
         return torch.where(spike, self.config.spike_std * noise, noise)
 

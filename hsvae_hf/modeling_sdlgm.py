@@ -6,7 +6,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
-from .configuration_text_vae import TextVAEConfig, require
+from .configuration_text_vae import TextVAEConfig, require, require_range
 from .distributions import choice_entropies, gumbel_like, normal_kl, select_dimensions, softplus
 from .modeling_latent import Encode, Float32Linear, LatentHead
 from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
@@ -19,9 +19,9 @@ class SDLGMConfig(TextVAEConfig):
 
     Args:
         sparsity_cap: L_0, the most non-zeros of a code, in draws too; at most `latent_size`.
-        count_temperature: tau_1, of the Gumbel-Softmax over the number of non-zeros (> 0).
-        selection_temperature: tau_2, of the Gumbel-Softmax over dimensions (> 0).
-        slab_std_min: lower bound of a selected dimension's standard deviation (> 0).
+        count_temperature: tau_1, of the Gumbel-Softmax over the number of non-zeros (0.01 to 100).
+        selection_temperature: tau_2, of the Gumbel-Softmax over dimensions (0.01 to 100).
+        slab_std_min: lower bound of a selected dimension's standard deviation (0.000001 to 10).
     """
 
     model_type = "sdlgm"
@@ -35,9 +35,8 @@ class SDLGMConfig(TextVAEConfig):
         """A cap that the code can hold, positive temperatures and scale."""
         rule = f"from 1 to `latent_size` ({self.latent_size})"
         require(1 <= self.sparsity_cap <= self.latent_size, "sparsity_cap", rule, self.sparsity_cap, "lower it")
-        for name in ("count_temperature", "selection_temperature", "slab_std_min"):
-            value = getattr(self, name)
-            require(0 < value < float("inf"), name, "positive and finite", value, "choose a value above 0")
+        require_range(self, 0.01, 100, "count_temperature", "selection_temperature")
+        require_range(self, 1e-6, 10, "slab_std_min")
 
 
 class SDLGMHead(LatentHead):

@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .configuration_text_vae import TextVAEConfig, require
+from .configuration_text_vae import TextVAEConfig, require, require_range
 from .distributions import bernoulli_kl, clamp_with_gradient, normal_kl_to, softplus
 from .modeling_latent import Encode, Float32Linear, LatentHead
 from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
@@ -24,12 +24,12 @@ class VSCConfig(TextVAEConfig):
         pseudo_inputs: learned `"features"` of the encoder, or learned `"sentences"` of embeddings that it encodes.
         num_pseudo_inputs: how many to choose from.
         pseudo_length: embeddings per pseudo-input, where they are sentences.
-        selector_sharpness: factor on the selector's logits before its softmax (> 0).
-        gate_sharpness: c of the relaxed gate at the end of its annealing, and in evaluation (> 0).
-        gate_sharpness_start: c at the start of training (> 0).
+        selector_sharpness: factor on the selector's logits before its softmax (0.001 to 10,000).
+        gate_sharpness: c of the relaxed gate at the end of its annealing, and in evaluation (0.001 to 10,000).
+        gate_sharpness_start: c at the start of training (0.001 to 10,000).
         anneal_fraction: share of training in which c goes from its start to its end and the slab from a standard
             Gaussian to its own, in [0, 1].
-        slab_std_min: lower bound of the slab's standard deviation (> 0).
+        slab_std_min: lower bound of the slab's standard deviation (0.000001 to 10).
         active_threshold: a dimension is on in the code where its probability of being off is below it, in (0, 1).
     """
 
@@ -49,9 +49,8 @@ class VSCConfig(TextVAEConfig):
 
     def validate_vsc(self) -> None:
         """Positive scales and counts, shares inside their ranges."""
-        for name in ("selector_sharpness", "gate_sharpness", "gate_sharpness_start", "slab_std_min"):
-            value = getattr(self, name)
-            require(0 < value < float("inf"), name, "positive and finite", value, "choose a value above 0")
+        require_range(self, 1e-3, 1e4, "selector_sharpness", "gate_sharpness", "gate_sharpness_start")
+        require_range(self, 1e-6, 10, "slab_std_min")
         for name in ("num_pseudo_inputs", "pseudo_length"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name), "choose a positive number")
         sentences = self.pseudo_inputs == "sentences" and self.encoder_type == "vector"
@@ -149,6 +148,11 @@ class VSCHead(LatentHead):
         return clamp_with_gradient(raw_gate, -15.0, -1e-3), mean, softplus(raw_std) + self.config.slab_std_min
 
     def _pseudo_features(self, encode: Encode) -> Tensor:
+        if self.pseudo_inputs.is_meta:
+            raise ValueError(
+                "`device_map` must keep the latent head in memory, got one that offloads it, whose pseudo-inputs are "
+                "read outside its `forward`; give more `max_memory`, or `device_map={'': 'cpu'}`."
+            )
         inputs = self.pseudo_inputs.to(self.posterior.weight.dtype)
         return inputs if inputs.dim() == 2 else encode(inputs)
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, cast
@@ -66,7 +67,7 @@ class CollapseMonitor(TrainerCallback):
         require("evaluate")
         self.trainer, self.rows = trainer, rows
         self.statistics: dict[str, Any] = {}  # of the last evaluation; see `corpus_statistics`
-        self._warned: tuple[int, str] | None = None
+        self._warned: tuple[bool, str] | None = None  # whether at the end, and the sentence without numbers
 
     def figures(self) -> dict[str, float]:
         """What was logged at the last evaluation, by its names in the log."""
@@ -91,7 +92,8 @@ class CollapseMonitor(TrainerCallback):
                 kl = torch.tensor(self.statistics.get("kl_per_dimension", [0.0]))
                 callback.tb_writer.add_histogram("eval/kl_per_dimension", kl, state.global_step)
         sentence = advice(self.statistics, model.config)
-        found = None if sentence is None else (state.global_step, sentence)
-        if found is not None and found != self._warned:  # the last step is evaluated twice
-            logger.warning("step %d: %s", *found)
+        last = 0 < state.max_steps <= state.global_step
+        found = None if sentence is None else (last, re.sub(r"\d+", "", sentence))
+        if found is not None and found != self._warned:  # once, and again at the end if it is still so
+            logger.warning("step %d: %s", state.global_step, sentence)
         self._warned = found

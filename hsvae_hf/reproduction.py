@@ -12,12 +12,13 @@ import transformers
 
 import hsvae_hf
 from hsvae_hf.analysis import class_kl, dimension_order, new_figure
-from hsvae_hf.comparison import CompareArguments, Comparison, base_of, is_classifier, read_json
+from hsvae_hf.arguments import choose
+from hsvae_hf.comparison import CompareArguments, Comparison, base_of, is_classifier, read_json, system_name
 from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import probe_accuracy
 from hsvae_hf.extras import require
+from hsvae_hf.files import staged_folder
 from hsvae_hf.modeling_hsvae import HSVAEForPreTraining
-from hsvae_hf.training import staged_folder
 from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -146,6 +147,10 @@ class ReproduceArguments:
     size: str = field(
         default="small", metadata={"help": "small (minutes a run on two cores), hours (there too) or paper (a GPU)."}
     )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
     seeds: int = field(default=3, metadata={"help": "Runs of each; figure4 shows the first."})
     latent_sizes: list[int] = field(
         default_factory=lambda: [32, 768], metadata={"help": "Latent dimensions; the first, but for figure2."}
@@ -178,6 +183,7 @@ def comparison(
     folder = Path(options.output_dir) / "runs" / f"{group}-{options.size}-{Path(dataset).name}-{latent_size}"
     fields: dict[str, Any] = {
         "dataset": dataset,
+        "dataset_config_name": options.dataset_config_name,
         "output_dir": str(folder),
         "encoder_name_or_path": options.encoder_name_or_path,
         "models": list(models),
@@ -610,10 +616,9 @@ def reproduce(options: ReproduceArguments) -> str:
 def check(options: ReproduceArguments) -> None:
     """Tell what cannot be run or read, before the first run."""
     require("accelerate", "evaluate", "matplotlib", "sklearn")
-    if options.figure not in FIGURES:
-        raise ValueError(f"`figure` must be one of {', '.join(FIGURES)}, got {options.figure!r}; name one of them.")
-    if options.size not in SIZES:
-        raise ValueError(f"`size` must be one of {', '.join(SIZES)}, got {options.size!r}; name one of them.")
+    options.figure = choose("figure", options.figure, FIGURES)
+    options.size = choose("size", options.size, SIZES)
+    options.models = None if options.models is None else [system_name(name) for name in options.models]
     if options.seeds < 1 or not options.latent_sizes:
         raise ValueError(f"`seeds` must be at least 1, got {options.seeds}, and `latent_sizes` must not be empty.")
     if min(options.latent_sizes) < 2 or len(options.latent_sizes) > len(GREYS):
@@ -623,7 +628,8 @@ def check(options: ReproduceArguments) -> None:
     if len(set(map(name_of, options.dataset))) < len(options.dataset):
         raise ValueError(f"`dataset` must have different names, got {options.dataset}; rename one.")
     for dataset in options.dataset:
-        if "label" not in load_text_dataset(dataset)["train"].column_names:
+        splits = load_text_dataset(dataset, dataset_config_name=options.dataset_config_name)
+        if "label" not in splits["train"].column_names:
             raise ValueError(f"`dataset` must have labels, got {dataset!r} without; choose another.")
     for name, readers in (("models", ("figure2", "gates")), ("vectors_json", ("nonzeros",))):
         if getattr(options, name) is not None and options.figure not in readers:

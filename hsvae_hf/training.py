@@ -5,26 +5,21 @@ import math
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn, cast
 
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -37,14 +32,19 @@ from transformers.trainer_utils import (
     has_length,
     rotate_checkpoints,
 )
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import is_torch_xla_available
 
+from hsvae_hf.callbacks import AnnealingCallback, ResumedCallback
 from hsvae_hf.data import LengthGroupedSampler
 from hsvae_hf.extras import require
+from hsvae_hf.files import UNFINISHED, claimed_folder, staged_folder, uninterrupted
 from hsvae_hf.hub import model_card
+from hsvae_hf.rehearsal import check_best_metric, check_choices, check_warmup, rehearse
+from hsvae_hf.reporting import report_steps
+from hsvae_hf.resuming import COURSE_NAME, check_same_data, check_settings, check_whole, course
 
+TERMS = ("reconstruction_loss", "z_kl", "gamma_kl", "penalty", "similarity", "squared_error")  # of the objective
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-UNFINISHED = ".unfinished"  # a checkpoint lives here until it is whole
 
 
 @dataclass
@@ -74,9 +74,10 @@ class RunArguments(TrainingArguments):
     report_to: str = field(default="tensorboard", metadata={"help": "Where to log."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN and infinity out of the log."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete what is in output_dir."})
+    measured: ClassVar[tuple[str, ...]] = ("loss", "accuracy")  # in evaluation, for `metric_for_best_model`
 
     def __post_init__(self) -> None:
-        """Refuse what would train nothing, or diverge at the first step, before anything is read or deleted."""
+        """Refuse what would train nothing, or fails at the first step or checkpoint, before anything is read."""
         require("accelerate")
         for name in ("learning_rate", "num_train_epochs"):
             value = getattr(self, name)
@@ -88,6 +89,11 @@ class RunArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}; choose a positive number.")
         if self.max_steps < 1 and self.max_steps != -1:
             raise ValueError(f"`max_steps` must be at least 1, got {self.max_steps}; -1 goes by `num_train_epochs`.")
+        check_choices(self)
+        check_warmup(self)
+        check_best_metric(self, self.measured)
+        if not torch.accelerator.is_available() and not is_torch_xla_available():
+            self.use_cpu = True  # without it, processes of torchrun on CPUs would not know of each other
         super().__post_init__()
 
 
@@ -102,10 +108,15 @@ class TextVAETrainingArguments(RunArguments):
         default=None, metadata={"help": "Steps of the linear warm-up; a third of all steps by default."}
     )
     kl_cycles: int = field(default=4, metadata={"help": "Number of cycles of cyclical annealing."})
+    measured: ClassVar[tuple[str, ...]] = ("loss", *TERMS, "perplexity")
 
     def __post_init__(self) -> None:
         """Refuse an annealing that there is not."""
         AnnealingCallback(self.kl_annealing, self.kl_warmup_steps, self.kl_cycles)
+        if self.label_smoothing_factor != 0:
+            raise ValueError(
+                f"`label_smoothing_factor` must be 0 without classes, got {self.label_smoothing_factor}; leave it out."
+            )
         super().__post_init__()
 
 
@@ -125,33 +136,51 @@ class WholeCheckpointTrainer(Trainer):
     """Trainer whose checkpoints get their name once they are whole, so that a killed run can always resume."""
 
     _unfinished = False
+    _course: dict[str, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.add_callback(UnfinishedCallback)
+        self._resumed = ResumedCallback()
+        self.add_callback(self._resumed)
+        report_steps(self)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """The Trainer's own; where `overwrite_output_dir` is set, the folder is emptied once all is ready to start.
 
         Raises:
             ValueError: if there is nothing to train on or, in a finished run that is resumed, nothing left to do; if
-                the loss is no longer finite.
+                the run was started with other data; if another process writes into the folder; if the loss is no
+                longer finite.
         """
         batches = self.get_train_dataloader()
         if has_length(batches) and len(batches) == 0:
             raise ValueError("`train_dataset` must fill a batch, got too few rows; lower per_device_train_batch_size.")
         self.create_optimizer()
         folder = Path(str(self.args.output_dir))
-        overwrite = getattr(self.args, "overwrite_output_dir", False) and not resume_from_checkpoint
-        if overwrite and self.args.process_index == 0 and folder.is_dir():
-            shutil.rmtree(folder)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        if resume_from_checkpoint:
+            check_same_data(resume_from_checkpoint, self.train_dataset)
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+            self._resumed.max_steps = state.max_steps
+        self._course = course(self.args, self.train_dataset)
+        first = self.args.process_index == 0
+        with claimed_folder(folder) if first else nullcontext():
+            overwrite = getattr(self.args, "overwrite_output_dir", False) and not resume_from_checkpoint
+            if overwrite and first:
+                for path in folder.iterdir():
+                    if path.name != UNFINISHED:
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            found = super().train(resume_from_checkpoint, *args, **kwargs)
+        self._check_weights()
+        return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The Trainer's own; a loss that is not finite ends the run before a checkpoint keeps what it did."""
-        for name in ("loss", "train_loss"):
-            if not math.isfinite(logs.get(name, 0.0)):
-                self._raise_diverged("the loss", logs[name])
+        for name, value in logs.items():
+            watched = name.endswith("loss") or (name == "grad_norm" and not self.args.fp16)  # fp16 skips such a step
+            if watched and not math.isfinite(value):
+                self._raise_diverged({"loss": "the loss"}.get(name, name), value)
         super().log(logs, start_time)
 
     def _raise_diverged(self, what: str, value: object) -> NoReturn:
@@ -159,6 +188,32 @@ class WholeCheckpointTrainer(Trainer):
             f"`learning_rate` must be lower: {what} at step {self.state.global_step} is {value}; the checkpoints "
             "before it are whole."
         )
+
+    def _check_weights(self) -> None:
+        if not all(bool(weight.isfinite().all()) for weight in cast(nn.Module, self.model).parameters()):
+            self._raise_diverged("a weight", "not finite")
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:
+            names = ", ".join(name.removeprefix("eval_") for name in metrics)
+            raise ValueError(
+                f"`metric_for_best_model` must be measured in evaluation, got {self.args.metric_for_best_model!r}; "
+                f"name one of {names}."
+            ) from error
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Tied weights are saved once: none of them is missing; what is missing else is an error."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        if missing:
+            raise ValueError(
+                f"`resume_from_checkpoint` must hold all weights of the model, got one without {missing[0]!r}; resume "
+                "from the one before it."
+            )
+        load_result.missing_keys.clear()
+        super()._issue_warnings_after_load(load_result)
 
     def create_model_card(self, *args: Any, model_name: str | None = None, **kwargs: Any) -> None:
         """The card of `hsvae_hf.hub.model_card`, written to `output_dir`; called by `push_to_hub`."""
@@ -180,11 +235,11 @@ class WholeCheckpointTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint under a temporary name, then rename it: a killed run leaves whole ones only."""
-        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
-            self._raise_diverged("a weight", "not finite")
+        self._check_weights()
         run = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
-            shutil.rmtree(run / UNFINISHED, ignore_errors=True)  # what a killed run left must not mix in
+            shutil.rmtree(run / UNFINISHED / name, ignore_errors=True)  # of an attempt that failed
         self.accelerator.wait_for_everyone()
         self._unfinished = True
         try:
@@ -192,16 +247,18 @@ class WholeCheckpointTrainer(Trainer):
         finally:
             self._unfinished = False
         self.accelerator.wait_for_everyone()
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         staged, best = run / UNFINISHED / name, self.state.best_model_checkpoint
         if best is not None and Path(best).parent.name == UNFINISHED:
             self.state.best_model_checkpoint = str(run / Path(best).name)
         if self.args.should_save:
             self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
-            if (run / name).exists():
-                (run / name).rename(run / UNFINISHED / "replaced")  # a deletion that is cut short leaves half of it
-            staged.rename(run / name)
-            shutil.rmtree(run / UNFINISHED)
+            (staged / COURSE_NAME).write_text(json.dumps(self._course, indent=2) + "\n")
+            replaced = run / UNFINISHED / "replaced"  # a deletion that is cut short leaves half of it
+            with uninterrupted():
+                if (run / name).exists():
+                    (run / name).rename(replaced)
+                staged.rename(run / name)
+            shutil.rmtree(replaced, ignore_errors=True)
             rotate_checkpoints(
                 output_dir=str(run),
                 save_total_limit=self.args.save_total_limit,
@@ -232,8 +289,7 @@ class TextVAETrainer(WholeCheckpointTrainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         rows = len(next(iter(inputs.values())))
         sums = self._terms["" if model.training else "eval_"]
-        names = ("reconstruction_loss", "z_kl", "gamma_kl", "penalty", "similarity", "squared_error")
-        terms = {name: outputs.get(name) for name in names}
+        terms = {name: outputs.get(name) for name in TERMS}
         weight = 1.0 if model.training else float(rows)  # as the Trainer weighs the loss that stands beside them
         # nn.DataParallel gathers scalars into vectors
         batch = {name: value.detach().float().mean() * weight for name, value in terms.items() if value is not None}
@@ -287,65 +343,6 @@ class TextVAETrainer(WholeCheckpointTrainer):
         )
 
 
-class UnfinishedCallback(TrainerCallback):
-    """Refuses to train a finished run for one more step, which is what the Trainer would do."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Compare the steps done with the steps wanted."""
-        if state.global_step >= state.max_steps > 0:
-            raise ValueError(
-                f"`resume_from_checkpoint` must be a run that is not finished, got {state.global_step} of "
-                f"{state.max_steps} steps done; raise num_train_epochs or max_steps."
-            )
-
-
-class AnnealingCallback(TrainerCallback):
-    """What changes during training, by the step alone, so that a resumed run goes on where it was.
-
-    Scales the KL terms, and tells the latent head how far training is.
-
-    Args:
-        kind: of the KL's scale: `none` is 1 throughout; `linear` ramps from 0 to 1 in `warmup_steps`; `cyclical` (Fu et
-            al. 2019) ramps over the first half of each of `cycles` equal parts of training and stays at 1 for the
-            other half.
-        warmup_steps: of the linear ramp, at least 1; None is a third of all steps.
-        cycles: number of cycles, at least 1.
-    """
-
-    def __init__(
-        self, kind: Literal["none", "linear", "cyclical"] = "none", warmup_steps: int | None = None, cycles: int = 4
-    ) -> None:
-        for name, value in (("kl_warmup_steps", warmup_steps), ("kl_cycles", cycles)):
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}; leave it out.")
-        if kind not in ("none", "linear", "cyclical"):
-            raise ValueError(f"`kl_annealing` must be none, linear or cyclical, got {kind!r}; name one of them.")
-        if warmup_steps is not None and kind != "linear":
-            raise ValueError(
-                f"`kl_warmup_steps` must be left out unless `kl_annealing` is linear, got it with {kind!r}."
-            )
-        self.kind, self.warmup_steps, self.cycles = kind, warmup_steps, cycles
-
-    def scale(self, step: int, max_steps: int) -> float:
-        """Factor of the KL terms at `step`, in [0, 1]."""
-        if self.kind == "none":
-            return 1.0
-        if self.kind == "linear":
-            return min(1.0, step / (self.warmup_steps or max(1, max_steps // 3)))
-        cycle = max(1, math.ceil(max_steps / self.cycles))
-        return min(1.0, 2 * (step % cycle) / cycle)
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
-        """Set both for this step."""
-        model = getattr(model, "module", model)
-        model.kl_scale = self.scale(state.global_step, state.max_steps)
-        model.model.latent_head.anneal(state.global_step / max(1, state.max_steps))
-
-
 def check_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = ()) -> str | None:
     """Make sure that a run overwrites nothing unasked, and none of what it reads.
 
@@ -357,11 +354,9 @@ def check_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = ())
         The checkpoint to resume from, if that was asked for.
 
     Raises:
-        ValueError: if `output_dir` is missing, or holds files of another run and overwriting was not asked for, or
-            holds an input; if there is nothing to resume from.
+        ValueError: if `output_dir` holds files of another run and overwriting was not asked for, or holds an input; if
+            there is nothing to resume from, or its checkpoint is not whole or was made with other settings.
     """
-    if not arguments.output_dir:
-        raise ValueError("`output_dir` must be given, got nothing; name the folder of this run.")
     folder, resume = Path(arguments.output_dir), arguments.resume_from_checkpoint
     for path in filter(None, inputs):
         if Path(path).exists() and Path(path).resolve().is_relative_to(folder.resolve()):
@@ -374,93 +369,45 @@ def check_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = ())
                 f"`resume_from_checkpoint` must be a whole checkpoint, got none in {str(last or folder)!r}; start the "
                 "run anew, with --overwrite_output_dir where its folder holds files."
             )
+        check_settings(last, arguments)
+        check_whole(last, arguments)
     if arguments.process_index > 0 or not folder.is_dir():
         return last
-    if last is not None and Path(last).resolve().parent == folder.resolve():
-        for leftover in folder.glob(f"{UNFINISHED}*"):  # of a run that was killed while saving
-            shutil.rmtree(leftover)
-    elif any(folder.iterdir()) and (last is not None or not arguments.overwrite_output_dir):
+    inside = last is not None and Path(last).resolve().parent == folder.resolve()
+    holds = any(path.name != UNFINISHED for path in folder.iterdir())
+    if holds and not inside and (last is not None or not arguments.overwrite_output_dir):
         remedy = "add --resume_from_checkpoint true to go on, or --overwrite_output_dir to delete it"
         remedy = remedy if last is None else "a run that goes on elsewhere needs a folder of its own"
         raise ValueError(f"`output_dir` must be empty or new, got {str(folder)!r}; {remedy}.")
     return last
 
 
-def check_resumable(checkpoint: str, options: dict[str, Any]) -> None:
-    """Make sure that a resumed run goes on with the model it was started with.
+@contextmanager
+def claimed_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = ()) -> Iterator[str | None]:
+    """The folder of a run for this run alone, with all that can be refused before the data is read.
 
     Args:
-        checkpoint: its folder.
-        options: what its configuration must hold.
+        arguments: of the run.
+        inputs: as of `check_output_dir`.
+
+    Yields:
+        The checkpoint to resume from, if that was asked for.
 
     Raises:
-        ValueError: if the configuration holds another value or a file is damaged.
+        ValueError: as `check_output_dir`; if `output_dir` is missing, cannot be written, or another process writes
+            there; if the options of training do not work together or on this machine.
     """
-    for path in Path(checkpoint).glob("*.json"):
-        try:
-            json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(
-                f"`resume_from_checkpoint` must be a whole checkpoint, got a damaged {str(path)!r} ({error}); resume "
-                "from the one before it."
-            ) from error
-    config = AutoConfig.from_pretrained(checkpoint)
-    for name, value in options.items():
-        saved = getattr(config, name, None)
-        if saved != value:
-            raise ValueError(
-                f"`{name}` must stay {saved!r}, as in {checkpoint!r}, got {value!r}; resume a run with the options "
-                "that it was started with."
-            )
-    weights = Path(checkpoint) / SAFE_WEIGHTS_NAME
-    try:
-        if weights.is_file():
-            safe_open(weights, framework="pt")
-    except SafetensorError as error:
-        raise ValueError(
-            f"`resume_from_checkpoint` must be a whole checkpoint, got damaged weights in {str(weights)!r} ({error}); "
-            "delete that checkpoint and resume from the one before it."
-        ) from error
-
-
-def check_same_vectors(checkpoint: str, model: nn.Module) -> None:
-    """Make sure that a resumed run goes on with the vectors it was started with.
-
-    Their statistics change with the text, the encoder, the prompt, the length and the split.
-
-    Raises:
-        ValueError: if the standardizer of `model`, of the vectors now, is not that of `checkpoint`.
-    """
-    now: Any = model.get_submodule("model.standardizer")
-    with safe_open(Path(checkpoint) / SAFE_WEIGHTS_NAME, framework="pt") as weights:
-        for name in ("mean", "std"):
-            if not torch.allclose(weights.get_tensor(f"model.standardizer.{name}"), getattr(now, name), atol=1e-4):
-                raise ValueError(
-                    f"`resume_from_checkpoint` must be a run on the same vectors, got {checkpoint!r} of others; resume "
-                    "with the data, encoder, prompt, length and seed that it was started with."
-                )
+    if not arguments.output_dir:
+        raise ValueError("`output_dir` must be given, got nothing; name the folder of this run.")
+    with claimed_folder(arguments.output_dir) if arguments.process_index == 0 else nullcontext():
+        checkpoint = check_output_dir(arguments, inputs)
+        rehearse(arguments)
+        yield checkpoint
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
     """Share of sentences whose most probable class is theirs, for the Trainer's `compute_metrics`."""
     return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
-
-
-@contextmanager
-def staged_folder(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder whose files move into `folder`, one rename each, once everything is written."""
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=UNFINISHED) as temporary:
-        yield Path(temporary)
-        for path in sorted(Path(temporary).iterdir()):
-            os.replace(path, target / path.name)
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write a file that is whole as soon as it has its name."""
-    with staged_folder(Path(path).parent) as temporary:
-        (temporary / Path(path).name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def save_run(

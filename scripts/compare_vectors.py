@@ -2,7 +2,14 @@
 
 import itertools
 import json
+import signal
+import sys
 import tempfile
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,17 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
 import hsvae_hf
 from hsvae_hf.analysis import neighbours_kept, new_figure
+from hsvae_hf.arguments import choose, parse
 from hsvae_hf.calibration import calibrate_threshold, fit_code_scale
 from hsvae_hf.cli import run
-from hsvae_hf.data import load_text_dataset
+from hsvae_hf.data import labelled, load_text_dataset
 from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.evaluation import probe_accuracy
 from hsvae_hf.extras import require
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, staged_folder, write_json
+from hsvae_hf.files import staged_folder, write_json
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
 from hsvae_hf.vectors import (
     HEAD_DEFAULTS,
     VECTOR_DEFAULTS,
@@ -53,6 +62,10 @@ class Options:
     encoder_name_or_path: str = field(metadata={"help": "The frozen sentence encoder."})
     output_dir: str = field(
         metadata={"help": "Folder of the table, the figure, and finished runs, which are not repeated."}
+    )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
     )
     systems: list[str] = field(default_factory=lambda: ["HSVAE", "CSR", "VSC", "SDLGM"], metadata={"help": "Which."})
     latent_sizes: list[int] = field(default_factory=lambda: [512], metadata={"help": "Widths of the codes."})
@@ -89,12 +102,13 @@ def load_rows(options: Options, dataset: str) -> Rows:
         options.encoder_name_or_path, decoder_type="vector", latent_size=1
     )
     tokenizer = load_encoder_tokenizer(options.encoder_name_or_path, options.max_length)
-    splits = load_text_dataset(dataset, max_train_samples=options.max_train_samples, max_samples=options.max_samples)
-    if not {"train", "validation", "test"} <= set(splits) or "label" not in splits["test"].column_names:
+    limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
+    splits = load_text_dataset(dataset, dataset_config_name=options.dataset_config_name, **limits)
+    names = ("train", "validation", "test")
+    splits = {name: labelled(splits[name]) for name in names if name in splits}
+    if any(splits.get(name) is None for name in names):
         raise ValueError(f"`dataset` must have a test split and labels, got {dataset!r} without; choose another.")
-    train, validation, test = (
-        embed_dataset(splits[name], model.eval(), tokenizer) for name in ("train", "validation", "test")
-    )
+    train, validation, test = (embed_dataset(splits[name], model.eval(), tokenizer) for name in names)
     labels = [np.array(splits[name]["label"][:]) for name in ("train", "test")]
     return Rows(train, labels[0], validation, test, labels[1])
 
@@ -272,13 +286,11 @@ def plot(summary: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Train what is not there yet; write the table and the figure."""
-    (options,) = HfArgumentParser(Options, description=__doc__).parse_args_into_dataclasses()
+    options = parse(Options, __doc__)
     require("accelerate", "matplotlib", "sklearn")
     require("sentence_transformers", extra="dev")
     torch.set_flush_denormal(True)
-    for system in options.systems:
-        if system not in STYLES:
-            raise ValueError(f"`systems` must be of {', '.join(STYLES)}, got {system!r}; name one of them.")
+    options.systems = [choose("systems", system, STYLES, rule="of") for system in options.systems]
     most = min(options.latent_sizes)
     if options.seeds < 1 or not 0 < min(options.active_dims) <= max(options.active_dims) < most:
         raise ValueError(f"`active_dims` must be from 1 to {most - 1}, and `seeds` at least 1; choose such.")

@@ -1,23 +1,33 @@
 """Encode a file of sentences to sparse vectors with a saved model, block by block; vectors at once."""
 
-import csv
-import json
-from collections.abc import Iterator
+import shlex
+import signal
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice, zip_longest
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from transformers import HfArgumentParser, PreTrainedModel
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
+import torch
+from scipy import sparse
+from transformers import PreTrainedModel
+
+from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
-from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, load_for_inference, save_codes
+from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, save_codes
+from hsvae_hf.files import claimed_file
+from hsvae_hf.loading import load_for_inference
+from hsvae_hf.reading import SUFFIXES, find_text_column, read_columns, read_sentences
+from hsvae_hf.reporting import device_name, finish, model_facts, say, size_of
+from hsvae_hf.tokenization import warn_unknown
 from hsvae_hf.vectors import load_vectors
 
-INPUT_FILES = (".txt", ".jsonl", ".csv", ".parquet", ".npy")
+INPUT_FILES = (*SUFFIXES, ".npy")
 
 
 @dataclass
@@ -27,7 +37,8 @@ class EmbedArguments:
     model_name_or_path: str = field(metadata={"help": "Folder of a saved model, or a Hub id."})
     input: Path = field(
         metadata={
-            "help": ".txt (a sentence per line, blank lines count), .jsonl, .csv or .parquet; or .npy of vectors."
+            "help": ".txt (a sentence per line, blank lines count), .csv, .tsv, .jsonl, .json or .parquet; or .npy of "
+            "vectors."
         }
     )
     output: Path = field(
@@ -36,8 +47,10 @@ class EmbedArguments:
             "`values`. Row i is sentence i of the input."
         }
     )
-    text_column: str = field(default="text", metadata={"help": "Column of the sentences; not used for .txt."})
-    batch_size: int = field(default=256, metadata={"help": "Sentences per forward pass."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Sentences per forward pass; the fastest number, by their lengths, without."}
+    )
     max_active_dims: int | None = field(
         default=None, metadata={"help": "Keep at most this many dimensions per sentence, largest magnitudes first."}
     )
@@ -48,7 +61,7 @@ class EmbedArguments:
 
     def __post_init__(self) -> None:
         for name, path, suffixes in (("input", self.input, INPUT_FILES), ("output", self.output, CODE_FILES)):
-            if path.suffix not in suffixes:
+            if path.suffix.lower() not in suffixes:
                 raise ValueError(f"`{name}` must end in one of {', '.join(suffixes)}, got {str(path)!r}; rename it.")
         if not self.input.is_file():
             raise ValueError(f"`input` must be a file, got {str(self.input)!r}; check the path.")
@@ -59,71 +72,6 @@ class EmbedArguments:
             raise ValueError(f"`output` must not exist, got {str(self.output)!r}; {remedy}.")
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a file, with their ends."""
-    offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"`input` must be UTF-8, got byte 0x{line[error.start]:02x} in {path}, line {number}, byte offset "
-                    f"{offset + error.start}; convert the file, for example with iconv -f latin1 -t utf-8."
-                ) from None
-            offset += len(line)
-
-
-def read_csv(path: Path, column: str) -> Iterator[dict[str, Any]]:
-    """Rows of a .csv file with a header; in a file of one column, a blank line is an empty sentence."""
-    csv.field_size_limit(2**31 - 1)  # the default refuses texts above 128 KiB
-    rows = csv.reader(read_lines(path), strict=True)
-    header = next(rows, [])
-    for cells in rows:
-        if cells or len(header) == 1:
-            yield dict(zip_longest(header, cells or [""], fillvalue=None))
-
-
-def read_jsonl(path: Path, column: str) -> Iterator[dict[str, Any]]:
-    """Objects of a .jsonl file."""
-    for number, line in enumerate(read_lines(path), 1):
-        record = json.loads(line)
-        if not isinstance(record, dict):
-            raise ValueError(f"`input` must hold a JSON object per line, got {line[:50]!r} in {path}, line {number}.")
-        yield record
-
-
-def read_parquet(path: Path, column: str) -> Iterator[dict[str, Any]]:
-    """Rows of a .parquet file, of the one column where it exists."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024, columns=[column]):
-            yield from batch.to_pylist() if column in batch.schema.names else [dict.fromkeys(file.schema_arrow.names)]
-
-
-def read_sentences(path: Path, column: str) -> Iterator[str]:
-    """Sentences of a file, in order.
-
-    Raises:
-        ValueError: if there is no such column, or the file is damaged or not UTF-8.
-    """
-    if path.suffix == ".txt":
-        yield from (line.rstrip("\r\n") for line in read_lines(path))
-        return
-    row = 0
-    try:
-        reader = {".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet}[path.suffix]
-        for row, record in enumerate(reader(path, column), 1):
-            if column not in record:
-                raise ValueError(
-                    f"`text_column` must be a column of {path}, got {column!r}; row {row} has {', '.join(record)}."
-                )
-            yield record[column]
-    except (csv.Error, json.JSONDecodeError, UnicodeDecodeError, pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"`input` must be an intact {path.suffix} file, got {path}, damaged after row {row} ({error}); repair it."
-        ) from error
-
-
 def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterator[Any]]:
     """The model and the codes of the input, block by block."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -132,23 +80,57 @@ def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterator[Any]]:
             raise ValueError("`prompt_name` must be left out with vectors: there is no text for it to go before.")
         vectors = load_vectors(args.input)
         model = load_for_inference(args.model_name_or_path)[0].to(device)
-        return model, iter([encode_vectors(model, vectors, args.batch_size, args.max_active_dims)])
-    sentences = read_sentences(args.input, args.text_column)
-    first = list(islice(sentences, 1))  # a file that cannot be read is reported before the model is loaded
+        return model, iter([encode_vectors(model, vectors, args.batch_size or 1024, args.max_active_dims)])
+    column = find_text_column(read_columns(args.input), args.text_column, str(args.input))
+    say("text: its lines" if args.input.suffix.lower() == ".txt" else f"text: column `{column}`")
+    sentences = read_sentences(args.input, column)
+    first = list(islice(sentences, 1000))  # a file that cannot be read is reported before the model is loaded
     if not first:
         raise ValueError(f"`input` must hold at least one sentence, got the empty file {args.input}.")
     model, tokenizer = load_for_inference(args.model_name_or_path)
     if tokenizer is None:
         raise ValueError(f"`input` must be a .npy file of vectors for this model, got {args.input}; it reads no text.")
-    options = (args.batch_size, True, args.max_active_dims, None, args.prompt_name)
+    warn_unknown(tokenizer, first)
+    options = (args.batch_size, sys.stderr.isatty(), args.max_active_dims, None, args.prompt_name)
     return model, encode_stream(model.to(device), tokenizer, chain(first, sentences), *options)
 
 
 def main() -> None:
     """Encode the input file; the output appears when it is complete."""
-    (args,) = HfArgumentParser(EmbedArguments, description=__doc__).parse_args_into_dataclasses()
-    model, blocks = encode_file(args)
-    print(f"{save_codes(args.output, blocks)} codes of {model.config.latent_size} dimensions in {args.output}")
+    args = parse(EmbedArguments, __doc__)
+    say(f"embed.py: {args.input}, by {args.model_name_or_path}, to {args.output}")
+    with claimed_file(args.output):
+        model, blocks = encode_file(args)
+        say(model_facts(model), f"device: {device_name(model.device)}")
+        tally = Tally(blocks)
+        rows = save_codes(args.output, tally)
+    figures = {"codes": rows, "non-zeros per code": tally.stored / max(rows, 1), "empty codes": tally.empty}
+    finish(f"{args.output}: {size_of(args.output)}", figures, read_command(args.output))
+
+
+class Tally:
+    """Blocks of codes, counted as they pass."""
+
+    def __init__(self, blocks: Iterable[sparse.csr_matrix]) -> None:
+        self.blocks, self.stored, self.empty = blocks, 0, 0
+
+    def __iter__(self) -> Iterator[sparse.csr_matrix]:
+        """The blocks."""
+        for block in self.blocks:
+            self.stored += block.nnz
+            self.empty += int((block.getnnz(axis=1) == 0).sum())
+            yield block
+
+
+def read_command(path: Path) -> str:
+    """A command that reads the codes."""
+    if path.suffix == ".jsonl":
+        return shlex.join(["head", "-n", "2", str(path)])
+    code = {
+        ".npz": f"import scipy.sparse; print(repr(scipy.sparse.load_npz({str(path)!r})))",
+        ".parquet": f"import pyarrow.parquet; print(pyarrow.parquet.read_table({str(path)!r}).slice(0, 2))",
+    }
+    return shlex.join(["python", "-c", code[path.suffix]])
 
 
 if __name__ == "__main__":

@@ -1,22 +1,32 @@
 """One JSON report of a trained model on a data set."""
 
+import signal
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from transformers import AutoModelForPreTraining, HfArgumentParser
+from transformers import AutoModelForPreTraining
 
 import hsvae_hf
 from hsvae_hf.analysis import class_gate_activity, plot_gate_heatmap
+from hsvae_hf.arguments import parse
 from hsvae_hf.batches import input_batches
 from hsvae_hf.cli import run
-from hsvae_hf.data import load_text_dataset
-from hsvae_hf.encoding import load_for_inference
-from hsvae_hf.evaluation import check_output, evaluate_model, print_report, representations
+from hsvae_hf.data import labelled, load_text_dataset
+from hsvae_hf.evaluation import evaluate_model, print_report, representations
 from hsvae_hf.extras import require
-from hsvae_hf.training import write_json
+from hsvae_hf.files import check_output, claimed_files, write_json
+from hsvae_hf.loading import load_for_inference
+from hsvae_hf.reporting import command_line, data_facts, device_name, finish, model_facts, say
+from hsvae_hf.tokenization import warn_unknown
 from hsvae_hf.vectors import load_vectors
 
 
@@ -31,6 +41,10 @@ class EvaluateArguments:
     )
     vectors: str | None = field(
         default=None, metadata={"help": "A .npy or .parquet file of sentence vectors, instead of a data set."}
+    )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
     )
     split: str = field(
         default="test", metadata={"help": "Split to report on; validation for test where there is none."}
@@ -51,47 +65,63 @@ def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Datase
     if (options.dataset is None) == (options.vectors is None):
         raise ValueError("Give exactly one of `dataset` and `vectors`, got both or neither.")
     if options.vectors is not None:
-        for name in ("max_samples", "text_column", "label_column"):
+        for name in ("max_samples", "text_column", "label_column", "dataset_config_name"):
             if getattr(options, name) is not None:
                 raise ValueError(f"`{name}` must be left out with `vectors`: all rows are reported on, without text.")
         return "all", None, Dataset.from_dict({"vectors": load_vectors(options.vectors)})
     rows = options.max_samples if options.split == "train" else options.max_train_samples
     limits = {"max_train_samples": rows, "max_samples": options.max_samples}
-    columns = {"text_column": options.text_column, "label_column": options.label_column}
+    names = ("text_column", "label_column", "dataset_config_name")
+    columns = {name: getattr(options, name) for name in names}
     splits = load_text_dataset(str(options.dataset), seed=options.seed, needs_train=False, **limits, **columns)
+    say(*data_facts(splits))
     name = "validation" if options.split == "test" and "test" not in splits else options.split
     if name not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
+    found = splits.summary
+    options.text_column, options.label_column = found.text_column, found.label_column  # as the report is to say
     return name, splits.get("train") if name != "train" else None, splits[name]
 
 
 def main() -> None:
-    """Load, measure, write, print."""
-    (options,) = HfArgumentParser(EvaluateArguments).parse_args_into_dataclasses()
+    """Parse, check, measure into files that are this process's alone."""
+    options = parse(EvaluateArguments, __doc__)
     require("evaluate", "matplotlib", "sklearn")
     for option in ("num_samples", "batch_size"):
         if getattr(options, option) < 1:
             raise ValueError(
                 f"`{option}` must be at least 1, got {getattr(options, option)}; choose a positive number."
             )
-    output = check_output(options.output, options.overwrite, ".json")
-    picture = None
+    inputs, picture = (options.dataset, options.vectors), None
+    output = check_output(options.output, options.overwrite, ".json", inputs=inputs)
     if options.heatmap is not None:
-        picture = check_output(options.heatmap, options.overwrite, ".png", "heatmap")
+        picture = check_output(options.heatmap, options.overwrite, ".png", "heatmap", inputs)
+    with claimed_files(output=output, heatmap=picture):
+        measure(options, output, picture)
+
+
+def measure(options: EvaluateArguments, output: Path, picture: Path | None) -> None:
+    """Load, measure, write, print."""
+    source = options.dataset or options.vectors
+    say(f"evaluate.py: {options.model_name_or_path} on {source}, to {options.output}")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     name, train, test = load_splits(options)
     if options.dataset is not None and name != options.split:
-        print(f"there is no split `{options.split}`: the report is on `{name}`, {len(test)} rows")
-    if picture is not None and "label" not in test.column_names:
+        say(f"there is no split `{options.split}`: the report is on `{name}`, {len(test):,} rows")
+    classified = labelled(test)
+    if picture is not None and classified is None:
         raise ValueError("`heatmap` needs labels, got none in the data; leave it out.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)
-    if picture is not None:
-        found = representations(model, input_batches(model, tokenizer, test, options.batch_size, "Heat map"), 1)
+    say(model_facts(model), f"device: {device_name(device)}")
+    if tokenizer is not None:
+        warn_unknown(tokenizer, test["text"])
+    if picture is not None and classified is not None:
+        found = representations(model, input_batches(model, tokenizer, classified, options.batch_size, "Heat map"), 1)
         if "gate" not in found:
             raise ValueError(f"`heatmap` needs a model with gates, got a {model.config.model_type}; leave it out.")
-        classes = test.features["label"].names
-        activity = class_gate_activity(found["gate"].toarray(), np.array(test["label"][:]), len(classes))
+        classes = classified.features["label"].names
+        activity = class_gate_activity(found["gate"].toarray(), np.array(classified["label"][:]), len(classes))
         plot_gate_heatmap(activity, classes, picture)
     report = evaluate_model(model, tokenizer, train, test, options.num_samples, options.batch_size, options.seed)
     report["settings"] = vars(options) | {
@@ -102,7 +132,11 @@ def main() -> None:
         "hsvae_hf": hsvae_hf.__version__,
     }
     write_json(output, report)
-    print_report({key: value for key, value in report.items() if key != "settings"})
+    print_report(report)
+    names = ("model_name_or_path", "dataset", "dataset_config_name", "text_column")
+    shared = {name: getattr(options, name) for name in names}
+    words = tokenizer is not None and options.dataset is not None
+    finish(f"{output}: all figures", {}, *([command_line("explain.py", **shared)] if words else []))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
 """Rows of the gates' study that no configuration gives: relaxed gates, an annealed temperature, closed beginnings."""
 
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from transformers import HfArgumentParser
 
 from hsvae_hf import modeling_hsvae
+from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.distributions import sample_binary_concrete
+from hsvae_hf.files import staged_folder
 from hsvae_hf.modeling_hsvae import GateLinear, HSVAEHead
 from hsvae_hf.reproduction import STUDIED, ReproduceArguments, comparison, results, shown, spread, table
-from hsvae_hf.training import staged_folder
 
 VARIANTS = {
     "relaxed": "gates between 0 and 1 in training",
@@ -60,7 +67,7 @@ def variant(name: str) -> Iterator[None]:
 
 def main() -> None:
     """Run what is missing, write the table."""
-    (options,) = HfArgumentParser(Options, description=__doc__).parse_args_into_dataclasses()
+    options = parse(Options, __doc__)
     if options.seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {options.seeds}; choose a positive number.")
     shared = ReproduceArguments("gates", [options.dataset], options.output_dir)

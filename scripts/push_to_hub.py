@@ -1,11 +1,18 @@
 """Push a trained model to the Hub: weights, code, tokenizer, card and report, in one commit."""
 
+import shlex
+import signal
+import sys
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
+from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.hub import push_to_hub
+from hsvae_hf.reporting import finish, say
 
 
 @dataclass
@@ -23,9 +30,12 @@ class PushArguments:
 
 def main() -> None:
     """Push, print where to."""
-    (options,) = HfArgumentParser(PushArguments).parse_args_into_dataclasses()
+    options = parse(PushArguments, __doc__)
+    say(f"push_to_hub.py: {options.model_name_or_path} to {options.repo_id}, one commit")
     settings = (options.private, options.token, options.dataset_id, options.overwrite, options.card)
-    print(push_to_hub(options.model_name_or_path, options.repo_id, *settings))
+    url = push_to_hub(options.model_name_or_path, options.repo_id, *settings)
+    code = f"from transformers import AutoModel; AutoModel.from_pretrained({options.repo_id!r}, trust_remote_code=True)"
+    finish(url, {}, shlex.join(["python", "-c", code]))
 
 
 if __name__ == "__main__":

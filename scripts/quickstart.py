@@ -1,25 +1,32 @@
 """The whole path in a few minutes on two cores: train a small HSVAE on docstrings, embed, look at the codes."""
 
+import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
 import numpy as np
 import torch
-from transformers import HfArgumentParser, set_seed
-from transformers.utils import logging
+from transformers import set_seed
 
 import hsvae_hf
 from hsvae_hf.analysis import class_gate_activity, plot_gate_heatmap
+from hsvae_hf.arguments import parse
 from hsvae_hf.batches import input_batches
 from hsvae_hf.calibration import hold_target
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import evaluate_model, print_report, representations
 from hsvae_hf.extras import require
+from hsvae_hf.modeling_text_vae import tokenizer_fields
+from hsvae_hf.presets import SMALL_LENGTH, SMALL_MODEL, SMALL_TRAINING
+from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, say
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, check_output_dir, run_settings, save_run
-
-ACTIVE_DIMS = 12  # of 64, for a sentence on average
+from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, claimed_output_dir, run_settings, save_run
 
 
 @dataclass
@@ -27,7 +34,7 @@ class QuickstartArguments:
     """Where to, and how long."""
 
     output_dir: str = field(default="runs/quickstart", metadata={"help": "Folder of the model and the picture."})
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the corpus."})
+    max_steps: int = field(default=SMALL_TRAINING["max_steps"], metadata={"help": "Steps to train."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Sentences to train on; all by default."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete what is in output_dir."})
 
@@ -45,44 +52,37 @@ def show_neighbours(model: hsvae_hf.HSVAEModel, tokenizer: object, corpus: list[
         code = codes[row]
         strongest = np.argsort(-np.abs(code.data))[:8]
         shown = ", ".join(f"{code.indices[i]}: {code.data[i]:+.2f}" for i in strongest)
-        print(f'\n"{query}"\n  {code.nnz} of {codes.shape[1]} dimensions active; strongest {{{shown}}}')
+        say(f'\n"{query}"\n  {code.nnz} of {codes.shape[1]} dimensions active; strongest {{{shown}}}')
         similarity = (scaled[: len(corpus)] @ scaled[row].T).toarray().ravel()
         for index in np.argsort(-similarity)[:3]:
-            print(f"  {similarity[index]:.2f}  {corpus[index]}")
+            say(f"  {similarity[index]:.2f}  {corpus[index]}")
 
 
 def main() -> None:
-    """Train, measure, show."""
-    (options,) = HfArgumentParser(QuickstartArguments).parse_args_into_dataclasses()
+    """Train in a folder that is this run's alone."""
+    options = parse(QuickstartArguments, __doc__)
     require("accelerate", "evaluate", "matplotlib", "sklearn")
-    logging.set_verbosity_error()
+    settings = SMALL_TRAINING | {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
+    settings |= {"logging_steps": 200, "max_steps": options.max_steps, "output_dir": options.output_dir}
+    arguments = TextVAETrainingArguments(**settings, overwrite_output_dir=options.overwrite_output_dir)
+    with claimed_output_dir(arguments):
+        train(options, arguments)
+
+
+def train(options: QuickstartArguments, arguments: TextVAETrainingArguments) -> None:
+    """Train, measure, show."""
     set_seed(42)
-    print("Reading the docstrings of the installed packages ...")
+    say(f"quickstart.py: a small hsvae on the docstrings of the installed packages, to {options.output_dir}")
     dataset = load_text_dataset("docstrings", max_train_samples=options.max_train_samples)
-    tokenizer = train_tokenizer(dataset["train"]["text"], vocab_size=6_000, max_length=32)
+    say(*data_facts(dataset))
+    sizes = dict(SMALL_MODEL)
+    words = sizes.pop("vocab_size")
+    tokenizer = train_tokenizer(dataset["train"]["text"], vocab_size=words, max_length=SMALL_LENGTH)
     tokens = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
-    config = hsvae_hf.HSVAEConfig(
-        vocab_size=len(tokenizer),
-        embedding_size=96,
-        hidden_size=192,
-        latent_size=64,
-        target_active_dims=ACTIVE_DIMS,
-    )
-    arguments = TextVAETrainingArguments(
-        output_dir=options.output_dir,
-        num_train_epochs=options.num_train_epochs,
-        per_device_train_batch_size=64,
-        learning_rate=4e-3,
-        logging_steps=200,
-        eval_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        overwrite_output_dir=options.overwrite_output_dir,
-    )
-    check_output_dir(arguments)
+    config = hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), **sizes, **tokenizer_fields(tokenizer))
     model = hsvae_hf.HSVAEForPreTraining(config)
     model.generation_config.max_length = tokenizer.model_max_length + 1  # the start token counts
-    print(f"Training on {len(tokens['train'])} sentences, {model.num_parameters():,} parameters")
+    say(model_facts(model))
     trainer = TextVAETrainer(
         model=model,
         args=arguments,
@@ -93,12 +93,13 @@ def main() -> None:
     metrics = trainer.train().metrics
     held_out = input_batches(model, tokenizer, dataset["validation"], 256, "Calibrate")
     hold_target(model, (inputs for _, inputs in held_out))
-    settings = run_settings(arguments, dataset="docstrings", max_train_samples=options.max_train_samples)
-    save_run(options.output_dir, model, tokenizer, metrics, settings)
+    said = run_settings(arguments, dataset="docstrings", max_train_samples=options.max_train_samples)
+    save_run(options.output_dir, model, tokenizer, metrics, said)
 
     model.eval()
-    print("\nOn held-out sentences:")
-    print_report(evaluate_model(model, tokenizer, dataset["train"], dataset["test"]))
+    say("\nOn held-out sentences:")
+    report = evaluate_model(model, tokenizer, dataset["train"], dataset["test"])
+    print_report(report)
     classes = dataset["test"].features["label"].names
     test = input_batches(model, tokenizer, dataset["test"], 256, "Gates")
     gates = representations(model, test, num_samples=1)["gate"].toarray()
@@ -111,15 +112,18 @@ def main() -> None:
         "Compute the eigenvalues of a symmetric matrix.",
         "Open the file and return its contents as a string.",
     ]
-    print("\nThree sentences, their active dimensions and nearest neighbours in the training corpus:")
+    say("\nThree sentences, their active dimensions and nearest neighbours in the training corpus:")
     show_neighbours(model.model, tokenizer, list(dataset["train"]["text"]), queries)
     inputs = tokenizer(queries[:1], return_tensors="pt")
     with torch.inference_mode():
         words = model.generate(**inputs, num_beams=4)
-    print(
-        f'\nReconstruction of "{queries[0]}" (beam search):\n  {tokenizer.decode(words[0], skip_special_tokens=True)}'
-    )
-    print(f"\nModel and tokenizer: {options.output_dir}\nGate heat map:       {picture}")
+    say(f'\nReconstruction of "{queries[0]}" (beam search):\n  {tokenizer.decode(words[0], skip_special_tokens=True)}')
+    figures = {"perplexity per word": report["perplexity"], "non-zeros per code": report["active_dims"]}
+    figures["accuracy of the package from the code"] = report["accuracy"]["code"]
+    pair = ["Set the title of the figure.", "Set the color of the line."]
+    explained = {"model_name_or_path": options.output_dir, "dataset": "docstrings", "sentences": pair}
+    result = f"{options.output_dir}: the model, its tokenizer, and a picture of the gates, {picture.name}"
+    finish(result, figures, command_line("explain.py", **explained))
 
 
 if __name__ == "__main__":

@@ -1,32 +1,37 @@
 """Train a text VAE on raw sentences: tokenizer, model, checkpoints, logs, results in one folder."""
 
-import argparse
 import math
-import re
+import signal
 import sys
-import types
-import typing
-from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
 import torch
-from transformers import HfArgumentParser, PreTrainedConfig, set_seed
+from transformers import set_seed
 
 import hsvae_hf
+from hsvae_hf.arguments import MODEL_NAMES, OUTPUT_FIRST, TRAINING_FIRST, ScriptParser, choose, config_arguments
 from hsvae_hf.calibration import fit_code_scale, hold_target
 from hsvae_hf.cli import run
-from hsvae_hf.data import HUB_IDS, MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
-from hsvae_hf.encoding import load_tokenizer
-from hsvae_hf.modeling_text_vae import special_token_ids
+from hsvae_hf.data import MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.loading import load_tokenizer
+from hsvae_hf.locating import HUB_IDS
+from hsvae_hf.modeling_text_vae import tokenizer_fields
 from hsvae_hf.monitor import CALIBRATION_ROWS, CollapseMonitor, held_out_batches
-from hsvae_hf.tokenization import train_tokenizer
+from hsvae_hf.presets import SMALL_LENGTH, SMALL_MODEL, SMALL_TRAINING
+from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, report_steps, say
+from hsvae_hf.resuming import check_resumable, check_same_vectors
+from hsvae_hf.sources import check_source
+from hsvae_hf.tokenization import train_tokenizer, warn_unknown
 from hsvae_hf.training import (
     TextVAETrainer,
     TextVAETrainingArguments,
-    check_output_dir,
-    check_resumable,
-    check_same_vectors,
+    claimed_output_dir,
     run_settings,
     save_run,
 )
@@ -41,11 +46,25 @@ from hsvae_hf.vectors import (
     split_vectors,
 )
 
-NOT_FLAGS = {"classifier_hidden_size", "freeze_encoder", "num_samples", "is_encoder_decoder"}
-# these follow from --encoder_name_or_path, or from what that encoder says of itself
-NOT_FLAGS |= {"encoder_type", "encoder_config", "pooling", "normalize_vectors", "prompts", "default_prompt_name"}
-NOT_FLAGS |= {"vector_size"}
 ENCODER_LEARNING_RATE = 8e-5  # the paper's, with BERT
+PRESETS = ("default", "small", "released")
+FIRST = {
+    "data": ("dataset", "text_column", "vectors", "max_train_samples", "max_length"),
+    "model": (
+        "preset",
+        "model_type",
+        "encoder_name_or_path",
+        "decoder_type",
+        "latent_size",
+        "hidden_size",
+        "vocab_size",
+    ),
+    "sparsity": ("target_active_dims", "max_active_dims"),
+    "training": TRAINING_FIRST,
+    "output": OUTPUT_FIRST,
+}
+SMALL_REMEDY = "these sizes are for a GPU: --preset small takes minutes on two cores"
+MODEL_HELP = f"With --model_type, the options are those of that model: {', '.join(hsvae_hf.MODELS)}."
 
 
 @dataclass
@@ -59,9 +78,13 @@ class DataArguments:
         default=None,
         metadata={"help": "A .npy or .parquet file of sentence vectors made elsewhere, instead of a data set."},
     )
-    model_type: str = field(default="hsvae", metadata={"help": f"One of {', '.join(hsvae_hf.MODELS)}."})
+    model_type: str = field(default="hsvae", metadata={"help": "Which model; see below."})
     preset: str = field(
-        default="default", metadata={"help": "released: the defaults of hsvae are those of the paper's released code."}
+        default="default",
+        metadata={
+            "help": "small: words, on two cores, in minutes; released: hsvae as in the paper's released code; else the "
+            "paper's sizes, for a GPU."
+        },
     )
     encoder_name_or_path: str | None = field(
         default=None,
@@ -69,6 +92,10 @@ class DataArguments:
     )
     prompt_name: str | None = field(
         default=None, metadata={"help": "Which of a sentence-transformers encoder's prompts goes before a sentence."}
+    )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     max_length: int | None = field(
@@ -79,26 +106,13 @@ class DataArguments:
         },
     )
     tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Use this one; else train one."})
+    ascii_only: bool = field(
+        default=False,
+        metadata={"help": "The tokenizer to be trained keeps to the paper's ASCII rule; --preset released does."},
+    )
     streaming: bool = field(default=False, metadata={"help": "Read while training; needs --max_steps."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the training split."})
     max_samples: int | None = field(default=None, metadata={"help": "Rows of the validation split."})
-
-
-def config_arguments(config_class: type[PreTrainedConfig]) -> type:
-    """A dataclass of flags out of the configuration's own fields and the help in its docstring."""
-    documented = " ".join(filter(None, (c.__doc__ for c in config_class.__mro__ if issubclass(c, PreTrainedConfig))))
-    shared = {item.name for item in fields(PreTrainedConfig)} | NOT_FLAGS
-    flags: list[tuple[str, Any, Any]] = []
-    for item in fields(config_class):
-        if item.name in shared or item.name.endswith("_token_id") or item.default is MISSING:
-            continue
-        kind = {float | int: float, float | int | None: float | None}.get(item.type, item.type)
-        simple = kind in (int, float, str, bool) or typing.get_origin(kind) in (typing.Literal, types.UnionType)
-        found = re.search(rf"\b{item.name}: (.*?)(?=\n\s+\w+: |\n\n|$)", documented, re.DOTALL)
-        text = " ".join(found[1].split()).replace("%", "%%") if found else item.name
-        if simple:
-            flags.append((item.name, kind, field(default=item.default, metadata={"help": text})))
-    return make_dataclass("ConfigArguments", flags)
 
 
 def holds_a_number(flags: dict[str, Any]) -> bool:
@@ -109,37 +123,64 @@ def holds_a_number(flags: dict[str, Any]) -> bool:
 
 def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArguments]:
     """The command line; `--model_type` decides which configuration's fields are flags."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--model_type", "--model-type", default=DataArguments.model_type)
-    first.add_argument("--encoder_name_or_path", "--encoder-name-or-path")
-    first.add_argument("--decoder_type", "--decoder-type", default="gru")
-    first.add_argument("--vectors")
-    first.add_argument("--preset", default=DataArguments.preset)
-    known = first.parse_known_args()[0]
-    name = known.model_type
-    if name not in hsvae_hf.MODELS:
-        raise ValueError(
-            f"`model_type` must be a text VAE of {', '.join(hsvae_hf.MODELS)}, got {name!r}; name another."
-        )
-    if known.preset not in ("default", "released") or (known.preset == "released" and name != "hsvae"):
-        raise ValueError(f"`preset` must be default, or released for hsvae, got {known.preset!r} for {name}.")
-    kinds = (DataArguments, config_arguments(hsvae_hf.MODELS[name][0]), TextVAETrainingArguments)
-    parser = HfArgumentParser(kinds, allow_abbrev=False)  # an abbreviation would not change the defaults
+    peek = ScriptParser()
+    peek.add_argument("--model_type", "--model-type", default=DataArguments.model_type)
+    peek.add_argument("--encoder_name_or_path", "--encoder-name-or-path")
+    peek.add_argument("--decoder_type", "--decoder-type", default="gru")
+    peek.add_argument("--vectors")
+    peek.add_argument("--preset", default=DataArguments.preset)
+    known = peek.parse_known_args()[0]
+    name = choose("model_type", known.model_type, hsvae_hf.MODELS, MODEL_NAMES, "a text VAE of")
+    preset = choose("preset", known.preset, PRESETS)
+    kinds = {"data": DataArguments, "model": config_arguments(hsvae_hf.MODELS[name][0])}
+    kinds["training"] = TextVAETrainingArguments
+    parser = ScriptParser(kinds, FIRST, model_of, description=__doc__, epilog=MODEL_HELP)
     vectors = known.decoder_type == "vector" or known.vectors is not None
     if vectors:
         defaults = VECTOR_DEFAULTS | HEAD_DEFAULTS.get(name, {}) | {"decoder_type": "vector"}
-        if any(word.startswith(("--num_train_epochs", "--num-train-epochs")) for word in sys.argv):
-            defaults["max_steps"] = -1  # epochs are what was asked for
-        parser.set_defaults(**defaults)
     elif known.encoder_name_or_path is not None:
-        parser.set_defaults(learning_rate=ENCODER_LEARNING_RATE, tie_word_embeddings=False)
-    if known.preset == "released":
-        parser.set_defaults(**hsvae_hf.RELEASED)
-    data, parsed, arguments = parser.parse_args_into_dataclasses()
+        defaults = {"learning_rate": ENCODER_LEARNING_RATE, "tie_word_embeddings": False}
+    else:
+        defaults = {}
+    defaults |= preset_defaults(preset, name, words=not vectors and known.encoder_name_or_path is None)
+    if any(word.startswith(("--num_train_epochs", "--num-train-epochs")) for word in sys.argv):
+        defaults["max_steps"] = -1  # epochs are what was asked for
+    parser.set_defaults(**{option: value for option, value in defaults.items() if parser.knows(option)})
+    data, parsed, arguments = parser.parse()
+    data.model_type, data.preset = name, preset
     flags = vars(parsed)
     if vectors and holds_a_number(flags) and flags["target_active_dims"] is None:  # what gates are balanced to
         flags["target_active_dims"] = min(flags["latent_size"] / 16, (flags["max_active_dims"] or math.inf) / 2)
     return data, flags, arguments
+
+
+def preset_defaults(preset: str, model_type: str, words: bool) -> dict[str, Any]:
+    """The defaults that a preset sets.
+
+    Raises:
+        ValueError: if it is not for this model or input.
+    """
+    if preset == "released":
+        if model_type != "hsvae":
+            raise ValueError(f"`preset` must be default or small for {model_type}, got 'released', which is for hsvae.")
+        return hsvae_hf.RELEASED | {"ascii_only": True}
+    if preset == "small":
+        if not words:
+            raise ValueError(
+                "`preset` must be left out with an encoder or vectors, got 'small', which is for words and a GRU."
+            )
+        return SMALL_MODEL | SMALL_TRAINING | {"max_length": SMALL_LENGTH}
+    return {}
+
+
+def model_of(option: str) -> str | None:
+    """The model that has a field of this name in its configuration, for the error."""
+    found = [
+        name
+        for name, kinds in hsvae_hf.MODELS.items()
+        if option in {f.name for f in fields(config_arguments(kinds[0]))}
+    ]
+    return f"--model_type {' and '.join(found)}" if found else None
 
 
 def load_text(data: DataArguments, seed: int) -> Any:
@@ -147,12 +188,14 @@ def load_text(data: DataArguments, seed: int) -> Any:
     dataset = load_text_dataset(
         str(data.dataset),
         text_column=data.text_column,
+        dataset_config_name=data.dataset_config_name,
         with_labels=False,
         streaming=data.streaming,
         max_train_samples=data.max_train_samples,
         max_samples=data.max_samples,
         seed=seed,
     )
+    say(*data_facts(dataset, labels=False))
     return type(dataset)({name: dataset[name] for name in ("train", "validation") if name in dataset})
 
 
@@ -172,9 +215,11 @@ def prepare_words(data: DataArguments, flags: dict[str, Any], seed: int, checkpo
                 f"`max_length` must stay {tokenizer.model_max_length}, as in {checkpoint!r}, got {data.max_length}; "
                 "resume a run with the options that it was started with."
             )
+        warn_unknown(tokenizer, (row["text"] for row in dataset["train"]))
     else:
         texts = (row["text"] for row in dataset["train"])
-        tokenizer = train_tokenizer(texts, vocab_size=flags["vocab_size"], max_length=max_length)
+        size = flags["vocab_size"]
+        tokenizer = train_tokenizer(texts, vocab_size=size, max_length=max_length, ascii_only=data.ascii_only)
     data.max_length = tokenizer.model_max_length  # as `train_settings.json` is to say
     splits = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
     flags.pop("vocab_size")
@@ -182,7 +227,7 @@ def prepare_words(data: DataArguments, flags: dict[str, Any], seed: int, checkpo
     if encoder is not None:
         model = model_class.from_encoder_pretrained(encoder, **flags)
     else:
-        model = model_class(config_class(vocab_size=len(tokenizer), **flags, **special_token_ids(tokenizer)))
+        model = model_class(config_class(vocab_size=len(tokenizer), **flags, **tokenizer_fields(tokenizer)))
     model.generation_config.max_length = tokenizer.model_max_length + 1  # the start token counts
     return model, tokenizer, splits, TextCollator(tokenizer)
 
@@ -196,6 +241,7 @@ def prepare_vectors(data: DataArguments, flags: dict[str, Any], seed: int, check
         flags["freeze_text_encoder"] = False
         model = model_class(config_class(encoder_type="vector", vector_size=rows.shape[1], **flags))
         tokenizer, vectors = None, split_vectors(rows, seed, data.max_train_samples, data.max_samples)
+        say(f"data: {data.vectors}, vectors", *data_facts(vectors))
     else:
         encoder = str(data.encoder_name_or_path)
         if data.prompt_name is not None:
@@ -244,20 +290,37 @@ def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
         raise ValueError(
             "`encoder_name_or_path` must be given with `decoder_type` 'vector' and a data set, and not with `vectors`."
         )
-    ignored = [name for name in ("prompt_name", "text_column", "max_length") if getattr(data, name) is not None]
+    ignored = ("prompt_name", "text_column", "dataset_config_name", "max_length")
+    ignored = [name for name in ignored if getattr(data, name) is not None]
     if data.vectors is not None and ignored:
         raise ValueError(f"`{ignored[0]}` must be left out with `vectors`: there is no text.")
     if data.streaming:
         raise ValueError("`streaming` must be off with `decoder_type` 'vector': the vectors are computed once, before.")
 
 
+def check_sources(data: DataArguments) -> None:
+    """Refuse an encoder or a tokenizer that is not there, before anything is read."""
+    for name in ("encoder_name_or_path", "tokenizer_name_or_path"):
+        if getattr(data, name) is not None:
+            check_source(getattr(data, name), name)
+
+
 def main() -> None:
-    """Parse, train, evaluate, save."""
+    """Parse, train in a folder that is this run's alone."""
     data, flags, arguments = parse_arguments()
     check_input(data, flags)
     check_schedule(flags, arguments)
+    check_sources(data)
     sources = (data.dataset, data.vectors, data.tokenizer_name_or_path, data.encoder_name_or_path)
-    checkpoint = check_output_dir(arguments, sources)
+    with claimed_output_dir(arguments, sources) as checkpoint:
+        train(data, flags, arguments, checkpoint)
+
+
+def train(
+    data: DataArguments, flags: dict[str, Any], arguments: TextVAETrainingArguments, checkpoint: str | None
+) -> None:
+    """Prepare, train, evaluate, save."""
+    say(f"train.py: {data.model_type} on {data.dataset or data.vectors}, to {arguments.output_dir}")
     set_seed(arguments.seed)
     prepare = prepare_vectors if flags["decoder_type"] == "vector" else prepare_words
     with arguments.main_process_first():
@@ -278,6 +341,8 @@ def main() -> None:
         data_collator=collator,
         processing_class=tokenizer,
     )
+    report_steps(trainer, None if data.preset == "small" or flags["decoder_type"] == "vector" else SMALL_REMEDY)
+    say(model_facts(model))
     monitor = CollapseMonitor(trainer)
     if "validation" in splits:
         trainer.add_callback(monitor)
@@ -295,7 +360,24 @@ def main() -> None:
         rows = None if data.streaming else len(splits["train"])
         settings = run_settings(arguments, train_rows=rows, **vars(data))
         save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics, settings)
-        print("\n".join(f"{name}: {value}" for name, value in metrics.items()))
+        tell(data, arguments.output_dir, metrics)
+
+
+def tell(data: DataArguments, folder: str, metrics: dict[str, Any]) -> None:
+    """Say where the run is, what came out, and how to look at it."""
+    figures = {
+        "perplexity per word": metrics.get("eval_perplexity"),
+        "neighbours kept": metrics.get("eval_neighbours_kept"),
+        "non-zeros per code": metrics.get("eval_active_dims"),
+        "mutual information": metrics.get("eval_mutual_information"),
+    }
+    if not any(value is not None for value in figures.values()):
+        figures = {"loss": metrics["train_loss"]}
+    names = ("dataset", "dataset_config_name", "vectors", "text_column")
+    source = {name: getattr(data, name) for name in names}
+    result = f"{folder}: the model{'' if data.vectors else ', its tokenizer'}, and all figures in all_results.json"
+    report = Path(folder) / "report.json"
+    finish(result, figures, command_line("evaluate.py", model_name_or_path=folder, **source, output=report))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,33 @@
 """Train a classifier on the samples of a trained text VAE: K-sample Monte-Carlo marginalisation (paper, 4.2)."""
 
+import shlex
+import signal
+import sys
 from dataclasses import dataclass, field
 
-from transformers import AutoModelForSequenceClassification, HfArgumentParser, set_seed
+if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
+from transformers import AutoModelForSequenceClassification, set_seed
+
+from hsvae_hf.arguments import OUTPUT_FIRST, TRAINING_FIRST, ScriptParser
 from hsvae_hf.cli import run
-from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
-from hsvae_hf.encoding import load_for_inference
-from hsvae_hf.training import (
-    RunArguments,
-    WholeCheckpointTrainer,
-    accuracy,
-    check_output_dir,
-    check_resumable,
-    run_settings,
-    save_run,
-)
+from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
+from hsvae_hf.loading import load_for_inference
+from hsvae_hf.reporting import data_facts, finish, model_facts, say
+from hsvae_hf.resuming import check_resumable
+from hsvae_hf.sources import check_source
+from hsvae_hf.tokenization import warn_unknown
+from hsvae_hf.training import RunArguments, WholeCheckpointTrainer, accuracy, claimed_output_dir, run_settings, save_run
 
 KEPT = ("model_type", "vocab_size", "hidden_size", "latent_size", "num_samples", "freeze_encoder", "id2label")
+FIRST = {
+    "data": ("model_name_or_path", "dataset", "text_column", "label_column", "max_train_samples", "max_samples"),
+    "classifier": ("num_samples", "freeze_encoder"),
+    "training": TRAINING_FIRST,
+    "output": OUTPUT_FIRST,
+}
 
 
 @dataclass
@@ -28,6 +38,10 @@ class ClassifierArguments:
     dataset: str = field(metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."})
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if not found by name."})
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
     num_samples: int = field(default=5, metadata={"help": "K draws of the code per sentence; 0: the code itself."})
     freeze_encoder: bool = field(default=True, metadata={"help": "Train the classifier alone."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the training split."})
@@ -43,21 +57,39 @@ class ClassifierTrainingArguments(RunArguments):
 
 
 def main() -> None:
-    """Parse, train, evaluate on validation and test, save."""
-    parser = HfArgumentParser((ClassifierArguments, ClassifierTrainingArguments))
-    options, arguments = parser.parse_args_into_dataclasses()
-    checkpoint = check_output_dir(arguments, (options.dataset, options.model_name_or_path))
+    """Parse, train in a folder that is this run's alone."""
+    kinds = {"data": ClassifierArguments, "training": ClassifierTrainingArguments}
+    options, arguments = ScriptParser(kinds, FIRST, description=__doc__).parse()
+    check_source(options.model_name_or_path, "model_name_or_path")  # before the data are read
+    with claimed_output_dir(arguments, (options.dataset, options.model_name_or_path)) as checkpoint:
+        train(options, arguments, checkpoint)
+
+
+def train(options: ClassifierArguments, arguments: ClassifierTrainingArguments, checkpoint: str | None) -> None:
+    """Train, evaluate on validation and test, save."""
+    say(f"train_classifier.py: {options.model_name_or_path} on {options.dataset}, to {arguments.output_dir}")
     set_seed(arguments.seed)
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
-    columns = {"text_column": options.text_column, "label_column": options.label_column}
+    columns = {name: getattr(options, name) for name in ("text_column", "label_column", "dataset_config_name")}
     with arguments.main_process_first():
         dataset = load_text_dataset(options.dataset, seed=arguments.seed, **limits, **columns)
     if "validation" not in dataset:
         raise ValueError(f"`dataset` must have at least 2 rows, got 1 in {options.dataset!r}; some are held out.")
     if "label" not in dataset["train"].column_names:
-        raise ValueError(f"`label_column` must name a column of classes, got none in {options.dataset!r}; name one.")
-    names = dataset["train"].features["label"].names
-    if len(names) < 2:
+        raise ValueError(
+            f"`label_column` must name a column of classes, got none in {options.dataset!r} among the columns "
+            f"{', '.join(dataset.summary.columns)}; name one."
+        )
+    splits = {name: labelled(dataset[name]) for name in ("train", "validation", "test") if name in dataset}
+    if splits["train"] is None or splits["validation"] is None:
+        raise ValueError(
+            f"`label_column` must hold classes in the rows of train and validation, got {options.dataset!r} without; "
+            "add some."
+        )
+    splits = {name: split for name, split in splits.items() if split is not None}
+    say(*data_facts(dataset))
+    names = splits["train"].features["label"].names
+    if len(splits["train"].unique("label")) < 2:
         raise ValueError(
             f"`label_column` must hold at least 2 classes, got {names} in {options.dataset!r}; name another."
         )
@@ -76,9 +108,10 @@ def main() -> None:
             f"`model_name_or_path` must be a model that reads text, got {options.model_name_or_path!r}, which takes "
             "vectors alone; use one with its encoder."
         )
+    say(model_facts(model))
     if checkpoint is not None:
         check_resumable(checkpoint, {name: getattr(model.config, name) for name in KEPT})
-    splits = {name: dataset[name] for name in ("train", "validation", "test") if name in dataset}
+    warn_unknown(tokenizer, splits["train"]["text"])
     with arguments.main_process_first():
         splits = {name: tokenize_dataset(split, tokenizer) for name, split in splits.items()}
     trainer = WholeCheckpointTrainer(
@@ -97,7 +130,18 @@ def main() -> None:
     if trainer.is_world_process_zero():
         settings = run_settings(arguments, **vars(options))
         save_run(arguments.output_dir, trainer.accelerator.unwrap_model(trainer.model), tokenizer, metrics, settings)
-        print("\n".join(f"{name}: {value}" for name, value in metrics.items()))
+        figures = {f"accuracy on {name}": metrics.get(f"{name}_accuracy") for name in ("validation", "test")}
+        loss = {"training loss": metrics["train_loss"]}
+        result = f"{arguments.output_dir}: the classifier, its tokenizer, and all figures in all_results.json"
+        finish(result, figures | loss, classify_command(arguments.output_dir, dataset["validation"]["text"][0]))
+
+
+def classify_command(folder: str, sentence: str) -> str:
+    """A command that classifies a sentence."""
+    code = (
+        f"import hsvae_hf, transformers; print(transformers.pipeline('text-classification', {folder!r})({sentence!r}))"
+    )
+    return shlex.join(["python", "-c", code])
 
 
 if __name__ == "__main__":

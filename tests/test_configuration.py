@@ -1,7 +1,7 @@
 """Configurations: round trip, strict fields, errors that name the argument."""
 
 import pytest
-from families import FAMILIES
+from families import FAMILIES, SIZES, bert
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
@@ -10,7 +10,7 @@ from hsvae_hf import RELEASED, HSVAEConfig
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_round_trip(family, tmp_path):
-    config = family.config(prior_alpha=7, num_labels=3)
+    config = family.config(z_kl_weight=7, num_labels=3)
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert type(loaded) is family.config_class
@@ -39,11 +39,23 @@ def test_the_preset_is_the_released_code_and_the_defaults_differ_where_gates_and
         ({"z_kl_weight": -0.1}, "`z_kl_weight` must be at least 0 and finite, got -0.1"),
         ({"gamma_kl_weight": float("nan")}, "`gamma_kl_weight`"),
         ({"word_dropout": 1.0}, r"`word_dropout` must be in \[0, 1\), got 1.0"),
-        ({"prior_alpha": 0}, "`prior_alpha` must be positive"),
-        ({"spike_std": 0.0}, "`spike_std` must be positive"),
+        ({"prior_alpha": 0}, "`prior_alpha` must be from 0.001 to 10000, got 0;"),
+        ({"spike_std": 0.0}, "`spike_std` must be from 0.0001 to 10, got 0.0;"),
         ({"active_threshold": 1.5}, r"`active_threshold` must be inside \(0, 1\), got 1.5"),
         ({"gate_concentration_max": 0.1}, "`gate_concentration_max` must be above"),
         ({"kl_estimator": "collapsed", "condition_slab_on_gate": True}, "`kl_estimator` must be another"),
+        ({"gate_concentration_max": 70_000}, "`gate_concentration_max` must be from 0.001 to 10000, got 70000"),
+        ({"gate_concentration_min": 1e-6}, "`gate_concentration_min` must be from 0.001 to 10000, got 1e-06"),
+        (
+            {"gate_concentration_min": 0.005, "kl_estimator": "mc"},
+            "`gate_concentration_min` must be at least 0.01 where gamma is drawn, got 0.005",
+        ),
+        ({"concrete_temperature": 1e-30}, "`concrete_temperature` must be from 0.01 to 100"),
+        ({"slab_std_min": 1e-30}, "`slab_std_min` must be from 1e-06 to 10"),
+        ({"prior_beta": float("inf")}, "`prior_beta` must be from 0.001"),
+        ({"latent_dim": 64}, "`latent_dim` must be a field of HSVAEConfig, got an unknown name; .* `latent_size`"),
+        ({"hidden_dim": 64}, "`hidden_dim` .* the nearest is `hidden_size`"),
+        ({"num_beams": 4}, "`num_beams` must be a field of HSVAEConfig"),
         ({"gate_balance_weight": -1.0}, "`gate_balance_weight` must be at least 0"),
         ({"kl_estimator": "exact"}, "kl_estimator"),
         ({"latent_size": "64"}, "latent_size"),
@@ -51,12 +63,42 @@ def test_the_preset_is_the_released_code_and_the_defaults_differ_where_gates_and
         ({"max_active_dims": 0}, "`max_active_dims` must be at least 1, got 0"),
         ({"num_samples": -1}, "`num_samples` must be at least 0, got -1"),
         ({"eos_token_id": 30_000}, "`eos_token_id` must be an id below `vocab_size`"),
+        ({"eos_token_id": [1, 30_000]}, "`eos_token_id` must be an id below `vocab_size`"),
         ({"pad_token_id": 1}, "`pad_token_id` must be not `eos_token_id`"),
+        ({"pad_token_id": 3, "eos_token_id": [1, 3]}, "`pad_token_id` must be not `eos_token_id`"),
     ],
 )
 def test_bad_values_are_named(options, message):
     with pytest.raises((ValueError, StrictDataclassError), match=message):
         HSVAEConfig(**options)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_an_unknown_field_is_refused_by_every_family(family):
+    with pytest.raises(ValueError, match=r"`latent_sizes` must be a field of .*; the nearest is `latent_size`"):
+        family.config(latent_sizes=4)
+
+
+def test_what_the_library_itself_passes_is_no_unknown_field(tmp_path):
+    config = HSVAEConfig(num_labels=3, attn_implementation="eager", projection_dim=32, torch_dtype="float32")
+    assert (config.num_labels, config.latent_size) == (3, 32)
+    assert HSVAEConfig(**config.to_dict()).to_dict() == config.to_dict()  # what `from_dict` and copies do
+    config.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace("{", '{"of_a_later_version": 1,', 1))
+    assert AutoConfig.from_pretrained(tmp_path).latent_size == 32
+
+
+def test_the_vocabulary_is_that_of_the_encoder():
+    with pytest.raises(
+        (ValueError, StrictDataclassError), match=r"`vocab_size` must be that of `encoder_config` \(40\)"
+    ):
+        HSVAEConfig(**{**SIZES, **bert(), "vocab_size": 30})
+
+
+@pytest.mark.parametrize(("eos", "ids"), [(1, [1]), ([1, 5], [1, 5]), (None, [])])
+def test_a_sentence_may_end_in_several_tokens_or_in_none(eos, ids):
+    assert HSVAEConfig(eos_token_id=eos).eos_token_ids == ids
 
 
 @pytest.mark.parametrize(

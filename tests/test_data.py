@@ -2,11 +2,15 @@
 
 import json
 
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import ClassLabel
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hsvae_hf.data import LengthGroupedSampler, TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.data import LengthGroupedSampler, TextCollator, labelled, load_text_dataset, tokenize_dataset
+from hsvae_hf.reporting import data_facts
 
 ROWS = [{"sentence": f"sentence number {index} is here", "kind": "ab"[index % 2]} for index in range(40)]
 
@@ -67,7 +71,7 @@ def write(tmp_path, name, content):
     ("name", "content", "options", "message"),
     [
         ("empty.txt", b"", {}, "empty file"),
-        ("latin.txt", b"caf\xe9\n", {}, "line 1 of .*latin.txt.*iconv"),
+        ("latin.txt", b"caf\xe9\n", {}, "latin.txt.*in line 1.*iconv"),
         ("x.csv", b"text,label\na b,1\n", {"text_column": "body"}, "`text_column` must be one of the columns"),
         ("x.csv", b"text,label\na b,1\n", {"label_column": "topic"}, "`label_column` must be one of the columns"),
         ("x.csv", b"number\n1\n", {}, "`text_column` must name a column of strings"),
@@ -82,19 +86,153 @@ def test_bad_input_is_named(tmp_path, name, content, options, message):
         load_text_dataset(write(tmp_path, name, content), **options)
 
 
-@pytest.mark.parametrize("name", ["./no/such/folder", "nobody/nothing"])
-def test_missing_data_set_says_what_to_give(name):
-    with pytest.raises(ValueError, match="`dataset` .*folder"):
-        load_text_dataset(name)
+def test_a_table_is_no_data_set():
+    for table in (Dataset.from_dict({"text": ["a"]}), {"text": ["a"]}, ["a"], None, b"a.csv"):
+        with pytest.raises(ValueError, match="`dataset` must be a name or a path, got a .*; write it to a .csv"):
+            load_text_dataset(table)
+
+
+HIDDEN = [
+    ("csv", ["1", "0", "-1", ""], ["0", "1"]),
+    ("csv", ["1.0", "0.0", "", ""], ["0.0", "1.0"]),  # pandas writes whole numbers so beside empty cells
+    ("csv", ["yes", "no", "-1", " "], ["no", "yes"]),
+    ("jsonl", ["yes", "no", "", None], ["no", "yes"]),
+    ("jsonl", [10, 9, -1, None], ["9", "10"]),
+    ("jsonl", [True, False, None, None], ["False", "True"]),
+    ("parquet", [1, 0, -1, None], ["0", "1"]),
+    ("parquet", [1.0, 0.0, float("nan"), None], ["0.0", "1.0"]),
+    ("parquet", ["yes", "no", "", None], ["no", "yes"]),
+]
+
+
+@pytest.mark.parametrize(("suffix", "values", "names"), HIDDEN)
+def test_rows_without_a_class_are_told_and_are_no_class(tmp_path, caplog, suffix, values, names):
+    rows = [{"text": f"row {number}", "label": label} for number, label in enumerate(values)]
+    for split, part in (("train", rows), ("validation", rows[:3]), ("test", rows[2:])):
+        path = tmp_path / f"{split}.{suffix}"
+        if suffix == "csv":
+            path.write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in part))
+        elif suffix == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in part))
+        else:
+            Dataset.from_list(part).cast_column("label", Dataset.from_list(rows).features["label"]).to_parquet(path)
+    splits = load_text_dataset(str(tmp_path))
+    assert splits["train"].features["label"].names == names
+    named = [names[label] if label >= 0 else None for label in splits["train"]["label"]]
+    assert named == [*map(str, values[:2]), None, None]
+    assert labelled(splits["train"])["text"] == ["row 0", "row 1"]
+    assert labelled(splits["test"]) is None
+    assert "2 of the 4 rows of `train` have no class in `label`" in caplog.text
+    assert "2 of the 2 rows of `test` have no class in `label`" in caplog.text
+
+
+@pytest.mark.parametrize("way", ["parquet", "save_to_disk"])
+def test_declared_classes_keep_their_order_and_hidden_ones_are_left_out(tmp_path, way):
+    names = ["zero", "one", "two"]
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    made = {
+        split: Dataset.from_dict({"text": ["a", "b", "c", "d"], "label": labels}, features)
+        for split, labels in (("train", [2, 0, -1, None]), ("validation", [2, 2, 0, 0]), ("test", [-1] * 4))
+    }
+    if way == "parquet":
+        for split, rows in made.items():
+            rows.to_parquet(tmp_path / f"{split}.parquet")
+    else:
+        DatasetDict(made).save_to_disk(tmp_path)
+    splits = load_text_dataset(str(tmp_path))
+    assert splits["train"].features["label"].names == names
+    assert [splits[name]["label"][:] for name in made] == [[2, 0, -1, -1], [2, 2, 0, 0], [-1] * 4]
+    assert labelled(splits["validation"]) is splits["validation"]
+    assert labelled(splits["test"]) is None
+
+
+def test_classes_that_a_card_declares_are_kept(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,1\nb,0\nc,-1\n")
+    classes = "dtype:\n      class_label:\n        names:\n          '0': neg\n          '1': pos\n"
+    features = f"  features:\n  - name: text\n    dtype: string\n  - name: label\n    {classes}"
+    (tmp_path / "README.md").write_text(f"---\ndataset_info:\n{features}---\n")
+    splits = load_text_dataset(str(tmp_path))
+    assert splits["train"].features["label"].names == ["neg", "pos"]
+    assert {row["text"]: row["label"] for split in splits.values() for row in split} == {"a": 1, "b": 0, "c": -1}
+
+
+def test_a_test_file_may_lack_the_column_of_the_classes(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,x\nb,y\nc,x\nd,y\n")
+    (tmp_path / "test.csv").write_text("text\na\nb\n")
+    splits = load_text_dataset(str(tmp_path))
+    assert splits["test"]["label"][:] == [-1, -1]
+
+
+def test_no_class_at_all_is_no_column_of_classes(tmp_path, caplog):
+    (tmp_path / "a.csv").write_text("text,label\na,-1\nb,\nc,-1\n")
+    splits = load_text_dataset(str(tmp_path / "a.csv"))
+    assert splits["train"].column_names == ["text"]
+    assert splits.summary.label_column is None
+    assert "no row has a class in `label`" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["1.5", "2.0"], "must be classes, got the numbers"),
+        (["1.0", "2.0"], "must be classes, got the numbers"),
+        (["-2", "-1", "1"], "must be classes from 0 on, got -2 beside -1"),
+    ],
+)
+def test_numbers_that_are_no_classes_are_refused(tmp_path, labels, message):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"a,{label}\n" for label in labels))
+    with pytest.raises(ValueError, match=message):
+        load_text_dataset(str(tmp_path / "a.csv"))
 
 
 def test_label_outside_its_range_is_named(tmp_path):
-    from datasets import Dataset, Features, Value
-
+    rows = pa.table({"text": ["x y", "z"], "label": [0, 7]})
     features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b"])})
-    Dataset.from_dict({"text": ["x y", "z"], "label": [0, -1]}, features).to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match="`label` .* must be from 0 to 1, got -1"):
+    pq.write_table(rows.cast(features.arrow_schema), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="`label` must be from 0 to 1, got 7; .* See row 2 of .*x.parquet"):
         load_text_dataset(str(tmp_path / "x.parquet"))
+
+
+def test_classes_that_training_rows_lack_are_told(tmp_path, caplog):
+    (tmp_path / "train.csv").write_text("text,label\n" + "a,x\nb,y\n" * 20)
+    (tmp_path / "test.csv").write_text("text,label\na,z\nb,y\n")
+    splits = load_text_dataset(str(tmp_path))
+    assert splits["test"].features["label"].names == ["x", "y", "z"]
+    assert "classes of `test` that no row of `train` has, counted as errors: ['z']" in caplog.text
+
+
+def test_the_column_of_the_classes_is_never_the_text(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("label,body\nx,fine\ny,bad\nx,so\n")
+    for with_labels in (True, False):
+        splits = load_text_dataset(str(path), with_labels=with_labels)
+        assert {row["text"] for split in splits.values() for row in split} == {"fine", "bad", "so"}
+    assert load_text_dataset(str(path), label_column="body", text_column="label").summary.text_column == "label"
+    with pytest.raises(ValueError, match="`label_column` must be another column than `text_column`, got 'body'"):
+        load_text_dataset(str(path), label_column="body", text_column="body")
+
+
+def test_what_was_chosen_is_told(jsonl):
+    splits = load_text_dataset(str(jsonl), label_column="kind")
+    summary = splits.summary
+    assert (summary.text_column, summary.label_column, summary.classes) == ("sentence", "kind", ("a", "b"))
+    assert set(summary.columns) == {"sentence", "kind"}
+    assert summary.held_out and summary.rows == {"train": 38, "validation": 2}
+    assert data_facts(splits) == [
+        f"data: {jsonl}, text from `sentence`, labels from `kind` (2 classes)",
+        "rows: train 38, validation 2, validation held out of train",
+    ]
+    assert "no labels" in data_facts(load_text_dataset(str(jsonl), streaming=True))[1]
+
+
+def test_blank_texts_are_left_out_and_told(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n \u3000\nthree\n")
+    splits = load_text_dataset(str(tmp_path / "a.txt"))
+    assert sorted(row["text"] for split in splits.values() for row in split) == ["one", "three", "two"]
+    assert "2 of the 5 texts of `train` are blank; they are left out" in caplog.text
+    (tmp_path / "a.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match="must hold at least one word, got 2 blank texts in split 'train'"):
+        load_text_dataset(str(tmp_path / "a.txt"))
 
 
 def test_embedded_corpus_is_labelled_english_and_repeats_itself():
@@ -108,6 +246,12 @@ def test_embedded_corpus_is_labelled_english_and_repeats_itself():
     assert all(5 <= len(text.split()) <= 40 for text in texts[2])
 
 
+@pytest.mark.parametrize("texts", [["one"], "one", {"text": ["one"]}, pandas.DataFrame({"text": ["one"]})])
+def test_what_is_no_data_set_is_not_tokenized(tokenizer, texts):
+    with pytest.raises(ValueError, match=f"`dataset` must be a Dataset .* got a {type(texts).__name__}; make one"):
+        tokenize_dataset(texts, tokenizer)
+
+
 def test_collator_pads_and_carries_labels(jsonl, tokenizer):
     split = load_text_dataset(str(jsonl), label_column="kind")["validation"]
     rows = list(tokenize_dataset(split, tokenizer))
@@ -115,7 +259,8 @@ def test_collator_pads_and_carries_labels(jsonl, tokenizer):
     batch = TextCollator(tokenizer, with_labels=True)(rows)
     assert batch["labels"].tolist() == split["label"][:]
     assert batch["input_ids"].shape == batch["attention_mask"].shape
-    assert "labels" not in TextCollator(tokenizer)(rows)
+    batch = TextCollator(tokenizer)(rows)  # the words themselves, for a stock Trainer
+    assert (batch["labels"] == batch["input_ids"].where(batch["attention_mask"] == 1, torch.tensor(-100))).all()
 
 
 def test_sampler_groups_lengths_and_repeats_an_epoch():

@@ -147,3 +147,18 @@ def test_log_ratio_is_finite_with_finite_gradients_at_closed_and_open_gates(log_
     ratio = spike_slab_log_ratio(z, *map(torch.tensor, log_gate), mean, std, SPIKE)
     assert ratio.isfinite().all()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(ratio.sum(), (z, mean, std)))
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.01, 0.01), (0.01, 1e4), (1e4, 0.01), (1e4, 1e4), (0.02, 5.0)])
+def test_beta_draws_are_right_where_the_configuration_ends(alpha, beta):
+    alphas = torch.full((100_000,), alpha, requires_grad=True)
+    betas = torch.full((100_000,), beta, requires_grad=True)
+    log_gamma, log_slab = sample_beta(alphas, betas)
+    (log_gamma.exp() + log_slab.exp()).sum().backward()
+    assert alphas.grad.isfinite().all()
+    assert betas.grad.isfinite().all()
+    reference = torch.distributions.Beta(torch.tensor(alpha).double(), torch.tensor(beta).double())
+    error = reference.stddev.item() / 100_000**0.5
+    assert (
+        abs(log_gamma.exp().double().mean().item() - reference.mean.item()) < 5 * error + 1e-3 * reference.mean.item()
+    )

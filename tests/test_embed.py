@@ -15,7 +15,8 @@ from scipy import sparse
 from transformers import BertConfig, BertModel
 
 from hsvae_hf import HSVAEConfig, HSVAEModel
-from hsvae_hf.encoding import encode, load_for_inference
+from hsvae_hf.encoding import encode
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.tokenization import train_tokenizer
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "embed.py"
@@ -145,18 +146,16 @@ def test_the_input_is_never_replaced(embed, capfd):
     [
         ("in.txt", b"", "empty file in.txt"),
         ("in.csv", b"text\n", "empty file in.csv"),
-        ("in.csv", b"a,b\n1,2\n", "'text'; row 1 has a, b"),
-        ("in.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "'text'; row 2 has body"),
-        ("in.txt", b"fine\nand\ncaf\xe9\n", "0xe9 in in.txt, line 3, byte offset 12; convert the file"),
-        ("in.csv", b"text\ncaf\xe9\n", "0xe9 in in.csv, line 2, byte offset 8; convert the file"),
-        ("in.csv", b'text\n"open\n', "in.csv, damaged after row 0"),
-        ("in.csv", b"id,text\n1,a\n2\n", "got NoneType 'None' at index 1"),
-        ("in.jsonl", b'{"text": "a"}\n{"text": "b\n', "in.jsonl, damaged after row 1"),
-        ("in.jsonl", b'["a"]\n', 'JSON object per line, got \'["a"]'),
-        ("in.jsonl", b'{"text": "\\ud83d"}\n', "surrogate pair at index 0"),
-        ("in.jsonl", b'{"text": 5}\n', "got int '5' at index 0"),
-        ("in.parquet", b"PAR1 no more", "in.parquet, damaged after row 0"),
-        ("in.doc", b"a\n", "`input` must end in one of .txt, .jsonl, .csv, .parquet, .npy, got 'in.doc'"),
+        ("in.csv", b"a,b\n1,2\n", "`text_column` must name a column of strings of 'in.csv', got None among ['a', 'b']"),
+        ("in.jsonl", b'{"text": "a"}\n{"text": 5}\n', "got int '5' in line 2"),
+        ("in.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "got only body in line 2 of 'in.jsonl'"),
+        ("in.txt", b"fine\nand\ncaf\xe9\n", "0xe9 in line 3, byte offset 12; convert the file"),
+        ("in.csv", b"id,text\n1,a\n2\n", "2 cells in every line, with ',' between them, got 1 in line 3"),
+        ("in.jsonl", b'{"text": "a"}\n{"text": "b\n', "intact .jsonl file, got one damaged in line 2"),
+        ("in.jsonl", b'{"text": "\\ud83d"}\n', "half a surrogate pair"),
+        ("in.jsonl", b'{"text": 5}\n', "its string columns: []"),
+        ("in.parquet", b"PAR1 no more", "intact .parquet file"),
+        ("in.doc", b"a\n", "`input` must end in one of .txt, .csv, .tsv, .jsonl, .json, .parquet, .npy, got 'in.doc'"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(embed, capfd, name, content, words):
@@ -165,9 +164,16 @@ def test_bad_files_are_refused_in_one_line(embed, capfd, name, content, words):
     assert [path.name for path in Path().iterdir()] == [name]
 
 
-def test_a_parquet_file_without_the_column_names_its_columns(embed, capfd):
+def test_a_file_without_the_column_names_its_columns(embed, capfd):
     source = write("in.parquet", SENTENCES, "body")
-    assert "'text'; row 1 has id, body" in refused(embed, capfd, source)
+    assert "one of the columns ['body', 'id'], got 'text'" in refused(
+        embed, capfd, source, "x.npz", "--text_column=text"
+    )
+
+
+def test_unknown_words_are_told(embed, caplog):
+    embed(write("in.txt", ["\u0440\u0443\u0441\u0441\u043a\u0438\u0439 \u0442\u0435\u043a\u0441\u0442", "a village"]))
+    assert "50% of the words of the corpus are unknown to the tokenizer" in caplog.text
 
 
 def test_bad_paths_are_refused(embed, capfd):
@@ -220,11 +226,3 @@ def test_memory_does_not_grow_with_the_file(checkpoint, tmp_path, output):
     assert finished.returncode == 0, finished.stderr
     growth = int(finished.stdout.split("growth")[1])
     assert growth < 20, f"{growth} MiB more for ten times the lines"  # the codes alone would take more
-
-
-def test_a_blank_line_of_a_one_column_csv_is_an_empty_sentence(script, tmp_path):
-    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    one.write_text("text\nfoo\n\nbar\n")
-    two.write_text("text,id\nfoo,1\n\nbar,2\n")
-    assert list(script.read_sentences(one, "text")) == ["foo", "", "bar"]
-    assert list(script.read_sentences(two, "text")) == ["foo", "bar"]

@@ -11,12 +11,12 @@ from hsvae_hf import evaluation
 from hsvae_hf.batches import input_batches
 from hsvae_hf.evaluation import (
     advice,
-    check_output,
     evaluate_model,
     mutual_information,
     probe_accuracy,
     representations,
 )
+from hsvae_hf.files import check_output
 
 
 @pytest.fixture
@@ -116,6 +116,38 @@ def test_advice_names_what_is_wrong(change, words):
         assert not {"gate_balance_weight", "target_active_dims", "prior_alpha", "word_dropout"} & set(sentence.split())
 
 
+@pytest.mark.parametrize(
+    ("change", "fields", "remedy"),
+    [
+        ({"active_dims": 32.0, "switching_fraction": 0.02, "dead_dims": 726, "rows": 200}, {}, None),
+        ({"active_dims": 32.0, "switching_fraction": 0.0, "dead_dims": 0, "rows": 5000}, {}, None),
+        ({"active_dims": 32.0, "switching_fraction": 0.0, "always_on_dims": 30}, {}, "on for all: train longer."),
+        ({"active_dims": 600.0, "switching_fraction": 0.01}, {}, "on for all: train longer."),
+        (
+            {"active_dims": 600.0, "switching_fraction": 0.01},
+            {"gate_balance_weight": 0.0},
+            "set gate_balance_weight to",
+        ),
+        (
+            {"active_dims": 600.0, "switching_fraction": 0.01},
+            {"gamma_kl_weight": 0.01},
+            "all: lower gamma_kl_weight to",
+        ),
+        ({"dead_dims": 1100, "rows": 5000, "active_dims": 32.0}, {"gamma_kl_weight": 0.0}, "on: lower latent_size."),
+        ({"always_on_dims": 1100, "active_dims": 1500.0}, {}, "always on: set target_active_dims."),
+        ({"always_on_dims": 1100, "active_dims": 1500.0}, {"target_active_dims": 9.0}, "lower target_active_dims."),
+        ({"active_dims": 0.3}, {"target_active_dims": 0.375}, None),
+        ({"active_dims": 0.3}, {"target_active_dims": 8.0}, "empty: lower gamma_kl_weight."),
+        ({"active_units": 0}, {"z_kl_weight": 0.0, "gamma_kl_weight": 0.0}, "begun; else raise word_dropout."),
+    ],
+)
+def test_advice_is_relative_to_what_is_wanted_and_names_no_setting_that_is_set(change, fields, remedy):
+    sound = {"active_units": 2048, "mutual_information": 6.0, "gate_std": 0.06, "dead_dims": 0, "always_on_dims": 0}
+    sound |= {"active_dims": 300.0, "switching_fraction": 0.9, "rows": 1000}
+    sentence = advice(sound | change, hsvae_hf.HSVAEConfig(latent_size=2048, **fields))
+    assert (sentence is None) if remedy is None else (remedy in sentence), sentence
+
+
 def test_the_report_repeats_itself_and_leaves_out_what_has_no_labels(model, tokenizer, dataset):
     first = evaluate_model(model, tokenizer, dataset, dataset, seed=1)
     assert first == evaluate_model(model, tokenizer, dataset, dataset, seed=1)
@@ -190,3 +222,32 @@ def test_gates_are_those_that_max_active_dims_leaves(small_config, tokenizer, da
 def test_one_class_leaves_no_probes(model, tokenizer, dataset):
     one = dataset.filter(lambda row: row["label"] == 0)
     assert "accuracy" not in evaluate_model(model, tokenizer, one, one)
+
+
+def without_labels(split, rows):
+    return split.map(lambda row, index: {"label": -1} if index in rows else {}, with_indices=True)
+
+
+def test_probes_learn_from_rows_with_a_class_alone(model, tokenizer, dataset, caplog):
+    hidden = without_labels(dataset, range(0, 12, 3))
+    report = evaluate_model(model, tokenizer, hidden, hidden)
+    assert (report["rows"], report["probe_rows"]) == (12, 8)
+    assert report["dimensions"] == evaluate_model(model, tokenizer, None, dataset)["dimensions"]
+    for train, test, words in (
+        (without_labels(dataset, range(12)), dataset, "no row of train has a class"),
+        (dataset, without_labels(dataset, range(12)), "no row of test has a class"),
+        (dataset.select(range(4)), dataset, "the rows to learn from have one class alone"),
+    ):
+        caplog.clear()
+        assert "accuracy" not in evaluate_model(model, tokenizer, train, test)
+        assert f"accuracies are left out: {words}" in caplog.text
+
+
+def test_blank_texts_are_named(model, tokenizer, dataset):
+    blank = dataset.map(lambda row: {"text": " "})
+    for train, test, name in ((dataset, blank, "test"), (blank, dataset, "train"), (None, blank, "test")):
+        with pytest.raises(ValueError, match=f"`{name}` must hold at least one word, got 12 blank texts"):
+            evaluate_model(model, tokenizer, train, test)
+    half = without_labels(blank.select(range(6)), ()), without_labels(dataset.select(range(6)), range(6))
+    with pytest.raises(ValueError, match="`train` must hold at least one word, got 6 blank texts"):
+        evaluate_model(model, tokenizer, concatenate_datasets(half), dataset)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -95,26 +96,76 @@ def test_the_decoder_is_given_the_switched_latent(model, tokenizer, sentences, m
         decode_switched(model, tokenizer, sentences[:1], 6)
 
 
+def test_what_can_not_be_explained_is_refused(model, tokenizer, sentences):
+    with pytest.raises(ValueError, match="`a` must be a sentence, got NoneType 'None'"):
+        explain(model, tokenizer, None, "the cat")
+    with pytest.raises(ValueError, match="`b` must be a sentence, got list"):
+        explain(model, tokenizer, "the cat", ["a dog"])
+    codes = hsvae_hf.encode(model, tokenizer, sentences)
+    for given, message in (
+        ((codes.toarray(), sentences), "`codes` must be a sparse matrix, as `encode` gives, got a ndarray"),
+        ((codes, "one string"), "`texts` must be several strings"),
+        (
+            (codes, [*sentences[:-1], None]),
+            "`texts` must be strings, got NoneType 'None' at index",
+        ),
+        ((codes, {"text": sentences}), "`texts` must be one column"),
+        ((codes, sentences, 0), "`num_words` must be at least 1"),
+        ((codes, sentences, 8, "3"), "`num_sentences` must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            describe_dimensions(*given)
+    assert describe_dimensions(codes, iter(sentences)) == describe_dimensions(codes, sentences)
+    for dimension in (-1, 6, 1.0, "1", None, True):
+        with pytest.raises(ValueError, match="`dimension` must be from 0 to 5, got"):
+            decode_switched(model, tokenizer, sentences, dimension)
+    for texts in ("one string", ["the cat", None]):
+        with pytest.raises(ValueError, match="`texts` must be"):
+            decode_switched(model, tokenizer, texts, 1)
+    assert decode_switched(model, tokenizer, [], 1) == []
+    with pytest.raises(ValueError, match="`model` must decode words, got a HSVAEModel"):
+        decode_switched(model.model, tokenizer, sentences, 1)
+
+
 def test_the_script_explains_dimensions_and_pairs(script, folder, sentences, tmp_path):
     corpus, out = tmp_path / "corpus.txt", tmp_path / "explained.json"
     corpus.write_text("\n".join(sentences * 5) + "\n")
     options = ("--model_name_or_path", folder, "--dataset", corpus)
     printed = script(*options, "--output", out)
     found = json.loads(out.read_text())
-    assert len(printed.splitlines()) == 1 + sum(end in one for one in found for end in ("positive", "negative"))
+    rows = [line for line in printed.splitlines() if re.match(r" *\d+[+-] ", line)]
+    assert len(rows) == sum(end in one for one in found for end in ("positive", "negative"))
+    assert f"{len(found)} of 6 dimensions are ever on; all in {out}" in printed
+    assert re.search(r"next:\n  python explain.py .* --dimension \d\n$", printed)
     printed = script(*options, "--dimension", found[0]["dimension"])
     assert "the decoder, with it off and on" in printed
-    printed = script("--model_name_or_path", folder, "--sentences", sentences[0], sentences[3])
-    values = [float(line.split()[1]) for line in printed.splitlines()]
+    pair = ("--model_name_or_path", folder, "--sentences", sentences[0])
+    plain = script(*pair, sentences[3])
+    values = [float(value) for value in re.findall(r"^ *(?:\d+|sum)  ([+-][\d.]+)", plain, re.MULTILINE)]
     assert values[-1] == pytest.approx(sum(values[:-1]), abs=1e-3)
-    printed = script("--model_name_or_path", folder, "--sentences", sentences[0], "the qwxyz cat 日本語")
-    assert printed.endswith("words that the model does not know: qwxyz, 日本語\n")
+    assert plain.endswith("add --dataset with text like what the model was trained on\n")
+    printed = script(*pair, "the qwxyz cat 日本語")
+    assert "words that the model does not know: qwxyz, 日本語\n" in printed
+
+    words = {(one["dimension"], end): one[end]["words"] for one in found for end in one if end != "dimension"}
+    shared = [int(number) for number in re.findall(r"^ *(\d+)  [+-]", plain, re.MULTILINE)]
+    assert shared
+    with_words = script(*pair, sentences[3], "--dataset", corpus)
+    assert f"its words in {corpus}" in with_words
+    assert "add --dataset" not in with_words
+    for number in shared:
+        line = next(line for line in with_words.splitlines() if re.match(rf" *{number}  [+-]", line))
+        ends = [", ".join(text) or "-" for (dimension, _), text in words.items() if dimension == number]
+        assert any(text in line for text in ends)
+    (folder / "report.json").write_text(json.dumps({"dimensions": found}))
+    lines = [line for line in with_words.splitlines() if re.match(r" *\d+  [+-]", line)]
+    assert set(lines) <= set(script(*pair, sentences[3]).splitlines())  # the same words, of the report
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "Give exactly one of `dataset` and `sentences`"),
+        ((), "Give `dataset`, `sentences`, or both, got neither"),
         (("--sentences", "one"), "`sentences` must be two"),
         (("--sentences", "a", "b", "--dimension", 1), "`dimension` must be left out with `sentences`"),
         (("--dataset", "docstrings", "--dimension", "6"), "`dimension` must be from 0 to 5"),

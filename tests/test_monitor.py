@@ -78,3 +78,14 @@ def test_held_out_rows_are_no_single_class_of_sorted_ones(make_trainer):
     first = torch.cat([batch["input_ids"][:, 0] for batch in held_out_batches(trainer, 4)])
     assert len(set(first.tolist())) == 4
     assert sorted(first.tolist()) != [3, 4, 5, 6]
+
+
+def test_advice_is_given_once_and_again_at_the_end(make_trainer, caplog, monkeypatch):
+    numbers = iter(range(100))
+    monkeypatch.setattr("hsvae_hf.monitor.advice", lambda *_: f"{next(numbers)} of 6 dimensions are never on.")
+    trainer = make_trainer(num_train_epochs=4, save_strategy="no")
+    trainer.add_callback(CollapseMonitor(trainer))
+    with caplog.at_level(logging.WARNING, logger="hsvae_hf.monitor"):
+        trainer.train()
+        trainer.evaluate()
+    assert caplog.messages == ["step 3: 0 of 6 dimensions are never on.", "step 12: 3 of 6 dimensions are never on."]

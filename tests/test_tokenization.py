@@ -1,10 +1,16 @@
-"""The word-level tokenizer: the paper's preprocessing, special tokens, truncation."""
+"""The word-level tokenizer: words of every script, the paper's preprocessing, special tokens, truncation."""
 
+# ruff: noqa: RUF001 - letters that look like others are the point
+import random
+import re
+import string
+
+import pandas
 import pytest
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from transformers import AutoTokenizer
 
-from hsvae_hf.tokenization import train_tokenizer
+from hsvae_hf.tokenization import train_tokenizer, unknown_share, warn_unknown
 
 CORPUS = ["the cat sat on the mat .", "a dog 's bone cost 2.50 dollars", "do n't panic , mr. fox !"]
 
@@ -38,8 +44,52 @@ def test_special_tokens_have_the_ids_that_the_config_expects(tokenizer):
         ("", ["_EOS"]),
     ],
 )
-def test_raw_text_is_preprocessed_as_in_the_paper(tokenizer, raw, expected):
-    assert words(tokenizer, raw) == expected
+def test_the_ascii_rule_is_the_papers(raw, expected):
+    assert words(train_tokenizer(CORPUS, max_length=8, ascii_only=True), raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("The Cat's https://a.b/c?d u.s. and/or 2.50 -- ok...", "the cat 's u.s. and/or 2.50 -- ok ..."),
+        ("Привет, МИР! Ёж и й", "привет , мир ! ёж и й"),
+        ("L\u2019Été déjà-vu, cafe\u0301", "l 'été déjà - vu , café"),  # NFC: accents stay, in one form
+        ('\u201cthe\u201d \u00abcat\u00bb \u201esat\u201c \u300con\u300d "the" \u2018mat', "the cat sat on the 'mat"),
+        ("İstanbul IĞDIR ısı", "istanbul iğdir ısı"),  # no language is known: I becomes i
+        ("北京大学 カタカナー を 々", "北 京 大 学 カ タ カ ナ ー を 々"),
+        ("that ที่นี่ ไทย", "that ที่ นี่ ไ ท ย"),
+        ("हिन्दी में", "हिन्दी में"),  # marks belong to their letters
+        ("می\u200cخواهم עִבְרִית", "می\u200cخواهم עִבְרִית"),
+        ("한국어 문장", "한국어 문장"),
+        ("👩\u200d👩\u200d👧🇩🇪 👍🏽 ❤\ufe0f❤", "👩\u200d👩\u200d👧 🇩🇪 👍🏽 ❤ ❤"),  # one emoji, one word
+        ("co\u00adoperate\u200bnow \ufeffthe", "cooperate now the"),  # what is not seen
+        ("见https://a.b/c?d这里 www.a.b、好", "见 这 里 、 好"),
+        ("x² ½ ١٢٫٥ — … €5", "x² ½ ١٢ ٫ ٥ — … € 5"),
+        ("naïve/Ωμέγα o'clock п'ять", "naïve/ωμέγα o 'clock п 'ять"),
+    ],
+)
+def test_words_of_every_script_are_words(raw, expected):
+    tokenizer = train_tokenizer([raw])
+    assert words(tokenizer, raw) == [*expected.split(), "_EOS"]
+    assert tokenizer.decode(tokenizer(raw)["input_ids"], skip_special_tokens=True) == expected
+
+
+OLD_WORDS = (  # the rule for ASCII, in the standard library's words
+    r"\.{2,}|-{2,}|(?<![a-z0-9])(?:[a-z]\.){2,}[a-z]?|(?<![a-z0-9])(?:mrs?|ms|dr|vs)\.|'[a-z]+|\d+(?:[.,:/]\d+)+"
+    r"|[a-z0-9]+(?:/[a-z0-9]+)*|[^\sa-z0-9]"
+)
+
+
+def test_of_ascii_text_both_rules_make_the_same_words():
+    draw = random.Random(0)
+    letters = string.printable + "''\"..--//  aAzZ019''mr."
+    texts = ["".join(draw.choices(letters, k=40)) for _ in range(2000)]
+    one, other = (train_tokenizer(texts, 10**6, ascii_only=ascii_only) for ascii_only in (True, False))
+    for text in texts:
+        clean = re.sub(r"(?i)(?:https?://|www\.)\S+", " ", text, flags=re.ASCII)
+        clean = re.sub(r"[\"`]|''", " ", clean).lower()
+        expected = [*re.findall(OLD_WORDS, clean, re.ASCII), "_EOS"]
+        assert words(one, text) == words(other, text) == expected
 
 
 def test_truncation_keeps_the_end_of_sentence(tokenizer):
@@ -67,6 +117,14 @@ def test_frequent_words_win_a_place_in_the_vocabulary():
     [
         ([], {}, "`texts` must hold at least one word"),
         (["...", None], {}, "`texts` must hold strings, got None in row 1"),
+        (["Привет"], {"ascii_only": True}, "`texts` must hold at least one word, got none; leave out `ascii_only`"),
+        ("one sentence", {}, "`texts` must be several strings, got the single 'one sentence'; pass a list"),
+        (b"one sentence", {}, "`texts` must be several strings, got the single b'one"),
+        ([b"one"], {}, "`texts` must hold strings, got b'one' in row 0"),
+        ({"text": CORPUS}, {}, "got a dict with columns; pass one, such as texts"),
+        (pandas.DataFrame({"text": CORPUS}), {}, "got a DataFrame with columns; pass one"),
+        (Dataset.from_dict({"text": CORPUS}), {}, "got a Dataset with columns; pass one"),
+        ([{"text": "one"}], {}, "`texts` must hold strings, got {'text': 'one'} in row 0; .*pass the column"),
         (CORPUS, {"vocab_size": 3}, "`vocab_size` must be at least 4, got 3"),
         (CORPUS, {"max_length": 1}, "`max_length` must be at least 2, got 1"),
     ],
@@ -76,10 +134,44 @@ def test_bad_input_is_named(texts, options, message):
         train_tokenizer(texts, **options)
 
 
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("the cat sat", 0),
+        ("the zebra sat", 1 / 3),
+        ("The cat's mat. - !", 0),
+        ("https://zebra.org cat", 0),
+        ("привет cat", 1 / 2),
+        ("", 0),
+        ("!!! ...", 0),
+    ],
+)
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_the_share_of_unknown_words_counts_those_that_vanish(text, share, ascii_only):
+    tokenizer = train_tokenizer(["the cat sat on a mat . ' !", "'s"], ascii_only=ascii_only)
+    assert unknown_share(tokenizer, [text]) == pytest.approx(share)
+
+
+def test_a_large_share_of_unknown_words_is_told(caplog):
+    tokenizer = train_tokenizer(CORPUS)
+    assert not caplog.records
+    warn_unknown(tokenizer, iter(CORPUS))
+    assert not caplog.records
+    warn_unknown(tokenizer, ["the cat", "привет мир"])
+    assert "50% of the words of the corpus are unknown to the tokenizer" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{"ascii_only": True}, {"vocab_size": 5}])
+def test_training_a_tokenizer_tells_what_it_does_not_know(caplog, options):
+    train_tokenizer(["привет мир in 2024", "ещё слова of 2024"], **options)
+    assert re.search(r"\d\d% of the words of the corpus are unknown", caplog.text)
+
+
 @pytest.mark.data
-def test_the_papers_tokenised_text_passes_unchanged(data_dir):
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_the_papers_tokenised_text_passes_unchanged(data_dir, ascii_only):
     texts = load_dataset(str(data_dir / "yahoo"), split="train")["text"][:]
-    tokenizer = train_tokenizer(texts)
+    tokenizer = train_tokenizer(texts, ascii_only=ascii_only)
     vocabulary = tokenizer.get_vocab()
     same = [
         words(tokenizer, text)[:-1] == [word if word in vocabulary else "_UNK" for word in text.split()]

@@ -1,6 +1,7 @@
 """Training: logged terms, annealing, whole checkpoints, exact resume, the scripts as a user types them."""
 
 import json
+import logging
 import math
 import os
 import runpy
@@ -14,19 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from families import FAMILIES, bert
-from transformers import AutoModelForPreTraining, AutoTokenizer
+from transformers import AutoModelForPreTraining, AutoTokenizer, Trainer, TrainingArguments
 
 import hsvae_hf
+from hsvae_hf.callbacks import AnnealingCallback
 from hsvae_hf.cli import run as run_script
-from hsvae_hf.training import (
-    AnnealingCallback,
-    TextVAETrainingArguments,
-    check_output_dir,
-    check_resumable,
-    save_run,
-    staged_folder,
-)
+from hsvae_hf.data import TextCollator, tokenize_dataset
+from hsvae_hf.files import staged_folder
+from hsvae_hf.monitor import CollapseMonitor
+from hsvae_hf.resuming import check_resumable, data_fingerprint
+from hsvae_hf.training import TextVAETrainingArguments, check_output_dir, claimed_output_dir, save_run
+from hsvae_hf.vectors import VectorDataset, collate_vectors
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--embedding_size", "8", "--hidden_size", "12", "--latent_size", "6", "--per_device_train_batch_size", "4"]
@@ -77,6 +78,31 @@ def test_a_loss_that_is_not_finite_is_seen(make_trainer):
     with pytest.raises(ValueError, match="`learning_rate` must be lower: a weight at step 2 is not finite"):
         trainer.train()
     assert not list(Path(trainer.args.output_dir).glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"logging_steps": 50},  # evaluation is the first to see it
+        {"logging_steps": 50, "eval_strategy": "no"},  # the checkpoint is
+        {"logging_steps": 50, "eval_strategy": "no", "save_strategy": "no"},  # only the finished model is
+        {"logging_steps": 1, "max_grad_norm": 0.0},
+    ],
+)
+def test_a_rate_that_is_too_high_is_blamed_and_no_half_run_is_left(make_trainer, options):
+    trainer = make_trainer(**({"max_steps": 4, "learning_rate": 1e30, "eval_strategy": "epoch"} | options))
+    trainer.add_callback(CollapseMonitor(trainer))
+    with pytest.raises(ValueError, match="`learning_rate` must be lower: .* is (nan|inf|not finite)"):
+        trainer.train()
+    assert not list(Path(trainer.args.output_dir).glob(".*"))
+
+
+def test_a_gradient_that_is_not_finite_is_blamed_on_the_rate(make_trainer):
+    trainer = make_trainer(max_steps=2, save_strategy="no", eval_strategy="no")
+    bias = trainer.model.decoder.lm_head.bias
+    bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(ValueError, match="`learning_rate` must be lower: grad_norm at step 1 is (inf|nan)"):
+        trainer.train()
 
 
 def test_resumed_run_gives_the_losses_of_an_uninterrupted_one(make_trainer):
@@ -130,11 +156,11 @@ def test_a_killed_run_leaves_nothing_in_the_next_one(make_trainer):
     trainer.train()
     assert [path.name for path in folder.iterdir()] == ["checkpoint-3"]
     assert not (folder / "checkpoint-3/rng_state_1.pth").exists()
-    for name in (".unfinished", ".unfinishedabc"):
-        (folder / name).mkdir()
-    assert check_output_dir(
-        TextVAETrainingArguments(output_dir=str(folder), resume_from_checkpoint="true", report_to="none")
-    ) == str(folder / "checkpoint-3")
+    (folder / ".unfinished/checkpoint-6").mkdir(parents=True)
+    trainer.args.resume_from_checkpoint = "true"
+    with claimed_output_dir(trainer.args) as checkpoint:
+        assert checkpoint == str(folder / "checkpoint-3")
+        assert not (folder / ".unfinished/checkpoint-6").exists()
     assert [path.name for path in folder.iterdir()] == ["checkpoint-3"]
 
 
@@ -212,11 +238,87 @@ def test_a_checkpoint_of_another_run_does_not_mix_in(make_trainer, tmp_path):
     make_trainer("one", max_steps=2, save_strategy="steps", save_steps=2).train()
     (tmp_path / "two").mkdir()
     (tmp_path / "two/old").write_text("old run")
-    options = {"resume_from_checkpoint": str(tmp_path / "one/checkpoint-2"), "report_to": "none"}
+    options = {"resume_from_checkpoint": str(tmp_path / "one/checkpoint-2"), "report_to": "none", "seed": 7}
+    options["per_device_train_batch_size"] = 4
     with pytest.raises(ValueError, match="`output_dir` must be empty or new"):
         check_output_dir(TextVAETrainingArguments(output_dir=str(tmp_path / "two"), **options))
     new = TextVAETrainingArguments(output_dir=str(tmp_path / "three"), **options)
     assert check_output_dir(new) == options["resume_from_checkpoint"]
+
+
+@pytest.fixture
+def stopped(make_trainer):
+    """A function that makes a trainer like one which was stopped at step 2 of 4, and its checkpoint."""
+    options = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no", "max_steps": 4}
+    first = make_trainer(**options)
+    first.train()
+    checkpoint = str(Path(first.args.output_dir) / "checkpoint-2")
+
+    def again(**changes):
+        return make_trainer(**(options | {"max_steps": 5, "resume_from_checkpoint": checkpoint} | changes)), checkpoint
+
+    return again
+
+
+def test_a_run_goes_on_with_its_own_data_alone(stopped):
+    trainer, checkpoint = stopped()
+    rows = trainer.train_dataset
+    for other in (rows.select(range(11)), rows.select([*range(1, 12), 0]), rows.map(lambda row: {"input_ids": [3, 1]})):
+        trainer.train_dataset = other
+        with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a run on the same data, got .* of"):
+            trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train_dataset = rows.flatten_indices()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    assert trainer.state.global_step == 5
+
+
+def test_the_fingerprint_of_data_is_of_its_words_labels_and_order(tokenizer):
+    rows = [{"input_ids": [3, 4, 1], "label": 0}, {"input_ids": [5, 1], "label": 1}]
+    one = data_fingerprint(Dataset.from_list(rows))
+    assert one == data_fingerprint(Dataset.from_list([rows[0], rows[0], rows[1]]).select([0, 2]))
+    assert one == data_fingerprint(Dataset.from_list(rows).to_iterable_dataset())
+    moved = [{"input_ids": [3, 4], "label": 0}, {"input_ids": [1, 5, 1], "label": 1}]
+    for other in (rows[::-1], moved, [rows[0], rows[1] | {"label": 0}], rows[:1]):
+        assert one != data_fingerprint(Dataset.from_list(other))
+    assert one == "8470f6979429bc33"  # on every machine
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 1e-4), ("per_device_train_batch_size", 2), ("seed", 8), ("gradient_accumulation_steps", 2),
+        ("max_grad_norm", 1.0), ("weight_decay", 0.1), ("kl_annealing", "linear"), ("optim", "adafactor"),
+        ("lr_scheduler_type", "cosine"), ("bf16", True), ("train_sampling_strategy", "random"),
+    ],
+)  # fmt: skip
+def test_a_run_goes_on_with_its_own_settings_alone(stopped, name, value):
+    trainer, _ = stopped(**{name: value})
+    with pytest.raises(ValueError, match=f"`{name}` must stay .*, as in .*checkpoint-2', got"):
+        check_output_dir(trainer.args)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
+def test_a_checkpoint_without_a_part_is_refused(stopped, name):
+    trainer, checkpoint = stopped()
+    assert check_output_dir(trainer.args) == checkpoint
+    (Path(checkpoint) / name).unlink()
+    with pytest.raises(ValueError, match=f"`resume_from_checkpoint` must be a whole checkpoint, got .* without {name}"):
+        check_output_dir(trainer.args)
+
+
+def test_what_is_true_is_said_at_a_resume_and_nothing_else(stopped, caplog):
+    trainer, checkpoint = stopped(max_steps=6, save_strategy="no")
+    loggers = [logging.getLogger(name) for name in ("transformers", "hsvae_hf")]
+    for logger in loggers:
+        logger.addHandler(caplog.handler)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    assert "this run was started for 4 steps and now goes on to 6" in caplog.text
+    assert "missing keys" not in caplog.text
+    (Path(checkpoint) / "course.json").unlink()
+    stopped(max_steps=6)[0].train(resume_from_checkpoint=checkpoint)
+    for logger in loggers:
+        logger.removeHandler(caplog.handler)
+    assert "does not say on which data" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth"])
@@ -239,6 +341,76 @@ def test_resuming_what_is_finished_or_damaged_is_refused(make_trainer, name):
 def test_settings_that_train_nothing_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         TextVAETrainingArguments(output_dir=str(tmp_path), report_to="none", **{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"report_to": "wandb"}, "`report_to` must be one of"),
+        ({"optim": "adafactor_x"}, "got 'adafactor_x'; did you mean adafactor?"),
+        ({"lr_scheduler_type": "cosin"}, "got 'cosin'; did you mean cosine?"),
+        ({"eval_strategy": "sometimes"}, "`eval_strategy` must be one of no, steps, epoch, got 'sometimes'"),
+        ({"metric_for_best_model": "eval_los"}, "`metric_for_best_model` must be measured in evaluation"),
+        ({"eval_strategy": "no", "load_best_model_at_end": True}, "load_best_model_at_end"),
+        ({"load_best_model_at_end": True, "eval_strategy": "steps"}, "load_best_model_at_end"),
+        ({"warmup_steps": 9}, "`warmup_steps` must be left out with a constant"),
+        ({"warmup_steps": 9, "max_steps": 9, "lr_scheduler_type": "linear"}, "`warmup_steps` must be below"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` must be 0"),
+        ({"optim": "galore_adamw"}, "`optim` must work together and on this machine, got galore_adamw"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "`lr_scheduler_type` must work together"),
+        ({"fsdp": "full_shard"}, "`training options` must work together"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_the_data_is_read(tmp_path, options, words):
+    folder = tmp_path / "run"
+    with (
+        pytest.raises(ValueError, match=words),
+        claimed_output_dir(TextVAETrainingArguments(**({"output_dir": str(folder), "report_to": "none"} | options))),
+    ):
+        pass
+    assert not folder.exists()
+
+
+def test_the_best_model_is_the_one_of_less_perplexity(make_trainer):
+    trainer = make_trainer(num_train_epochs=3, metric_for_best_model="perplexity", load_best_model_at_end=True)
+    trainer.train()
+    found = [row["eval_perplexity"] for row in trainer.state.log_history if "eval_perplexity" in row]
+    assert trainer.state.best_metric == min(found)
+    trainer = make_trainer(metric_for_best_model="squared_error")  # of vectors alone
+    with pytest.raises(ValueError, match="`metric_for_best_model` must be measured in evaluation, got 'squared_error'"):
+        trainer.train()
+
+
+def test_without_an_accelerator_processes_know_of_each_other():
+    assert TextVAETrainingArguments(output_dir="x", report_to="none").use_cpu != torch.accelerator.is_available()
+
+
+@pytest.mark.parametrize("decoder", ["gru", "vector"])
+def test_the_stock_trainer_trains_and_evaluates(small_config, tokenizer, sentences, tmp_path, decoder):
+    model = hsvae_hf.HSVAEForPreTraining(small_config)
+    rows, collator = tokenize_dataset(Dataset.from_dict({"text": sentences}), tokenizer), TextCollator(tokenizer)
+    if decoder == "vector":
+        kinds = {"decoder_type": "vector", "encoder_type": "vector", "vector_size": 5, "tie_word_embeddings": False}
+        model = hsvae_hf.HSVAEForPreTraining(hsvae_hf.HSVAEConfig(latent_size=4, **kinds))
+        rows, collator = VectorDataset(np.random.default_rng(0).normal(size=(12, 5)).astype("f")), collate_vectors
+    options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "report_to": "none"}
+    arguments = TrainingArguments(str(tmp_path), num_train_epochs=2, use_cpu=True, **options)
+    trainer = Trainer(model, arguments, collator, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    looks = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+    assert len(looks) == 2
+    assert trainer.state.best_metric == min(looks)
+
+
+def test_targets_of_the_collator_are_those_of_the_input(small_config, tokenizer, sentences):
+    model = hsvae_hf.HSVAEForPreTraining(small_config).eval()
+    batch = TextCollator(tokenizer)([{"input_ids": tokenizer(text)["input_ids"]} for text in sentences[:3]])
+    for end in (small_config.eos_token_id, small_config.pad_token_id):  # some tokenizers pad with the end of sentence
+        model.config.pad_token_id, losses = end, []
+        for inputs in (batch, {name: value for name, value in batch.items() if name != "labels"}):
+            torch.manual_seed(1)
+            losses.append(model(**inputs).loss.item())
+        assert losses[0] == losses[1]
 
 
 def script(name, *arguments, prefix=(), **options):
@@ -391,7 +563,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
 @pytest.mark.parametrize(("launch", "processes"), [(ACCELERATE, 1), (TORCHRUN, 2)], ids=["accelerate", "torchrun"])
 def test_launchers_train_and_resume(corpus, tmp_path, launch, processes):
     command = ["--dataset", corpus, "--output_dir", tmp_path / "run", *SMALL, "--save_strategy", "steps"]
-    command += ["--save_steps", 2, "--use_cpu", "--report_to", "none", "--max_steps"]
+    command += ["--save_steps", 2, "--report_to", "none", "--max_steps"]
     options = {"prefix": [sys.executable, *launch], "env": os.environ | {"OMP_NUM_THREADS": "1"}}
     first = script("train.py", *command, 4, **options)
     assert first.returncode == 0, first.stderr[-3000:]

@@ -13,8 +13,9 @@ from vector_models import VECTOR_FAMILIES, small, vector_model
 import hsvae_hf
 from hsvae_hf.analysis import neighbours_kept
 from hsvae_hf.distributions import neighbour_kl
-from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
+from hsvae_hf.encoding import encode_vectors, sentence_vectors
 from hsvae_hf.evaluation import corpus_statistics, evaluate_model, probe_accuracy
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.modeling_decoder import VectorDecoder
 from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
 
@@ -41,7 +42,7 @@ def test_reconstruction_is_a_gaussian_log_density(learned):
 def test_vectors_text_and_the_light_form_agree(family, tmp_path):
     model = family.pretraining(family.config()).eval()
     ids = torch.tensor([[5, 6, 7, 1], [9, 1, 0, 0]])
-    vectors = model.model.encoder(ids, ids != 0)
+    vectors = model.model.encoder(ids, ids != 0).pooler_output
     model.model.standardizer.fit(torch.randn(50, 16) * 3 + 1)
     expected = model.model(ids).sparse_embedding
     assert torch.equal(model.model(vectors=vectors).sparse_embedding, expected)
@@ -139,8 +140,8 @@ def test_a_dimension_that_never_varies_does_no_harm():
     ("changes", "message"),
     [
         ({"freeze_text_encoder": False}, "`freeze_text_encoder` must be True with a vector decoder"),
-        ({"decoder_std": 0.0}, "`decoder_std` must be positive"),
-        ({"similarity_temperature": 0.0}, "`similarity_temperature` must be at least 0.001"),
+        ({"decoder_std": 0.0}, "`decoder_std` must be from 0.001 to 1000"),
+        ({"similarity_temperature": 0.0}, "`similarity_temperature` must be from 0.001 to 1000"),
         ({"similarity_weight": -1.0}, "`similarity_weight` must be at least 0"),
         ({"vector_size": 3}, "`vector_size` must be given if and only if"),
         ({"encoder_type": "gru", "encoder_config": None, "freeze_text_encoder": False}, "`encoder_type` must be"),
@@ -164,7 +165,7 @@ def test_features_that_are_there_already_reconstruct_the_same_words():
     family = next(family for family in FAMILIES if family.name == "hsvae-bert")
     model = family.pretraining(family.config(freeze_text_encoder=True)).eval()
     ids = torch.tensor([[5, 6, 7, 1], [9, 1, 0, 0]])
-    vectors = model.model.encoder(ids, ids != 0)
+    vectors = model.model.encoder(ids, ids != 0).pooler_output
     losses = []
     for inputs in ({"input_ids": ids}, {"vectors": vectors, "labels": ids.masked_fill(ids == 0, -100)}):
         torch.manual_seed(0)
@@ -267,3 +268,15 @@ def test_standard_deviations_and_pseudo_inputs_do_not_decay(tmp_path):
     assert {"decoder.output.weight", "model.latent_head.posterior.weight"} <= decaying
     assert not decaying & {"decoder.log_std", "model.latent_head.pseudo_inputs"}
     assert {"decoder.log_std", "model.latent_head.pseudo_inputs"} <= {name for name, _ in model.named_parameters()}
+
+
+def test_a_model_without_weights_is_saved_too(tmp_path):
+    sizes = {"encoder_type": "vector", "decoder_type": "vector", "vector_size": 8, "tie_word_embeddings": False}
+    model = hsvae_hf.TextEncoderModel(hsvae_hf.TextEncoderConfig(**sizes))
+    model.standardizer.fit(torch.randn(20, 8))
+    model.save_pretrained(tmp_path)
+    vectors = torch.randn(3, 8)
+    loaded = hsvae_hf.TextEncoderModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded(vectors=vectors)[0], model(vectors=vectors)[0])
+    with pytest.raises(NotImplementedError, match="no text encoder, so no word embeddings"):
+        model.get_input_embeddings()

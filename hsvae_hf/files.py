@@ -1,0 +1,228 @@
+"""Files and folders that are there whole or not at all, whatever ends the process, and are written by one at a time.
+
+What is not whole yet lies in a hidden folder: `.unfinished` in a folder that is written, `.NAME.unfinished` beside a
+file. A lock in it tells which process writes. The kernel drops that lock when the process ends, by SIGKILL too, so that
+the next one may remove what was left. (After a power failure the file system decides: nothing is forced to the disk.)
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+if sys.platform != "win32":  # which has no such locks: there, two processes at once are not noticed
+    import fcntl
+
+logger = logging.getLogger(__name__)
+UNFINISHED = ".unfinished"
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_LOCK = "lock"
+_held: set[Path] = set()  # the hidden folders of this process
+
+
+@contextmanager
+def claimed_folder(folder: str | Path, name: str = "output_dir") -> Iterator[Path]:
+    """Write into `folder` as the only process; it is made, and removed again if nothing was written.
+
+    Args:
+        folder: which.
+        name: of the argument that gave it, for the error.
+
+    Yields:
+        A hidden folder in it for what is not whole yet; it is removed at the end.
+
+    Raises:
+        ValueError: if another process writes there, or nobody can.
+    """
+    with _claimed(Path(folder), Path(folder) / UNFINISHED, name) as hidden:
+        yield hidden
+
+
+@contextmanager
+def claimed_file(path: str | Path, name: str = "output") -> Iterator[Path]:
+    """Write the file `path` as the only process; see `claimed_folder`."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"`{name}` must be a file, got the folder {str(path)!r}; add the name of a file.")
+    with _claimed(path, path.parent / f".{path.name}{UNFINISHED}", name) as hidden:
+        yield hidden
+
+
+@contextmanager
+def claimed_files(**paths: Path | None) -> Iterator[None]:
+    """`claimed_file` of each that there is, by the name of its argument."""
+    with ExitStack() as stack:
+        for name, path in paths.items():
+            if path is not None:
+                stack.enter_context(claimed_file(path, name))
+        yield
+
+
+def check_output(
+    path: str | Path, overwrite: bool, suffix: str, name: str = "output", inputs: Iterable[str | None] = ()
+) -> Path:
+    """The path of a result file that may be written.
+
+    Args:
+        path: of the file.
+        overwrite: whether it may exist.
+        suffix: that it must have.
+        name: of the argument.
+        inputs: files and folders of data that are read; Hub ids are passed over.
+
+    Raises:
+        ValueError: if it has another suffix, is a folder, part of what is read or a file of a model, or exists and
+            `overwrite` is not set.
+    """
+    target = Path(path)
+    if target.suffix != suffix:
+        raise ValueError(f"`{name}` must end in {suffix}, got {str(target)!r}; rename it.")
+    if target.is_dir():
+        raise ValueError(f"`{name}` must be a file, got the folder {str(target)!r}; add the name of a file.")
+    if target.name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        raise ValueError(f"`{name}` must not be a file of a model, got {str(target)!r}; rename it.")
+    for source in filter(None, inputs):
+        if Path(source).exists() and target.resolve().is_relative_to(Path(source).resolve()):
+            raise ValueError(f"`{name}` must not be part of what is read, got {str(target)!r}; write it elsewhere.")
+    if target.exists() and not overwrite:
+        raise ValueError(f"`{name}` must be a new file, got {str(target)!r}; add --overwrite to replace it.")
+    return target
+
+
+@contextmanager
+def staged_folder(folder: str | Path, name: str = "output_dir") -> Iterator[Path]:
+    """A temporary folder whose files move into `folder`, one rename each, once everything is written."""
+    with claimed_folder(folder, name) as hidden, tempfile.TemporaryDirectory(dir=hidden) as temporary:
+        yield Path(temporary)
+        with uninterrupted():
+            for path in sorted(Path(temporary).iterdir()):
+                os.replace(path, Path(folder) / path.name)
+
+
+@contextmanager
+def staged_file(path: str | Path, name: str = "output") -> Iterator[Path]:
+    """A temporary path; what is written there gets the name `path` once it is whole."""
+    with claimed_file(path, name) as hidden, tempfile.TemporaryDirectory(dir=hidden) as temporary:
+        unfinished = Path(temporary) / Path(path).name
+        yield unfinished
+        os.replace(unfinished, path)
+
+
+def write_json(path: str | Path, content: Any, name: str = "output") -> None:
+    """Write a file that is whole as soon as it has its name; its folder is made."""
+    with staged_file(path, name) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Signals that Python handles wait until the end."""
+    arrived: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: found for number in SIGNALS if callable(found := signal.getsignal(number))}
+        for number in handlers:
+            signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in arrived:
+            handlers[number](number, None)
+
+
+@contextmanager
+def _claimed(target: Path, hidden: Path, name: str) -> Iterator[Path]:
+    hidden = Path(os.path.abspath(hidden))
+    if hidden in _held:  # for the whole run, while this is a file of it
+        yield hidden
+        return
+    missing = [path for path in hidden.parents if not path.exists()]
+    try:
+        lock = _lock(hidden)
+    except OSError as error:
+        _remove_empty(missing)
+        if isinstance(error, BlockingIOError):
+            raise ValueError(
+                f"`{name}` must be written by one process at a time, got {str(target)!r}, which process "
+                f"{error.filename} is writing; wait for it, stop it, or choose another name."
+            ) from None
+        raise ValueError(
+            f"`{name}` must be a place that can be written, got {str(target)!r}: {error.strerror or error}; choose "
+            "another."
+        ) from error
+    _held.add(hidden)
+    try:
+        yield hidden
+    finally:
+        with uninterrupted():
+            _held.discard(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+            os.close(lock)
+            _remove_empty(missing)
+
+
+def _lock(hidden: Path) -> int:
+    """The open lock of a hidden folder that holds nothing else.
+
+    Raises:
+        BlockingIOError: with the other process in the place of a file name, if there is one.
+        OSError: if nothing can be written there.
+    """
+    while True:
+        hidden.mkdir(parents=True, exist_ok=True)
+        path = hidden / _LOCK
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the process that had it has just removed it
+            if not hidden.exists():
+                continue
+            raise
+        try:
+            _acquire(lock, hidden)
+            if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+                break
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    for path in hidden.iterdir():  # of a process that was killed
+        if path.name != _LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return lock
+
+
+def _acquire(lock: int, hidden: Path) -> None:
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BlockingIOError(error.errno, error.strerror, os.read(lock, 20).decode() or "?") from None
+    except OSError as error:  # some network file systems
+        logger.warning("%s cannot be locked (%s): see that one process at a time writes there", hidden, error.strerror)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove those that were made for nothing, the deepest first."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

@@ -1,0 +1,95 @@
+"""Training options that cannot work are refused before the data is read, not hours later at the first checkpoint."""
+
+import copy
+from typing import Any
+
+import torch
+from transformers import SchedulerType, Trainer, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+
+from hsvae_hf.arguments import CHOICES, choose
+
+_TIMES = ("runtime", "samples_per_second", "steps_per_second")  # that every evaluation reports, and nobody wants
+
+
+def check_choices(arguments: TrainingArguments) -> None:
+    """Refuse names that there are not, and packages that are not installed.
+
+    Raises:
+        ValueError: if there are any.
+    """
+    for name, names in CHOICES.items():
+        value = getattr(arguments, name)
+        choose(name, str(getattr(value, "value", value)), names)
+    named = arguments.report_to if isinstance(arguments.report_to, list) else [str(arguments.report_to)]
+    found = get_available_reporting_integrations()
+    missing = [name for name in named if name not in ("all", "none", "None", *found)]
+    if missing:
+        remedy = "pip install 'hsvae_hf[train]'" if missing[0] == "tensorboard" else "install its package"
+        raise ValueError(
+            f"`report_to` must be one of {', '.join([*found, 'none'])}, which this machine has, got {missing[0]!r}; "
+            f"{remedy}, or add --report_to none."
+        )
+    if arguments.fp16 and not torch.accelerator.is_available():
+        raise ValueError("`fp16` must be off without a GPU, got on; use `bf16`.")
+
+
+def check_warmup(arguments: TrainingArguments) -> None:
+    """Refuse a warm-up of the learning rate that is ignored, or never ends.
+
+    Raises:
+        ValueError: if it is one.
+    """
+    kind, steps, most = SchedulerType(arguments.lr_scheduler_type), arguments.warmup_steps, arguments.max_steps
+    if steps > 0 and kind == SchedulerType.CONSTANT:
+        raise ValueError(
+            f"`warmup_steps` must be left out with a constant learning rate, which ignores it, got {steps:g}; add "
+            "--lr_scheduler_type constant_with_warmup."
+        )
+    if 0 < most <= steps:
+        raise ValueError(f"`warmup_steps` must be below `max_steps`, got {steps:g} and {most}; lower it.")
+
+
+def check_best_metric(arguments: TrainingArguments, metrics: tuple[str, ...]) -> None:
+    """Refuse to choose the best model by what is not measured; say which end of a metric is the good one.
+
+    Args:
+        arguments: of the run.
+        metrics: what evaluation measures, without its prefix. All but accuracies are better when lower.
+
+    Raises:
+        ValueError: if `metric_for_best_model` is none of them.
+    """
+    named = arguments.metric_for_best_model
+    if named is None:
+        return
+    if named.removeprefix("eval_") not in (*metrics, *_TIMES):
+        raise ValueError(
+            f"`metric_for_best_model` must be measured in evaluation, got {named!r}; name one of {', '.join(metrics)}."
+        )
+    if arguments.greater_is_better is None:  # the library knows of losses only that less is better
+        arguments.greater_is_better = named.endswith(("accuracy", "per_second"))
+
+
+def rehearse(arguments: TrainingArguments) -> None:
+    """Set a Trainer up for a model of one weight, so that what it refuses is known before the data is read.
+
+    Raises:
+        ValueError: in one line, for whatever it refuses.
+    """
+    tried: Any = copy.copy(arguments)
+    tried.push_to_hub, tried.label_smoothing_factor = False, 0.0
+    named = "training options"
+    try:
+        trainer = Trainer(torch.nn.Linear(1, 1), tried, train_dataset=[{}], eval_dataset=[{}])
+        named = "optim"
+        optimizer = trainer.create_optimizer()
+        named = "lr_scheduler_type"
+        trainer.create_scheduler(max(arguments.max_steps, 1), optimizer)
+    except Exception as error:  # the packages behind these options raise what they like
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        value = getattr(arguments, named, "some")
+        raise ValueError(
+            f"`{named}` must work together and on this machine, got {getattr(value, 'value', value)}, which did not: "
+            f"{reason}; change it."
+        ) from error

@@ -1,0 +1,314 @@
+"""How a script ends: one line for bad input, a full memory or disk, and for a signal, at any moment."""
+
+import errno
+import importlib
+import json
+import os
+import resource
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Trainer
+
+import hsvae_hf
+from hsvae_hf.cli import run
+from hsvae_hf.files import uninterrupted
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--embedding_size", "8", "--hidden_size", "12", "--latent_size", "6", "--per_device_train_batch_size", "4"]
+SMALL += ["--report_to", "none", "--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2"]
+
+
+@pytest.fixture
+def corpus(tmp_path, sentences, labels):
+    path = tmp_path / "corpus.jsonl"
+    rows = [{"text": text, "label": label} for text, label in zip(sentences, labels, strict=True)] * 3
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def arguments(script, corpus, model, output):
+    """The command line of each script, its results in the folder `output`."""
+    text = corpus.with_suffix(".txt")
+    text.write_text("one sentence\nanother one\n")
+    model = ["--model_name_or_path", model]
+    return {
+        "train": ["--dataset", corpus, "--output_dir", output / "run", *SMALL],
+        "train_classifier": [*model, "--dataset", corpus, "--output_dir", output / "run", *SMALL[6:]],
+        "embed": [*model, "--input", text, "--output", output / "codes.npz"],
+        "evaluate": [
+            *(*model, "--dataset", corpus, "--split", "validation"),
+            *("--output", output / "a.json", "--heatmap", output / "a.png"),
+        ],
+        "explain": [*model, "--dataset", corpus, "--output", output / "a.json"],
+        "quickstart": ["--output_dir", output / "run", "--max_train_samples", 50, "--max_steps", 2],
+    }[script]
+
+
+def ended(script, words, monkeypatch, capsys):
+    """The exit code of a script that is run here, and the lines that it wrote to stderr."""
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
+    with pytest.raises(SystemExit) as caught:
+        run(runpy.run_path(str(ROOT / f"scripts/{script}.py"))["main"])
+    return caught.value.code, capsys.readouterr().err.replace("\r", "\n").strip().split("\n")
+
+
+def interrupt(monkeypatch, place, number):
+    """Have the function at `module:name` or `module:Class.name` send a signal to this process once it was called."""
+    module, _, name = place.partition(":")
+    owner = importlib.import_module(module)
+    *classes, name = name.split(".")
+    for found in classes:
+        owner = getattr(owner, found)
+    original = getattr(owner, name)
+
+    def interrupted(*args, **kwargs):
+        result = original(*args, **kwargs)
+        os.kill(os.getpid(), number)
+        return result
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+@pytest.mark.parametrize(
+    ("script", "place"),
+    [
+        ("train", "hsvae_hf.data:locate"),
+        ("train", "torch.optim:AdamW.step"),
+        ("train", "transformers:Trainer._save_optimizer_and_scheduler"),
+        ("train", "hsvae_hf.monitor:corpus_statistics"),
+        ("train", "transformers:PreTrainedTokenizerBase.save_pretrained"),
+        ("train_classifier", "torch.optim:AdamW.step"),
+        ("embed", "hsvae_hf.loading:AutoConfig.from_pretrained"),
+        ("embed", "hsvae_hf.encoding:_encode_batch"),
+        ("embed", "numpy.lib.format:write_array"),
+        ("evaluate", "hsvae_hf.evaluation:probe_accuracy"),
+        ("evaluate", "matplotlib.figure:Figure.savefig"),
+        ("explain", "hsvae_hf.encoding:_encode_batch"),
+        ("quickstart", "transformers:set_seed"),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_script_in_one_line(script, place, number, corpus, saved_model, tmp_path, monkeypatch, capsys):
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+    (tmp_path / "out").mkdir()
+    interrupt(monkeypatch, place, number)
+    try:
+        code, lines = ended(script, arguments(script, corpus, saved_model, tmp_path / "out"), monkeypatch, capsys)
+    finally:
+        for kind, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+            signal.signal(kind, handler)  # a script that was stopped ignores further ones
+    assert code == 128 + number
+    assert lines[-1] == f"stopped by {number.name}; no file is half written"
+    assert not any("Traceback" in line for line in lines)
+    left = sorted(path.name for path in (tmp_path / "out").rglob("*"))
+    assert not any(name.startswith(".") for name in left)
+    if script != "train":
+        assert left in ([], ["a.png"])  # the heat map is whole before the report is begun
+    for checkpoint in (tmp_path / "out").glob("run/*"):
+        assert checkpoint.name in ("checkpoint-2", "checkpoint-4")
+        assert (checkpoint / "optimizer.pt").is_file()
+
+
+def test_another_signal_does_not_disturb_the_cleaning(capsys):
+    seen = []
+
+    def main():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            with uninterrupted():
+                os.kill(os.getpid(), signal.SIGTERM)
+                seen.append("clean")
+
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    for kind, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+        signal.signal(kind, handler)
+    assert (caught.value.code, seen) == (143, ["clean"])
+    assert capsys.readouterr().err == "stopped by SIGTERM; no file is half written\n"
+
+
+def raises(error, cause=None):
+    def main():
+        raise error from cause
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (raises(ValueError("`x` must be 1")), "`x` must be 1"),
+        (raises(MemoryError()), "lower the batch size"),
+        (raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")), "lower the batch size"),
+        (raises(RuntimeError("std::bad_alloc")), "lower the batch size"),
+        (raises(RuntimeError("can't start new thread")), "lower the batch size"),
+        (raises(KeyError("x"), MemoryError()), "lower the batch size"),
+        (raises(RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")), "lower the batch size"),
+        (lambda: torch.empty(2**60), "lower the batch size"),
+        (raises(OSError(errno.ENOSPC, "No space left on device")), "the disk is full"),
+        (raises(RuntimeError("[gloo/pair.cc:5] Connection closed by peer [127.0.0.1]:5")), "another process of"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(main, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.strip().split("\n")
+    assert line.startswith("error: ")
+    assert words in line
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    for error in (KeyError("x"), RuntimeError("The size of tensor a must match"), TypeError("x")):
+        with pytest.raises(type(error)):
+            run(raises(error))
+
+
+@pytest.mark.parametrize("script", ["train", "embed"])
+def test_a_full_disk_is_one_line_and_leaves_whole_files(script, corpus, saved_model, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").mkdir()
+    place = (Trainer, "_save_optimizer_and_scheduler") if script == "train" else (torch, "searchsorted")
+    original = getattr(*place)
+
+    def full(*args, **kwargs):  # no file may grow beyond 200 bytes: the end of the disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(*place, full)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        code, lines = ended(script, arguments(script, corpus, saved_model, tmp_path / "out"), monkeypatch, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert lines[-1].startswith("error: the disk is full")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "path"),
+    [
+        ("train", "--output_dir", "file/run"),
+        ("train", "--output_dir", "/proc/run"),
+        ("train", "--output_dir", "file"),
+        ("train_classifier", "--output_dir", "/proc/run"),
+        ("quickstart", "--output_dir", "file/run"),
+        ("embed", "--output", "/proc/codes.npz"),
+        ("embed", "--output", "folder.npz"),
+        ("evaluate", "--output", "/proc/a.json"),
+        ("evaluate", "--output", "file/a.json"),
+        ("evaluate", "--heatmap", "/proc/a.png"),
+        ("explain", "--output", "/proc/a.json"),
+    ],
+)
+def test_an_output_is_checked_before_the_work(script, option, path, corpus, saved_model, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    (out / "folder.npz").mkdir(parents=True)
+    (out / "file").touch()
+    words = [*arguments(script, corpus, saved_model, out), option, out / path]
+    words += ["--overwrite"] if script in ("embed", "evaluate") else []
+
+    def work(*args, **kwargs):
+        raise AssertionError("the work has begun")
+
+    for place in ("hsvae_hf.data:locate", "hsvae_hf.loading:AutoConfig", "hsvae_hf.locating:docstring_corpus"):
+        module, name = place.split(":")
+        monkeypatch.setattr(importlib.import_module(module), name, work)
+    code, lines = ended(script, words, monkeypatch, capsys)
+    assert code == 2
+    assert lines[-1].startswith(f"error: `{option[2:]}` must ")
+    assert sorted(path.name for path in out.rglob("*")) == ["file", "folder.npz"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of the process is not known")
+@pytest.mark.parametrize("script", ["train", "embed"])
+def test_memory_that_runs_out_is_one_line(script, corpus, saved_model, small_config, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").mkdir()
+    words = arguments(script, corpus, saved_model, tmp_path / "out")
+    if script == "train":
+        words += ["--hidden_size", 1500]
+        place = (torch.nn.GRU, "forward")
+    else:
+        small_config.hidden_size = 400
+        hsvae_hf.HSVAEForPreTraining(small_config).save_pretrained(saved_model)
+        corpus.with_suffix(".txt").write_text("one sentence\n" * 8_000)
+        words += ["--batch_size", 8_000]
+        place = (hsvae_hf.encoding, "_encode_batch")
+    limits, original = resource.getrlimit(resource.RLIMIT_AS), getattr(*place)
+
+    def short(*args, **kwargs):
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**23, limits[1]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(*place, short)
+    try:
+        code, lines = ended(script, words, monkeypatch, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert code == 2
+    assert lines[-1].startswith("error: the memory ran out; lower the batch size")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+def test_signals_from_outside_end_a_run_and_its_workers(corpus, tmp_path):
+    run_folder = tmp_path / "run"
+    words = ["--dataset", corpus, "--output_dir", run_folder, *SMALL, "--max_steps", 10**6, "--save_total_limit", 1]
+    command = list(map(str, [sys.executable, ROOT / "scripts/train.py", *words, "--dataloader_num_workers", 1]))
+
+    def started(wanted):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        begin = time.monotonic()
+        while not wanted() and process.poll() is None and time.monotonic() - begin < 120:
+            time.sleep(0.05)
+        return process
+
+    for number, wanted in (
+        (signal.SIGINT, lambda: list(run_folder.glob("checkpoint-*"))),
+        (signal.SIGTERM, lambda: list(run_folder.glob("checkpoint-*"))),
+        (signal.SIGTERM, lambda: list(run_folder.glob(".unfinished"))),
+    ):
+        process = started(wanted)
+        os.killpg(process.pid, number)  # as a terminal does
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        output = process.communicate(timeout=60)[0].decode().replace("\r", "\n")
+        assert process.returncode == 128 + number, output[-2000:]
+        assert "Traceback" not in output
+        assert output.strip().split("\n")[-1] == f"stopped by {signal.Signals(number).name}; no file is half written"
+        assert not list(tmp_path.rglob(".*"))
+        shutil.rmtree(run_folder, ignore_errors=True)
+
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    time.sleep(1)  # it imports
+    process.send_signal(signal.SIGINT)
+    assert (process.communicate(timeout=60)[0], process.returncode) == (b"", 130)
+
+    process = started(lambda: list(run_folder.glob("checkpoint-*")))
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert second.returncode == 2
+    assert second.stderr.startswith("error: `output_dir` must be written by one process at a time")
+    assert f"process {process.pid} is writing" in second.stderr
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (run_folder / ".unfinished").is_dir()
+    resumed = [*command, "--resume_from_checkpoint", "true"]
+    state = max(run_folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    resumed[resumed.index(str(10**6))] = str(int(state.name.split("-")[1]) + 2)
+    result = subprocess.run(resumed, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "missing keys" not in result.stderr
+    assert not list(tmp_path.rglob(".*"))

@@ -1,0 +1,100 @@
+"""Generation as users call it: its inputs, the decoder's state under both names, code of other versions."""
+
+import pytest
+import torch
+from families import FAMILIES
+from transformers import AutoModelForPreTraining
+
+WORDS = next(family for family in FAMILIES if family.name == "hsvae")
+VECTORS = next(family for family in FAMILIES if family.name == "hsvae-vector")
+IDS = torch.tensor([[5, 6, 1], [7, 8, 1]])
+
+
+@pytest.fixture
+def model():
+    return WORDS.pretraining(WORDS.config()).eval()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.generate(), "`input_ids` or `latents` must be given, got neither"),
+        (lambda model: model.generate(latents=torch.full((1, 6), torch.nan)), "`latents` must be finite"),
+        (lambda model: model.generate(latents=torch.ones(1, 6).long()), "`latents` must be a tensor of floats.*int64"),
+        (lambda model: model.generate(latents=[[0.0] * 6]), "`latents` must be a tensor of floats.*got list"),
+        (lambda model: model.generate(latents=torch.ones(0, 6)), r"`latents` must be \(batch, 6\), got \(0, 6\)"),
+        (lambda model: model.sample_prior(0), "`num_samples` must be a whole number of at least 1, got 0"),
+        (lambda model: model.sample_prior(-1), "`num_samples` must be a whole number of at least 1, got -1"),
+        (lambda model: model.sample_prior(2.5), "`num_samples` must be a whole number"),
+        (lambda model: model.sample_prior(True), "`num_samples` must be a whole number"),
+        (lambda model: model.interpolate("a", "b", 3), "`a` must be a tensor of token ids or a latent, got str 'a'"),
+        (lambda model: model.interpolate(IDS[:1], IDS, 3), "`b` must be one sentence"),
+        (lambda model: model.interpolate(IDS[:1], torch.full((1, 6), torch.inf), 3), "`b` must be finite"),
+        (lambda model: model.interpolate(IDS[:1], IDS[1:], 1), "`steps` must be a whole number of at least 2, got 1"),
+        (lambda model: model.interpolate(IDS[:1], IDS[1:], "3"), "`steps` must be a whole number.*got '3'"),
+        (lambda model: model(IDS, labels=IDS, decoder_input_ids=IDS), "`labels` must come without `decoder_input_ids`"),
+        (lambda model: model.decode_vectors(torch.ones(1, 6)), "`decoder_type` must be 'vector' to decode vectors"),
+    ],
+)
+def test_bad_input_is_named(model, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model)
+
+
+@pytest.mark.parametrize("latents", [torch.ones(6), torch.ones(1, 5), torch.full((1, 6), torch.nan)])
+def test_bad_latents_of_vectors_are_named(latents):
+    with pytest.raises(ValueError, match="`latents` must be"):
+        VECTORS.pretraining(VECTORS.config()).decode_vectors(latents)
+
+
+def test_only_a_decoder_of_words_can_generate(tmp_path):
+    assert WORDS.pretraining.can_generate()
+    assert WORDS.pretraining(WORDS.config()).can_generate()
+    vectors = VECTORS.pretraining(VECTORS.config())
+    assert not vectors.can_generate()
+    vectors.save_pretrained(tmp_path)
+    assert not (tmp_path / "generation_config.json").exists()
+    assert not AutoModelForPreTraining.from_pretrained(tmp_path).can_generate()
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_state_goes_by_both_names(model, name):
+    latents = model.model(IDS)
+    whole = model(decoder_input_ids=IDS, encoder_outputs=latents).logits
+    first = model(decoder_input_ids=IDS[:, :1], encoder_outputs=latents)
+    rest = model(decoder_input_ids=IDS[:, 1:], encoder_outputs=latents, **{name: first.cache}).logits
+    torch.testing.assert_close(torch.cat([first.logits, rest], dim=1), whole)
+
+
+def test_the_configuration_decides_whether_the_state_is_kept():
+    model = WORDS.pretraining(WORDS.config(use_cache=False))
+    assert model(IDS, decoder_input_ids=IDS).cache is None
+    assert model(IDS, decoder_input_ids=IDS, use_cache=True).cache is not None
+    assert model.generation_config.use_cache is False
+
+
+@pytest.mark.parametrize("options", [{"do_sample": True}, {"num_beams": 3}, {}], ids=str)
+def test_generation_is_the_same_with_and_without_the_state(model, options):
+    found = []
+    for use_cache in (True, False):
+        torch.manual_seed(0)
+        found.append(model.generate(IDS, max_new_tokens=6, use_cache=use_cache, **options))
+    assert torch.equal(*found)
+
+
+def test_several_tokens_may_end_a_sentence():
+    model = WORDS.pretraining(WORDS.config(eos_token_id=list(range(1, 40)))).eval()
+    words = model.generate(IDS, max_new_tokens=6)
+    assert words.shape[1] == 2 or (words[:, 2:] == 0).all()  # every word but padding ends it
+    endless = WORDS.pretraining(WORDS.config(eos_token_id=None)).eval()
+    assert endless.generate(IDS, max_new_tokens=6).shape == (2, 7)
+    assert torch.isfinite(endless(IDS).loss)
+
+
+def test_code_that_another_version_saved_is_not_read_where_the_package_is(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    for path in tmp_path.glob("*.py"):
+        path.write_text("raise RuntimeError('the code of another version')\n")
+    loaded = AutoModelForPreTraining.from_pretrained(tmp_path, trust_remote_code=True)
+    assert type(loaded) is type(model)
+    assert loaded.generate(IDS, num_beams=2, max_new_tokens=3).shape[0] == 2
