@@ -86,12 +86,10 @@ def python(tmp_path_factory):
 def wheel(python, tmp_path_factory):
     """Built from a copy of what git has, since a build leaves files in the tree."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in run(
-        "git", "ls-files", "-z", "hsvae_hf", "pyproject.toml", "README.md", "LICENSE", cwd=ROOT
-    ).stdout.split("\0"):
-        if name:
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, source / name)
+    parts = ("hsvae_hf", "pyproject.toml", "README.md", "LICENSE")
+    for name in run("git", "ls-files", *parts, cwd=ROOT).stdout.split():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, source / name)
     run(python, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", target, source)
     (built,) = target.iterdir()
     return built

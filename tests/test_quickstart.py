@@ -8,7 +8,7 @@ SCRIPT = Path(__file__).parent.parent / "scripts/quickstart.py"
 
 
 def test_quickstart_trains_and_shows_codes_and_a_reconstruction(tmp_path):
-    options = ["--output_dir", tmp_path / "run", "--max_train_samples", "200", "--num_train_epochs", "1"]
+    options = ["--output_dir", tmp_path / "run", "--max_train_samples", "200", "--max_steps", "3"]
     done = subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "dimensions active; strongest" in done.stdout
