@@ -264,6 +264,7 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         fields |= {"tie_word_embeddings": False, **ids, **config}
         model = cls(cls.config_class(**fields))
         cast(TransformerEncoder, model.base_model.encoder).adopt(encoder)
+        model.freeze()
         return model
 
 
