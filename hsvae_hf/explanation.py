@@ -80,7 +80,7 @@ def describe_dimensions(
     Raises:
         ValueError: if there are not as many codes as texts, or they are no codes or no texts.
     """
-    check_positive(num_words=num_words, num_sentences=num_sentences)
+    check_positive(num_words=num_words, num_sentences=num_sentences or None)  # none are wanted in some reports
     check_sentences(texts, "texts")
     texts = list(texts)
     if not sparse.issparse(codes) or len(codes.shape) != 2:

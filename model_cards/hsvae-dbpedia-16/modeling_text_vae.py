@@ -4,6 +4,8 @@ Nothing here knows a particular latent; `modeling_latent.py` says what a latent 
 """
 
 import copy
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +31,7 @@ from .modeling_latent import LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 from .pooling import read_pooling
 from .saving import auto_map, write_sentence_transformers_files
+from .sources import check_source
 
 CONTROL_RATE = 0.03  # of the controller of `target_active_dims`: share of the log ratio that it corrects per step
 
@@ -45,6 +48,27 @@ def keep_largest(code: Tensor, max_active_dims: int | None) -> Tensor:
         return code
     kept = code.abs().topk(max_active_dims, dim=-1).indices
     return torch.zeros_like(code).scatter(-1, kept, code.gather(-1, kept))
+
+
+def tokenizer_checksum(tokenizer: PreTrainedTokenizerBase, size: int | None = None) -> str:
+    """A checksum of which word has which id, alike for the fast and the slow form of a tokenizer.
+
+    Args:
+        tokenizer: any.
+        size: of the vocabulary: words with larger ids, added later, do not count; None takes all.
+    """
+    size = len(tokenizer) if size is None else size
+    words = sorted((index, word) for word, index in tokenizer.get_vocab().items() if index < size)
+    return f"{size}-{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]}"
+
+
+def tokenizer_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The fields of a configuration that are the tokenizer's: its special tokens and the checksum of its words.
+
+    Raises:
+        ValueError: if a special token is missing.
+    """
+    return {**special_token_ids(tokenizer), "tokenizer_checksum": tokenizer_checksum(tokenizer)}
 
 
 def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -178,9 +202,9 @@ class TextVAEPreTrainedModel(PreTrainedModel):
             ValueError: if there is no such encoder, its tokenizer lacks a special token that the decoder needs, or a
                 sentence-transformers model does what this package does not.
         """
-        folder = ""
+        encoder_name_or_path, folder = check_source(encoder_name_or_path, "encoder_name_or_path"), ""
         if config.get("decoder_type") == "vector":
-            own, place = read_pooling(str(encoder_name_or_path))
+            own, place = read_pooling(encoder_name_or_path)
             config, folder = {"freeze_text_encoder": True, **own, **config}, place.get("subfolder", "")
         try:
             encoder, report = AutoModel.from_pretrained(
@@ -201,9 +225,9 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         words = encoder.get_input_embeddings().num_embeddings
         fields: dict[str, Any] = {"encoder_type": "transformer", "encoder_config": encoder.config, "vocab_size": words}
         if config.get("decoder_type") == "vector":  # no word is predicted: only padding has to be known
-            ids = {"pad_token_id": tokenizer.pad_token_id or 0}
+            ids = {"pad_token_id": tokenizer.pad_token_id or 0, "tokenizer_checksum": tokenizer_checksum(tokenizer)}
         else:
-            ids = special_token_ids(tokenizer)
+            ids = tokenizer_fields(tokenizer)
         fields |= {"tie_word_embeddings": False, **ids, **config}
         model = cls(cls.config_class(**fields))
         cast(TransformerEncoder, model.base_model.encoder).adopt(encoder)
