@@ -48,7 +48,7 @@ def arguments(script, corpus, model, output):
             *("--output", output / "a.json", "--heatmap", output / "a.png"),
         ],
         "explain": [*model, "--dataset", corpus, "--output", output / "a.json"],
-        "quickstart": ["--output_dir", output / "run", "--max_train_samples", 50, "--num_train_epochs", 1],
+        "quickstart": ["--output_dir", output / "run", "--max_train_samples", 50, "--max_steps", 1],
     }[script]
 
 
@@ -80,7 +80,7 @@ def interrupt(monkeypatch, place, number):
 @pytest.mark.parametrize(
     ("script", "place"),
     [
-        ("train", "hsvae_hf.data:load_dataset"),
+        ("train", "hsvae_hf.data:locate"),
         ("train", "torch.optim:AdamW.step"),
         ("train", "transformers:Trainer._save_optimizer_and_scheduler"),
         ("train", "hsvae_hf.monitor:corpus_statistics"),
@@ -223,7 +223,7 @@ def test_an_output_is_checked_before_the_work(script, option, path, corpus, save
     def work(*args, **kwargs):
         raise AssertionError("the work has begun")
 
-    for place in ("hsvae_hf.data:load_dataset", "hsvae_hf.encoding:AutoConfig", "hsvae_hf.data:docstring_corpus"):
+    for place in ("hsvae_hf.data:locate", "hsvae_hf.encoding:AutoConfig"):
         module, name = place.split(":")
         monkeypatch.setattr(importlib.import_module(module), name, work)
     code, lines = ended(script, words, monkeypatch, capsys)
