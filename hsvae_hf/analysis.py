@@ -7,15 +7,20 @@ dimension is off. A dimension is on where `gate_mean < threshold`, as in the mod
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import sparse
 
+from hsvae_hf.extras import require
 from hsvae_hf.files import staged_file
+from hsvae_hf.inputs import check_positive
 
 
-def _to_array(values: object) -> np.ndarray:
+def _to_array(values: Any) -> np.ndarray:
+    if sparse.issparse(values):
+        return np.asarray(values.toarray())
     if isinstance(values, torch.Tensor):
         tensor = values.detach().cpu()
         return (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
@@ -24,7 +29,7 @@ def _to_array(values: object) -> np.ndarray:
 
 def _check_gates(gate_mean: object) -> np.ndarray:
     gates = _to_array(gate_mean)
-    if gates.ndim != 2 or 0 in gates.shape:
+    if gates.dtype.kind not in "fiub" or gates.ndim != 2 or 0 in gates.shape:
         raise ValueError(
             f"`gate_mean` must be a (sentences, latent_size) matrix with at least one row, got shape {gates.shape}. "
             "Pass the `gate_mean` of a model's output."
@@ -42,6 +47,10 @@ def _check_labels(labels: object, rows: int, num_classes: int) -> np.ndarray:
     if classes.shape != (rows,):
         raise ValueError(
             f"`labels` must have shape ({rows},), one per sentence, got {classes.shape}. Pass them in order."
+        )
+    if rows and classes.dtype.kind not in "iub":
+        raise ValueError(
+            f"`labels` must be class indices, got {classes.dtype} such as {classes[0]!r}. Number the classes."
         )
     if rows and not (classes.min() >= 0 and classes.max() < num_classes):
         raise ValueError(
@@ -139,6 +148,7 @@ def class_gate_activity(active: object, labels: object, num_classes: int) -> np.
     Raises:
         ValueError: if shapes do not fit or a label is out of range.
     """
+    check_positive(num_classes=num_classes)
     on = _to_array(active) != 0
     if on.ndim != 2:
         raise ValueError(f"`active` must be a (sentences, latent_size) matrix, got shape {on.shape}; pass codes.")
@@ -164,11 +174,15 @@ def class_kl(token_ids: Iterable[Sequence[int]], labels: object, num_classes: in
     Raises:
         ValueError: if there is not one label per sentence, or an index is out of range.
     """
+    check_positive(num_classes=num_classes, vocab_size=vocab_size)
     sentences = list(token_ids)
     classes = _check_labels(labels, len(sentences), num_classes)
     counts = np.ones((num_classes, vocab_size))
-    for index, sentence in zip(classes, sentences, strict=True):
-        words = np.asarray(sentence, dtype=np.int64)
+    for row, (index, sentence) in enumerate(zip(classes, sentences, strict=True)):
+        words = np.asarray(sentence)
+        if words.size and words.dtype.kind not in "iu":
+            raise ValueError(f"`token_ids` must be whole numbers, got {words.dtype} in row {row}. Pass ids, not words.")
+        words = words.astype(np.int64)
         if words.size and not (words.min() >= 0 and words.max() < vocab_size):
             raise ValueError(
                 f"`token_ids` must be in [0, {vocab_size}), got values from {words.min()} to {words.max()}. "
@@ -193,6 +207,18 @@ def dimension_order(activity: np.ndarray) -> np.ndarray:
     return np.lexsort((-np.where(distinctive, contrast, mean), block))
 
 
+def new_figure(**options: Any) -> Any:
+    """A matplotlib `Figure` without a screen.
+
+    Raises:
+        ImportError: without matplotlib, of the extra `train`.
+    """
+    require("matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
+
+
 def plot_gate_heatmap(
     activity: np.ndarray, class_names: Sequence[str], path: str | os.PathLike[str], title: str | None = None
 ) -> None:
@@ -208,17 +234,17 @@ def plot_gate_heatmap(
         title: line above the heat map.
 
     Raises:
+        ImportError: without matplotlib, of the extra `train`.
         ValueError: if there is not one name per class.
     """
-    from matplotlib.figure import Figure  # an optional dependency, slow to import
-
+    activity = _to_array(activity)
     if activity.ndim != 2 or len(class_names) != len(activity):
         raise ValueError(
             f"`class_names` must name each row of `activity`, got {len(class_names)} names for shape {activity.shape}. "
             "Pass the names in the order of the labels."
         )
     num_classes, latent_size = activity.shape
-    figure = Figure(figsize=(9, 1.3 + 0.3 * num_classes), dpi=200, layout="constrained")
+    figure = new_figure(figsize=(9, 1.3 + 0.3 * num_classes), dpi=200, layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("0.8")
     image = axes.imshow(
@@ -250,6 +276,12 @@ def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 
     Raises:
         ValueError: if there are not so many other rows.
     """
+    if not sparse.issparse(codes) or np.ndim(vectors) != 2 or codes.shape[0] != len(vectors):
+        shapes = f"{np.shape(vectors)} and a {type(codes).__name__} of {np.shape(codes)}"
+        raise ValueError(
+            f"`codes` must be a sparse matrix with a row for each of `vectors`, got {shapes}; encode them."
+        )
+    check_positive(count=count)
     if not 0 < count < len(vectors):
         raise ValueError(f"`count` must be from 1 to {len(vectors) - 1}, the other rows, got {count}; give more rows.")
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

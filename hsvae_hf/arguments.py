@@ -53,7 +53,7 @@ _SHOWN_CHOICES, _MOST_NAMES = 7, 15  # of longer lists help shows none, and erro
 _NOT_CONFIGURABLE = {"classifier_hidden_size", "freeze_encoder", "num_samples", "is_encoder_decoder"}
 # These follow from --encoder_name_or_path, or from what that encoder says of itself.
 _NOT_CONFIGURABLE |= {"encoder_type", "encoder_config", "pooling", "normalize_vectors", "prompts"}
-_NOT_CONFIGURABLE |= {"default_prompt_name", "vector_size"}
+_NOT_CONFIGURABLE |= {"default_prompt_name", "vector_size", "tokenizer_checksum", "use_cache"}
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:

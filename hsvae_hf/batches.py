@@ -11,6 +11,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.data import TextCollator, tokenize_dataset
+from hsvae_hf.encoding import check_text_model
+from hsvae_hf.inputs import check_positive, check_strings
 from hsvae_hf.vectors import embed_dataset
 
 
@@ -25,7 +27,11 @@ def input_batches(
         dataset: with a column `text`, or `vectors`.
         batch_size: rows per batch.
         what: name of the progress bar.
+
+    Raises:
+        ValueError: if the rows are not such as the model takes, or there is nothing to read text with.
     """
+    check_positive(batch_size=batch_size)
     if model.config.decoder_type == "vector":
         vectors = embed_dataset(dataset, model, tokenizer)
         order = np.random.default_rng(0).permutation(len(vectors))  # rows may be sorted by class
@@ -35,6 +41,11 @@ def input_batches(
         return
     if tokenizer is None:
         raise ValueError("`tokenizer` must be given for a model that reads text, got None; load the model's own.")
+    check_text_model(model, tokenizer)
+    if "text" not in dataset.column_names:
+        names = ", ".join(dataset.column_names)
+        raise ValueError(f"`dataset` must have a column `text` for a model that reads text, got {names}; rename one.")
+    check_strings(dataset["text"], "dataset")
     tokens = tokenize_dataset(dataset.select_columns(["text"]), tokenizer)
     order = np.argsort(tokens["length"][:], kind="stable")
     if cast(Any, model.base_model).latent_head.needs_even_batches:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
-from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
@@ -26,13 +25,14 @@ from transformers import (
 )
 
 import hsvae_hf
-from hsvae_hf.analysis import class_gate_activity
+from hsvae_hf.analysis import class_gate_activity, new_figure
 from hsvae_hf.arguments import MODEL_NAMES, choose
 from hsvae_hf.calibration import hold_target
 from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
-from hsvae_hf.encoding import load_for_inference, load_tokenizer
 from hsvae_hf.evaluation import average_hoyer, corpus_statistics, probe_accuracy, representations, tfidf_accuracy
+from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder, write_json
+from hsvae_hf.loading import load_for_inference, load_tokenizer
 from hsvae_hf.modeling_text_vae import special_token_ids
 from hsvae_hf.monitor import CollapseMonitor, held_out_batches
 from hsvae_hf.tokenization import train_tokenizer
@@ -561,7 +561,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """Accuracy and Average Hoyer per model, with deviations over seeds."""
     names = [Path(row["model"]).name for row in rows]
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    figure = new_figure(figsize=(8, 5.5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     _bars(top, rows, {"accuracy": ("K = 5 classifier", "0.35"), "accuracy_code": ("probe on the code", "0.75")})
     samples, means = ("samples", "0.35"), ("means", "0.75")
@@ -591,8 +591,10 @@ def compare(options: CompareArguments) -> dict[str, Any]:
         their whole text.
 
     Raises:
+        ImportError: without the extra `train`.
         ValueError: for an unknown model, a number below 1, or data without labels.
     """
+    require("accelerate", "evaluate", "matplotlib", "sklearn")
     for name in ("seeds", "max_steps", "classifier_epochs", "batch_size"):
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}; choose a positive number.")

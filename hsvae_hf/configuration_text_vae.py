@@ -1,5 +1,6 @@
 """What every text VAE of this package shares: encoder, decoder, vocabulary, latent size."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
@@ -7,6 +8,8 @@ from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from .saving import write_sentence_transformers_files
 
 
 def require(valid: bool, argument: str, rule: str, value: Any, remedy: str) -> None:
@@ -78,6 +81,8 @@ class TextVAEConfig(PreTrainedConfig):
         unk_token_id: unknown-word id, the replacement of word dropout.
         decoder_start_token_id: what generation starts from, the same as `bos_token_id`.
         use_cache: keep the decoder's state between the steps of generation.
+        tokenizer_checksum: of the words that the model was trained with, so that another tokenizer is refused; None
+            compares nothing. Words may be added; who changes others sets it to None.
     """
 
     model_type = "text-vae"
@@ -129,6 +134,7 @@ class TextVAEConfig(PreTrainedConfig):
     unk_token_id: int = 2
     decoder_start_token_id: int = 1
     use_cache: bool = True
+    tokenizer_checksum: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse unknown names; turn the encoder's fields, as read from config.json, into its configuration."""
@@ -140,6 +146,11 @@ class TextVAEConfig(PreTrainedConfig):
             require(kind in CONFIG_MAPPING, "encoder_config", "a dict with a known `model_type`", kind, remedy)
             self.encoder_config = CONFIG_MAPPING[kind](**self.encoder_config)
         super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; with what sentence-transformers reads beside it."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_sentence_transformers_files(save_directory, self)
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         for name in names:
@@ -236,3 +247,6 @@ class TextVAEConfig(PreTrainedConfig):
         remedy = "padding must be a token of its own"
         clash = self.decoder_type == "gru" and self.pad_token_id in self.eos_token_ids
         require(not clash, "pad_token_id", "not `eos_token_id`", self.pad_token_id, remedy)
+        value, rule = self.tokenizer_checksum, "a number of words, a dash and sixteen hexadecimal digits"
+        whole = value is None or re.fullmatch(r"[0-9]+-[0-9a-f]{16}", value) is not None
+        require(whole, "tokenizer_checksum", rule, value, "set it to None to compare nothing")

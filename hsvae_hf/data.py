@@ -14,6 +14,7 @@ from datasets.exceptions import DatasetsError
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
+from hsvae_hf.locating import Source, Splits, first_line, locate
 from hsvae_hf.reading import (
     LABEL_COLUMNS,
     NUMBER,
@@ -24,7 +25,7 @@ from hsvae_hf.reading import (
     read_cells,
     read_columns,
 )
-from hsvae_hf.sources import Source, Splits, first_line, locate
+from hsvae_hf.tokens import token_limit, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -308,14 +309,14 @@ def tokenize_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Da
             "with Dataset.from_dict({'text': sentences})."
         )
 
-    def tokenize(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        ids = tokenizer(rows["text"], truncation=True)["input_ids"]
+    def ids_of(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        ids = [row.tolist() for row in tokenize(tokenizer, rows["text"], token_limit(tokenizer))]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
     progress = (
         {} if isinstance(dataset, IterableDatasetDict) or not hasattr(dataset, "cache_files") else {"desc": "Tokenize"}
     )
-    return dataset.map(tokenize, batched=True, remove_columns=["text"], **progress)
+    return dataset.map(ids_of, batched=True, remove_columns=["text"], **progress)
 
 
 @dataclass

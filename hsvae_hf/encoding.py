@@ -2,11 +2,11 @@
 
 import json
 import shutil
+import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice, pairwise
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -14,117 +14,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from scipy import sparse
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hsvae_hf.configuration_text_vae import TextVAEConfig
 from hsvae_hf.files import staged_file
+from hsvae_hf.inputs import (
+    check_model,
+    check_positive,
+    check_sentences,
+    check_strings,
+    check_tokenizer,
+    check_vectors,
+)
 from hsvae_hf.modeling_text_vae import keep_largest
+from hsvae_hf.tokens import check_limit, length_batches, pad_batch, token_limit, tokenize
 
 CODE_FILES = (".npz", ".parquet", ".jsonl")
 _WINDOW = 8192  # sentences sorted by length together
 _TOKENIZER_BATCH = 1024  # the tokenizer's own objects are large: never a window of them at once
-
-
-def load_for_inference(
-    model_name_or_path: str | Path, auto_class: type[Any] = AutoModel, new_classifier: bool = False, **overrides: Any
-) -> tuple[PreTrainedModel, Any]:
-    """Load a model of this package and its tokenizer, or say in one line why that is impossible.
-
-    Args:
-        model_name_or_path: folder of a saved model, or a Hub id.
-        auto_class: the Auto class to load with, such as `AutoModelForPreTraining`. `AutoModel` takes every checkpoint
-            of this package; another class needs one that holds its weights.
-        new_classifier: whether the classifier may be missing, to be trained from its initialisation.
-        overrides: fields of the configuration to change.
-
-    Returns:
-        The model, in evaluation mode, on the CPU, in the checkpoint's dtype; and its tokenizer, None if it takes
-        vectors alone.
-
-    Raises:
-        ValueError: if there is no such model, its files are damaged or incomplete, it is not a text VAE of this
-            package, or the tokenizer is missing or knows more words than the model.
-    """
-    source = str(model_name_or_path)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what the library's load report warns of is an error here
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **overrides)
-        if not isinstance(config, TextVAEConfig):
-            raise ValueError(f"it is of type {config.model_type!r}, which is no text VAE of hsvae_hf")
-        model, report = auto_class.from_pretrained(
-            source, config=config, trust_remote_code=False, output_loading_info=True
-        )
-        missing = [key for key in report["missing_keys"] if not (new_classifier and key.startswith("classifier."))]
-        missing = [key for key in missing if key != "gamma_kl_scale"]  # what a controller of training starts with
-        if not all(weight.isfinite().all() for weight in model.state_dict().values()):
-            raise ValueError("its weights hold NaN or infinity: the training that made them diverged")
-        if missing:
-            raise ValueError(f"it has no weights for {len(missing)} parameters such as {min(missing)!r}")
-        tokenizer = None if config.encoder_type == "vector" else load_tokenizer(source)
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise ValueError(
-            "`model_name_or_path` must be the folder or the Hub id of a model saved by hsvae_hf, with its tokenizer, "
-            f"got {source!r}: {_reason(error)}; {_remedy(source)}."
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if tokenizer is not None and len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"`model_name_or_path` must hold the tokenizer that the model was trained with, got {source!r}: "
-            f"{len(tokenizer)} words, but the model knows {config.vocab_size}; save both together again."
-        )
-    return model, tokenizer
-
-
-def load_tokenizer(name_or_path: str, subfolder: str = "") -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or a Hub id.
-
-    Raises:
-        ValueError: if there is none, or its files are damaged.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path, subfolder=subfolder, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises bare exceptions for files that it cannot read
-        damaged = not isinstance(error, OSError | ValueError)
-        reason = f"its tokenizer files are damaged ({error})" if damaged else _reason(error)
-        raise ValueError(
-            f"`tokenizer` must be that of a folder or a Hub id, got {name_or_path!r}: {reason}."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The cause in one line, in the words of a reader who knows no internals where those are cryptic."""
-    text = str(error).strip()
-    if isinstance(error, SafetensorError):
-        return f"its weights are damaged or incomplete ({text})"
-    if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in text:
-        return "the shapes of its weights are not those of its config.json"
-    if "recognize this architecture" in text or "trust_remote_code" in text:
-        return "its type is unknown to this version of hsvae_hf"
-    if "backend tokenizer" in text:
-        return "it has no tokenizer files"
-    lines = text.splitlines() or [type(error).__name__]
-    return lines[-1 if isinstance(error, StrictDataclassError) else 0].strip().rstrip(".")
-
-
-def _remedy(source: str) -> str:
-    if not Path(source).exists():
-        return "no such folder is here: check the path, or the id and the network"
-    return "save the model again, or download it again, or choose another"
+_MODES = threading.Lock()
+_IN_USE: dict[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = {}  # calls that run, and the modes before them
 
 
 def encode(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sentences: Iterable[str],
-    batch_size: int = 256,
+    batch_size: int | None = None,
     show_progress_bar: bool = False,
     max_active_dims: int | None = None,
     max_length: int | None = None,
@@ -132,26 +50,34 @@ def encode(
 ) -> sparse.csr_matrix:
     """Encode sentences to sparse codes, one row per sentence, in the order given.
 
-    Deterministic; runs on the model's device and leaves the model's training modes as they were. What it reads besides
-    the result is bounded, so `sentences` may be a generator; for more codes than memory holds see `encode_stream`.
+    Runs on the model's device and leaves the model's training modes as they were. Threads may share the model and the
+    tokenizer, on which nothing is set. What it reads besides the result is bounded, so `sentences` may be a generator;
+    for more codes than memory holds see `encode_stream`.
+
+    The same call gives the same codes, bit for bit. Among other sentences a sentence may fall into a batch of another
+    shape, which changes the rounding: in float32 by a millionth of the largest value or less, in half precision by a
+    thousandth. A gate that is so near to the threshold may then change sides.
 
     Args:
         model: any model of this package; the base model of one with a decoder or a classifier is used.
         tokenizer: the model's tokenizer.
-        sentences: strings. The empty string has a code too. A single string is refused: pass `[sentence]`.
-        batch_size: sentences per forward pass (>= 1).
+        sentences: strings, such as a list or a column. The empty string has a code too. A single string and a table
+            are refused: pass `[sentence]`, or one column.
+        batch_size: sentences per forward pass (>= 1). None takes sentences of similar length up to a number of tokens,
+            which is the fastest on a CPU, or within some percent of it (`scripts/benchmark.py batches`).
         show_progress_bar: whether to show one.
         max_active_dims: keep at most this many non-zero dimensions per code, the largest magnitudes (>= 1), on top of
             the model's own limit.
-        max_length: truncate to this many tokens (>= 1); None takes the tokenizer's `model_max_length`.
+        max_length: truncate to this many tokens, more than the tokenizer's special tokens of a sentence; None takes
+            the tokenizer's `model_max_length`.
         prompt_name: which of the model's `prompts` goes before every sentence; None takes its default, if it has one.
 
     Returns:
         Codes, `(len(sentences), latent_size)`, float32, zeros not stored; `(0, latent_size)` for no sentences.
 
     Raises:
-        ValueError: if `sentences` is one string or holds something else than text, a number is below 1, or the model
-            gives no sparse codes.
+        ValueError: if `sentences` is one string or a table, or holds something else than text; if the tokenizer is not
+            the model's; if a number is too small; if the model gives no sparse codes.
     """
     options = (batch_size, show_progress_bar, max_active_dims, max_length, prompt_name)
     return _stack(model, list(encode_stream(model, tokenizer, sentences, *options)))
@@ -170,7 +96,8 @@ def encode_vectors(
 
     Args:
         model: of `decoder_type="vector"`, with or without its encoder.
-        vectors: of the encoder that the model is for, `(rows, feature_size)`.
+        vectors: of the encoder that the model is for, `(rows, feature_size)`. Those of another scale than it was
+            trained on are warned of.
         batch_size: rows per forward pass (>= 1).
         max_active_dims: as in `encode`.
 
@@ -178,44 +105,57 @@ def encode_vectors(
         Codes, `(rows, latent_size)`, float32, zeros not stored.
 
     Raises:
-        ValueError: if the vectors have another width, a number is below 1, or the model reads words alone.
+        ValueError: if the vectors have another width or are not finite, a number is below 1, or the model reads words
+            alone.
     """
-    _check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
+    check_model(model)
+    check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
     if getattr(model.config, "decoder_type", None) != "vector":
         raise ValueError("`model` must be one of `decoder_type='vector'`, got one that reads words; use `encode`.")
-    vectors = np.asarray(vectors)
-    check_finite(vectors)
-    rows = range(0, len(vectors), batch_size)
-    batches = ({"vectors": np.asarray(vectors[start : start + batch_size], dtype=np.float32)} for start in rows)
-    return _stack(model, [_encode_batch(model.base_model, batch, max_active_dims) for batch in batches])
-
-
-def check_finite(vectors: np.ndarray) -> None:
-    """Refuse vectors that hold NaN or infinity.
-
-    Raises:
-        ValueError: naming the first such row.
-    """
-    if len(vectors) and not np.isfinite(vectors.sum(dtype=np.float64)):
-        row = next(row for row, vector in enumerate(vectors) if not np.isfinite(vector).all())
-        raise ValueError(f"`vectors` must be finite, got NaN or infinity in row {row}; drop or repair it.")
+    array = check_vectors(model, vectors)
+    parts = (array[start : start + batch_size] for start in range(0, len(array), batch_size))
+    with evaluation_mode(model.base_model):
+        blocks = [
+            _encode_batch(model.base_model, {"vectors": np.asarray(part, dtype=np.float32)}, max_active_dims)
+            for part in parts
+        ]
+    return _stack(model, blocks)
 
 
 def sentence_vectors(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentences: list[str], batch_size: int = 64
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    batch_size: int | None = None,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> np.ndarray:
-    """The text encoder's own vectors, `(len(sentences), feature_size)` float32: what comes before the latent head."""
+    """The text encoder's own vectors: what comes before the latent head.
+
+    Args:
+        model: with a text encoder.
+        tokenizer: the model's.
+        sentences: strings, all of which are tokenised at once.
+        batch_size: sentences per forward pass; None as in `encode`.
+        progress: is told the number of rows of every batch that is done.
+
+    Returns:
+        `(len(sentences), feature_size)`, float32.
+
+    Raises:
+        ValueError: as `encode`.
+    """
+    check_text_model(model, tokenizer)
+    check_sentences(sentences)
+    check_positive(batch_size=batch_size)
     base: Any = model.base_model
-    parts = []
-    limit = tokenizer.model_max_length if tokenizer.model_max_length < 10**9 else None
-    ids = _tokenize(tokenizer, sentences, 0, limit, find_prompt(model.config, None))
-    order = np.argsort([-len(row) for row in ids], kind="stable")
-    with _evaluation(base):
-        for start in range(0, len(order), batch_size):
-            batch = _pad([ids[row] for row in order[start : start + batch_size]], tokenizer.pad_token_id or 0)
+    ids = tokenize(tokenizer, sentences, token_limit(tokenizer), find_prompt(model.config, None))
+    vectors = np.empty((len(ids), model.config.feature_size), dtype=np.float32)
+    with evaluation_mode(base):
+        for rows in length_batches([len(row) for row in ids], batch_size):
+            batch = pad_batch([ids[row] for row in rows], tokenizer.pad_token_id or 0)
             tensors = (torch.from_numpy(value).to(model.device) for value in batch.values())
-            parts.append(base.encoder(*tensors).float().cpu().numpy())
-    vectors = np.concatenate(parts)[np.argsort(order)]
+            vectors[rows] = base.encoder(*tensors).pooler_output.float().cpu().numpy()
+            progress(len(rows))
     if not np.isfinite(vectors).all():
         raise ValueError("`model` must give finite vectors, got NaN or infinity; its encoder is damaged.")
     return vectors
@@ -234,17 +174,11 @@ def find_prompt(config: Any, name: str | None) -> str:
     return prompts.get(name, "")
 
 
-def _check_positive(**numbers: Any) -> None:
-    for name, value in numbers.items():
-        if value is not None and (value is True or not isinstance(value, Integral) or value < 1):
-            raise ValueError(f"`{name}` must be at least 1, a whole number, got {value}; choose a positive one.")
-
-
 def encode_stream(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     sentences: Iterable[str],
-    batch_size: int = 256,
+    batch_size: int | None = None,
     show_progress_bar: bool = False,
     max_active_dims: int | None = None,
     max_length: int | None = None,
@@ -255,7 +189,7 @@ def encode_stream(
     Args:
         model: as for `encode`, like all others.
         tokenizer: the model's tokenizer.
-        sentences: strings; read one block ahead of what is yielded, never further.
+        sentences: strings; an iterator is read one block ahead of what is yielded, never further.
         batch_size: sentences per forward pass.
         show_progress_bar: whether to show one.
         max_active_dims: most non-zero dimensions per code.
@@ -266,118 +200,98 @@ def encode_stream(
         An iterator over codes of the next sentences, `(at most max(8192, batch_size), latent_size)` each, in order.
 
     Raises:
-        ValueError: as `encode`; for the arguments at once, for a sentence when its block is read.
+        ValueError: as `encode`; at once, but for the elements of an iterator, which are checked as they are read.
     """
-    if isinstance(sentences, str):
-        raise ValueError(f"`sentences` must be several strings, got the single string {sentences[:50]!r}; pass a list.")
-    _check_positive(batch_size=batch_size, max_active_dims=max_active_dims, max_length=max_length)
-    if tokenizer is None:
-        raise ValueError("`tokenizer` must be the model's, got None; for a model without one use `encode_vectors`.")
+    check_text_model(model, tokenizer)
+    check_sentences(sentences)
+    check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
     prompt = find_prompt(model.config, prompt_name)
-    if max_length is None and tokenizer.model_max_length < 10**9:  # the library's mark for no limit is about 1e30
-        max_length = tokenizer.model_max_length
-    options = (batch_size, show_progress_bar, max_active_dims, max_length, prompt)
+    limit = token_limit(tokenizer) if max_length is None else check_limit(max_length, "`max_length`", tokenizer)
+    options = (batch_size, show_progress_bar, max_active_dims, limit, prompt)
     return _blocks(model.base_model, tokenizer, sentences, *options)
+
+
+def check_text_model(model: Any, tokenizer: Any) -> None:
+    """Refuse what can't read text: no loaded model with a text encoder, no loaded tokenizer, or that of another model.
+
+    Raises:
+        ValueError: saying what to pass.
+    """
+    check_model(model)
+    if getattr(model.config, "encoder_type", None) == "vector":
+        raise ValueError("`model` must have a text encoder, got one that takes vectors; use `encode_vectors`.")
+    check_tokenizer(tokenizer, model.config)
 
 
 def _blocks(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     sentences: Iterable[str],
-    batch_size: int,
+    batch_size: int | None,
     show_progress_bar: bool,
     max_active_dims: int | None,
-    max_length: int | None,
+    limit: int | None,
     prompt: str,
 ) -> Iterator[sparse.csr_matrix]:
     total = len(sentences) if isinstance(sentences, Sized) else None
     stream = iter(sentences)
-    pad = tokenizer.pad_token_id or 0
     done = 0
     with tqdm(total=total, desc="encode", unit=" sentences", disable=not show_progress_bar) as progress:
-        while window := list(islice(stream, max(batch_size, _WINDOW))):
+        while window := list(islice(stream, max(batch_size or 1, _WINDOW))):
+            check_strings(window, first=done)
             ids = []
             for start in range(0, len(window), _TOKENIZER_BATCH):
-                chunk = window[start : start + _TOKENIZER_BATCH]
-                ids += _tokenize(tokenizer, chunk, done + start, max_length, prompt)
-            # Longest first, so that too large a batch fails at once; stable, so that equal inputs give equal batches.
-            order = np.argsort([-len(row) for row in ids], kind="stable")
-            parts = []
-            for start in range(0, len(order), batch_size):
-                batch = [ids[row] for row in order[start : start + batch_size]]
-                parts.append(_encode_batch(model, _pad(batch, pad), max_active_dims))
-                progress.update(len(batch))
-            yield sparse.vstack(parts, format="csr")[np.argsort(order)]
+                ids += tokenize(tokenizer, window[start : start + _TOKENIZER_BATCH], limit, prompt, done + start)
+            order, parts = [], []
+            with evaluation_mode(model):
+                for rows in length_batches([len(row) for row in ids], batch_size):
+                    batch = pad_batch([ids[row] for row in rows], tokenizer.pad_token_id or 0)
+                    parts.append(_encode_batch(model, batch, max_active_dims))
+                    order.append(rows)
+                    progress.update(len(rows))
+            yield sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(order))]
             done += len(window)
 
 
-def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, sentences: list[str], first: int, max_length: int | None, prompt: str
-) -> list[np.ndarray]:
-    for row, sentence in enumerate(sentences, first):
-        if not isinstance(sentence, str):  # the tokenizer would take a tuple for a pair of sentences
-            raise ValueError(
-                f"`sentences` must be strings, got {type(sentence).__name__} {str(sentence)[:50]!r} at index {row}; "
-                "convert or drop it."
-            )
-    try:
-        encoded = tokenizer(
-            [prompt + sentence for sentence in sentences] if prompt else sentences,
-            truncation=max_length is not None,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-    except TypeError:  # what the tokenizer raises for text that UTF-8 cannot express
-        for row, sentence in enumerate(sentences, first):
-            if any("\ud800" <= character <= "\udfff" for character in sentence):
-                raise ValueError(
-                    f"`sentences` must be valid Unicode, got half a surrogate pair at index {row}: {sentence[:50]!r}; "
-                    "decode the text again, or replace the character."
-                ) from None
-        raise
-    return [np.asarray(row, dtype=np.int32) for row in encoded["input_ids"]]
-
-
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; each module gets its own mode back (a frozen part may differ)."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, for as long as some thread needs it.
+
+    The last thread to leave gives each module its own mode back (a frozen part may differ from the rest).
+    """
+    with _MODES:
+        users, modes = _IN_USE.get(model, (0, []))
+        if not users:
+            modes = [(module, module.training) for module in model.modules()]
+            model.eval()
+        _IN_USE[model] = (users + 1, modes)
     try:
         with torch.inference_mode():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _pad(ids: list[np.ndarray], pad: int) -> dict[str, np.ndarray]:
-    lengths = np.array([len(row) for row in ids])
-    mask = np.arange(lengths.max()) < lengths[:, None]  # (batch, steps)
-    padded = np.full(mask.shape, pad, dtype=np.int64)
-    padded[mask] = np.concatenate(ids)
-    return {"input_ids": padded, "attention_mask": mask.astype(np.int64)}
+        with _MODES:
+            users, modes = _IN_USE.pop(model)
+            if users > 1:
+                _IN_USE[model] = (users - 1, modes)
+            else:
+                for module, training in modes:
+                    module.training = training
 
 
 def _encode_batch(model: nn.Module, inputs: dict[str, np.ndarray], max_active_dims: int | None) -> sparse.csr_matrix:
     device = next(chain(model.parameters(), model.buffers())).device
-    with _evaluation(model):
-        output = model(**{name: torch.from_numpy(value).to(device) for name, value in inputs.items()})
-        codes = getattr(output, "sparse_embedding", None)
-        if codes is None:
-            raise ValueError(
-                f"`model` must give a `sparse_embedding`, got a {type(model).__name__} that does not; "
-                "use a model of this package."
-            )
-        codes = keep_largest(codes.float(), max_active_dims)  # (batch, latent_size)
-        if not (codes.isfinite().all() and output.features.isfinite().all()):
-            raise ValueError(
-                "`model` must give finite codes, got NaN or infinity; its weights are damaged: train again."
-            )
-        rows, columns = codes.nonzero(as_tuple=True)
-        values, starts = codes[rows, columns], torch.searchsorted(rows, torch.arange(len(codes) + 1, device=device))
+    output = model(**{name: torch.from_numpy(value).to(device) for name, value in inputs.items()})
+    codes = getattr(output, "sparse_embedding", None)
+    if codes is None:
+        raise ValueError(
+            f"`model` must give a `sparse_embedding`, got a {type(model).__name__} that does not; "
+            "use a model of this package."
+        )
+    codes = keep_largest(codes.float(), max_active_dims)  # (batch, latent_size)
+    if not (codes.isfinite().all() and output.features.isfinite().all()):
+        raise ValueError("`model` must give finite codes, got NaN or infinity; its weights are damaged: train again.")
+    rows, columns = codes.nonzero(as_tuple=True)
+    values, starts = codes[rows, columns], torch.searchsorted(rows, torch.arange(len(codes) + 1, device=device))
     arrays = values.cpu().numpy(), columns.int().cpu().numpy(), starts.int().cpu().numpy()
     return sparse.csr_matrix(arrays, shape=tuple(codes.shape))
 

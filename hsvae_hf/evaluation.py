@@ -6,15 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import Any, cast
 
-import evaluate
 import numpy as np
 import torch
 from datasets import Dataset
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,6 +17,7 @@ from hsvae_hf.analysis import GateStatistics, neighbours_kept
 from hsvae_hf.batches import input_batches
 from hsvae_hf.data import labelled
 from hsvae_hf.explanation import describe_dimensions
+from hsvae_hf.extras import require
 from hsvae_hf.metrics import metric_path
 from hsvae_hf.reporting import figure, say
 from hsvae_hf.vectors import embed_dataset
@@ -102,6 +98,11 @@ def probe_accuracy(
         test: like `train`.
         truth: classes of `test`.
     """
+    require("sklearn")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     samples = train.shape[1] if train.ndim == 3 else 1
     flat = [part.reshape(-1, part.shape[-1]) if part.ndim == 3 else part for part in (train, test)]
     probe = make_pipeline(StandardScaler(with_mean=False), LogisticRegression(C=0.1, max_iter=2000))
@@ -112,11 +113,23 @@ def probe_accuracy(
 
 def average_hoyer(codes: np.ndarray) -> float:
     """Average Hoyer of `codes` `(rows, latent_size)`, normalised; see the metric of that name."""
-    return float(evaluate.load(metric_path("average_hoyer")).compute(predictions=codes)["average_hoyer"])
+    return float(_metric("average_hoyer").compute(predictions=codes)["average_hoyer"])
+
+
+def _metric(name: str, experiment_id: str | None = None) -> Any:
+    require("evaluate")
+    import evaluate
+
+    return evaluate.load(metric_path(name), experiment_id=experiment_id)
 
 
 def tfidf_accuracy(train: Dataset, test: Dataset) -> float:
     """Accuracy of TF-IDF (words and pairs, sublinear) with logistic regression on the same rows."""
+    require("sklearn")
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
     probe = make_pipeline(words, LogisticRegression(C=10, max_iter=2000))
     probe.fit(train["text"][:], train["label"][:])
@@ -158,7 +171,7 @@ class _Statistics:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.base, self.decoder = cast(Any, model), cast(Any, model.base_model), cast(Any, model).decoder
         self.hoyer: dict[tuple[str, bool], Any] = {}
-        self.active = evaluate.load(metric_path("active_dims"))
+        self.active = _metric("active_dims")
         self.gates = GateStatistics()
         self.sums: dict[str, float] = {}
         self.squares, self.means, self.used, self.kl = np.zeros((4, model.config.latent_size))
@@ -207,8 +220,7 @@ class _Statistics:
             if name in report and report[name].shape[-1] > 1:  # of one dimension it is not defined
                 key = plural, normalize
                 if key not in self.hoyer:
-                    experiment = f"{plural}-{normalize}"
-                    self.hoyer[key] = evaluate.load(metric_path("average_hoyer"), experiment_id=experiment)
+                    self.hoyer[key] = _metric("average_hoyer", f"{plural}-{normalize}")
                 self.hoyer[key].add_batch(predictions=report[name].float().cpu().numpy())
         self.active.add_batch(predictions=posterior.sparse_embedding.float().cpu().numpy())
         self.used += (posterior.sparse_embedding != 0).sum(0).cpu().numpy()
@@ -358,8 +370,10 @@ def evaluate_model(
         seed: of the draws.
 
     Raises:
+        ImportError: without the extra `train`.
         ValueError: if all texts of `train` or `test` are blank.
     """
+    require("evaluate", "sklearn")
     for name, split in (("train", train), ("test", test)):
         _check_words(name, split)
     torch.manual_seed(seed)

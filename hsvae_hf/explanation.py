@@ -3,15 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, cast
 
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.feature_extraction.text import CountVectorizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hsvae_hf.encoding import encode
+from hsvae_hf.encoding import check_text_model, encode, evaluation_mode
+from hsvae_hf.extras import require
+from hsvae_hf.inputs import check_positive, check_sentences
+from hsvae_hf.tokens import pad_batch, token_limit, tokenize
 
 LEAST_SENTENCES = 5  # a word in fewer of those that switch a dimension on says nothing about it
 
@@ -39,8 +42,16 @@ def explain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, a: str, 
         tokenizer: the model's.
         a: a sentence.
         b: another one.
+
+    Raises:
+        ValueError: as `encode`.
     """
-    first, second = encode(model, tokenizer, [a, b], batch_size=2).toarray().astype(np.float64)  # products are exact
+    given: dict[str, Any] = {"a": a, "b": b}
+    for name, sentence in given.items():
+        if not isinstance(sentence, str):
+            kind = type(sentence).__name__
+            raise ValueError(f"`{name}` must be a sentence, got {kind} {str(sentence)[:50]!r}; pass its text.")
+    first, second = encode(model, tokenizer, [a, b]).toarray().astype(np.float64)  # products are exact
     products = first * second
     order = np.argsort(-np.abs(products), kind="stable")
     contributions = [(int(index), float(products[index])) for index in order if products[index] != 0]
@@ -60,15 +71,25 @@ def describe_dimensions(
         codes: of `texts`, `(sentences, latent_size)`.
         texts: raw sentences.
         num_words: at most so many for each end.
-        num_sentences: likewise, by the size of the code.
+        num_sentences: likewise, by the size of the code; 0 for none.
 
     Returns:
         For each dimension `dimension`, and `positive` and `negative` where it has such codes: `share` of the sentences,
         `mean` code, `words`, `sentences`.
 
     Raises:
-        ValueError: if there are not as many codes as texts.
+        ImportError: without scikit-learn, of the extra `train`.
+        ValueError: if there are not as many codes as texts, or they are no codes or no texts.
     """
+    require("sklearn")
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    check_positive(num_words=num_words, num_sentences=num_sentences or None)
+    check_sentences(texts, "texts")
+    texts = list(texts)
+    if not sparse.issparse(codes) or len(codes.shape) != 2:
+        kind = type(codes).__name__
+        raise ValueError(f"`codes` must be a sparse matrix, as `encode` gives, got a {kind}; encode the texts.")
     if codes.shape[0] != len(texts):
         raise ValueError(f"`texts` must be those of the {codes.shape[0]} codes, got {len(texts)}; pass both in order.")
     counter = CountVectorizer(binary=True, min_df=LEAST_SENTENCES, token_pattern=r"(?u)\b\w\w+\b")
@@ -129,15 +150,32 @@ def decode_switched(
         For each sentence, the words with the dimension at 0 and those of its own latent.
 
     Raises:
-        ValueError: if there is no such dimension; if the model decodes vectors.
+        ValueError: if there is no such dimension; if the model decodes vectors, or none of its inputs is text.
     """
-    if not 0 <= dimension < model.config.latent_size:
+    check_text_model(model, tokenizer)
+    if model.config.decoder_type == "vector" or not hasattr(model, "decoder"):
         raise ValueError(
-            f"`dimension` must be from 0 to {model.config.latent_size - 1}, got {dimension}; choose one of them."
+            f"`model` must decode words, got a {type(model).__name__} that does not; load it with "
+            "`AutoModelForPreTraining`, if it was trained on words."
         )
-    inputs = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").to(model.device)
-    latent = model.base_model(inputs["input_ids"], inputs["attention_mask"]).latent
-    said, length = [], {"max_length": min(tokenizer.model_max_length, 1000) + 1}  # the start token counts
+    number: Any = dimension
+    whole = isinstance(number, Integral) and not isinstance(number, bool)
+    if not whole or not 0 <= dimension < model.config.latent_size:
+        raise ValueError(
+            f"`dimension` must be from 0 to {model.config.latent_size - 1}, got {dimension!r}; choose one of them."
+        )
+    check_sentences(texts, "texts")
+    limit, texts = token_limit(tokenizer), list(texts)
+    if not texts:
+        return []
+    ids = tokenize(tokenizer, texts, limit)
+    inputs = {
+        name: torch.from_numpy(value).to(model.device)
+        for name, value in pad_batch(ids, tokenizer.pad_token_id or 0).items()
+    }
+    with evaluation_mode(model.base_model):
+        latent = model.base_model(**inputs).latent
+    said, length = [], {"max_length": min(limit or 1000, 1000) + 1}  # the start token counts
     off = latent.clone()
     off[:, dimension] = 0.0
     for latents in (off, latent):

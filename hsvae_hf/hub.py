@@ -12,12 +12,13 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import get_session, hf_raise_for_status
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from hsvae_hf.configuration_text_vae import TextVAEConfig
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
+from hsvae_hf.locating import HUB_IDS
 from hsvae_hf.metrics import metric_path
-from hsvae_hf.sources import HUB_IDS
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 REPORT, RESULTS, SETTINGS, HEATMAP = "report.json", "all_results.json", "train_settings.json", "gates.png"
@@ -248,7 +249,7 @@ def push_to_hub(
         generated = model_card(staged, repo_id, dataset_id)
         message, stale = f"Push {folder.resolve().name}", list(OF_THE_RUN)
         with _one_line(repo_id):
-            _checked_card(card or generated).save(staged / "README.md")
+            _checked_card(card or generated, api.endpoint).save(staged / "README.md")
             _check_repository(api, repo_id, model.config.model_type, overwrite)
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(
@@ -275,18 +276,27 @@ def _one_line(repo_id: str) -> Iterator[None]:
         ) from error
 
 
-def _checked_card(card: ModelCard | str | Path) -> ModelCard:
+def _checked_card(card: ModelCard | str | Path, endpoint: str) -> ModelCard:
     """The card, or that of a file, once its metadata has passed the Hub's own check."""
     name = "the generated one" if isinstance(card, ModelCard) else repr(str(card))
     try:
         card = card if isinstance(card, ModelCard) else ModelCard(Path(card).read_text(encoding="utf-8"))
-        card.validate()
+        _validate(card, endpoint)
     except (yaml.YAMLError, FileNotFoundError, ValueError, TypeError) as error:
         raise ValueError(
             "`card` must be a README.md that begins with metadata in YAML, between lines of ---, as the Hub takes it, "
             f"got {name}: {' '.join(str(error).split())}; correct it, or leave `card` out."
         ) from error
     return card
+
+
+def _validate(card: ModelCard, endpoint: str) -> None:
+    """What `ModelCard.validate` does; before huggingface_hub 2.2 it asks huggingface.co, whatever the endpoint is."""
+    body, headers = {"repoType": "model", "content": str(card)}, {"Accept": "text/plain"}
+    response = get_session().post(f"{endpoint}/api/validate-yaml", json=body, headers=headers)
+    if response.status_code == 400:
+        raise ValueError(response.text)
+    hf_raise_for_status(response)
 
 
 def _check_repository(api: HfApi, repo_id: str, model_type: str, overwrite: bool) -> None:

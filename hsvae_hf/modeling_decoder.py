@@ -1,6 +1,7 @@
 """The decoders, of words and of vectors, and the vocabulary loss that never holds the logits of a whole batch."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,39 +11,47 @@ from transformers import Cache
 
 from .configuration_text_vae import TextVAEConfig
 from .modeling_encoders import real_tokens_first
+from .modeling_latent import Float32Linear
 
 
-def vocabulary_loss(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, chunk_size: int = 1024) -> Tensor:
-    """Sum of `-log softmax(states @ weight.T + bias)[target]` without the `(tokens, vocabulary)` matrix of all tokens.
+def vocabulary_loss(states: Tensor, head: nn.Module, targets: Tensor, chunk_size: int = 1024) -> Tensor:
+    """Sum of `-log softmax(head(states))[target]` without the `(tokens, vocabulary)` matrix of all tokens.
 
-    Uses `torch.nn.functional.linear_cross_entropy` in its chunked form where torch has it (2.13), else checkpointed
-    chunks.
+    A bare linear layer in full precision takes `torch.nn.functional.linear_cross_entropy` in its chunked form, where
+    torch has it (2.13). Any other head is called, one checkpointed chunk at a time: an adapter, quantised weights, or
+    weights that are loaded for the call then have their say.
 
     Args:
         states: decoder states, `(tokens, hidden_size)`.
-        weight: `(vocab_size, hidden_size)`.
-        bias: `(vocab_size,)`.
+        head: the vocabulary projection, from `(tokens, hidden_size)` to `(tokens, vocab_size)`.
         targets: ids, `(tokens,)`.
         chunk_size: tokens per chunk; the default is within 5% of the fastest from 3,000 tokens up.
 
     Returns:
         Nats, scalar, fp32 unless the inputs are fp64.
     """
-    device = states.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        states, weight, bias = states.to(dtype), weight.to(dtype), bias.to(dtype)
-    if hasattr(nn, "LinearCrossEntropyOptions") and states.dtype in (torch.float32, torch.float64):
+    autocast = torch.is_autocast_enabled(states.device.type)
+    exact = states.dtype in (torch.float32, torch.float64) and not autocast
+    if exact and hasattr(nn, "LinearCrossEntropyOptions") and is_bare_linear(head):
         options = nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_size, chunking_method=None)
+        weight, bias = cast(nn.Linear, head).weight, cast(nn.Linear, head).bias
         return F.linear_cross_entropy(states, weight, targets, linear_bias=bias, reduction="sum", options=options)
     return sum(
-        checkpoint(_plain_vocabulary_loss, chunk, weight, bias, ids, use_reentrant=False)
+        checkpoint(_plain_vocabulary_loss, head, chunk, ids, use_reentrant=False)
         for chunk, ids in zip(states.split(chunk_size), targets.split(chunk_size), strict=True)
     )
 
 
-def _plain_vocabulary_loss(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-    logits = F.linear(states, weight, bias)
+def is_bare_linear(module: nn.Module) -> bool:
+    """Whether a call of `module` multiplies by its own weight and no more: no subclass, hook or other `forward`."""
+    if type(module) is not nn.Linear or type(module.weight) is not nn.Parameter:
+        return False
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return not any(hooks) and "forward" not in vars(module)
+
+
+def _plain_vocabulary_loss(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+    logits = head(states)
     return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="sum")
 
 
@@ -92,10 +101,9 @@ class GRUDecoder(nn.Module):
             drop[:, 0] = False  # the start token stays
             words = words.masked_fill(drop, self.config.unk_token_id)
         states, _ = self.gru(self._inputs(z, words))
-        loss = vocabulary_loss(states[real], self.lm_head.weight, self.lm_head.bias, labels[real])
-        return loss, real.sum()
+        return vocabulary_loss(states[real], self.lm_head, labels[real]), real.sum()
 
-    def step(self, z: Tensor, input_ids: Tensor, cache: GRUCache | None) -> tuple[Tensor, GRUCache]:
+    def step(self, z: Tensor, input_ids: Tensor, cache: GRUCache | None) -> tuple[Tensor, Tensor, GRUCache]:
         """Read `input_ids` on top of `cache`.
 
         Args:
@@ -104,10 +112,11 @@ class GRUDecoder(nn.Module):
             cache: the state so far; None starts from zeros.
 
         Returns:
-            Next-token logits, `(batch, steps, vocab_size)`, and the state after the last step.
+            Next-token logits, `(batch, steps, vocab_size)`, the states behind them, `(batch, steps, hidden_size)`, and
+            the state after the last step.
         """
         states, last = self.gru(self._inputs(z, input_ids), None if cache is None else cache.state)
-        return self.lm_head(states), GRUCache(last, (0 if cache is None else cache.seen) + input_ids.shape[1])
+        return self.lm_head(states), states, GRUCache(last, (0 if cache is None else cache.seen) + input_ids.shape[1])
 
     def _inputs(self, z: Tensor, words: Tensor) -> Tensor:
         embeds = self.embed_tokens(words)  # (batch, steps, embedding_size)
@@ -119,7 +128,7 @@ class VectorDecoder(nn.Module):
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__()
-        self.output = nn.Linear(config.latent_size, config.feature_size)
+        self.output = Float32Linear(config.latent_size, config.feature_size)
         self.log_std = nn.Parameter(torch.zeros(()), requires_grad=config.learn_decoder_std)
         self.initial_log_std = math.log(config.decoder_std)
 
@@ -133,11 +142,11 @@ class VectorDecoder(nn.Module):
         Returns:
             `-log p(x|z)` in nats, summed over the batch, and the mean squared error per dimension, both scalars.
         """
-        squared_error = (vectors - self.mean(z)).float().square().mean()
+        squared_error = (vectors - self.mean(z)).square().mean()
         log_std = self.log_std.float()
         nats = 0.5 * squared_error * torch.exp(-2 * log_std) + log_std + 0.5 * math.log(2 * math.pi)
         return nats * vectors.numel(), squared_error
 
     def mean(self, z: Tensor) -> Tensor:
         """`W z + b`, standardised."""
-        return self.output(z.to(self.output.weight.dtype))
+        return cast(Tensor, self.output(z))

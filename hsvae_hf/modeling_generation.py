@@ -164,7 +164,7 @@ class TextVAEGenerationMixin(GenerationMixin):
                                  f"shape {tuple(end.shape)}; call interpolate once per pair.")  # fmt: skip
             if end.is_floating_point():
                 self._check_latents(end, name)
-            ends.append(end if end.is_floating_point() else self.model(end.to(self.device)).latent)
+            ends.append(end if end.is_floating_point() else self.model(end.to(self.device), return_dict=True).latent)
         share = torch.linspace(0, 1, steps, device=self.device).unsqueeze(1)  # (steps, 1)
         first, last = (end.to(self.device).float() for end in ends)
         return self._decode(torch.lerp(first, last, share), **kwargs)

@@ -157,10 +157,10 @@ class HSVAEHead(LatentHead):
 
     def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
         """Draw the indicator, whose probability is the mean of gamma's prior, then z from spike or slab."""
-        shape, device = (num_samples, self.config.latent_size), self.gate.weight.device
+        shape = (num_samples, self.config.latent_size)
         spike = self.config.prior_alpha / (self.config.prior_alpha + self.config.prior_beta)
-        noise = torch.randn(shape, device=device)
-        return torch.where(torch.rand(shape, device=device) < spike, self.config.spike_std * noise, noise)
+        noise = torch.randn(shape)
+        return torch.where(torch.rand(shape) < spike, self.config.spike_std * noise, noise)
 
     def _slab(self, features: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
         inputs = torch.cat([features, gamma], dim=-1) if self.config.condition_slab_on_gate else features

@@ -58,7 +58,7 @@ class MATVAEHead(GaussianPosterior):
 
     def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
         """Draws of the spike-and-slab prior."""
-        noise = torch.randn(num_samples, self.config.latent_size, device=self.posterior.weight.device)
+        noise = torch.randn(num_samples, self.config.latent_size)
         spike = torch.rand_like(noise) < self.config.prior_spike_probability
         return torch.where(spike, self.config.spike_std * noise, noise)
 

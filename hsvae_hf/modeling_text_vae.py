@@ -4,8 +4,11 @@ Nothing here knows a particular latent; `modeling_latent.py` says what a latent 
 """
 
 import copy
+import hashlib
+import json
+import math
+import warnings
 from itertools import chain
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,19 +21,22 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers import initialization as init
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_text_vae import TextVAEConfig
 from .distributions import neighbour_kl, straight_through
 from .modeling_decoder import GRUCache, GRUDecoder, VectorDecoder
-from .modeling_encoders import GRUEncoder, NoEncoder, Standardizer, TransformerEncoder, check_ids
+from .modeling_encoders import GRUEncoder, NoEncoder, Standardizer, TransformerEncoder, check_ids, learns, traced
 from .modeling_generation import CanGenerate, TextVAEGenerationMixin
-from .modeling_latent import LatentHead
+from .modeling_latent import Float32Linear, LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 from .pooling import read_pooling
-from .saving import auto_map, write_sentence_transformers_files
+from .saving import auto_map
+from .sources import check_source
 
+# Parts that half precision would spoil: small heads, statistics, a weight that moves by fractions of a percent.
+FLOAT32 = {"latent_head", "standardizer", "classifier", "code_scale", "gamma_kl_scale"}
 CONTROL_RATE = 0.03  # of the controller of `target_active_dims`: share of the log ratio that it corrects per step
 
 _CONVERT = (
@@ -46,6 +52,27 @@ def keep_largest(code: Tensor, max_active_dims: int | None) -> Tensor:
         return code
     kept = code.abs().topk(max_active_dims, dim=-1).indices
     return torch.zeros_like(code).scatter(-1, kept, code.gather(-1, kept))
+
+
+def tokenizer_checksum(tokenizer: PreTrainedTokenizerBase, size: int | None = None) -> str:
+    """A checksum of which word has which id, alike for the fast and the slow form of a tokenizer.
+
+    Args:
+        tokenizer: any.
+        size: of the vocabulary: words with larger ids, added later, do not count; None takes all.
+    """
+    size = len(tokenizer) if size is None else size
+    words = sorted((index, word) for word, index in tokenizer.get_vocab().items() if index < size)
+    return f"{size}-{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]}"
+
+
+def tokenizer_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The fields of a configuration that are the tokenizer's: its special tokens and the checksum of its words.
+
+    Raises:
+        ValueError: if a special token is missing.
+    """
+    return {**special_token_ids(tokenizer), "tokenizer_checksum": tokenizer_checksum(tokenizer)}
 
 
 def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -73,12 +100,26 @@ class TextVAEPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     accepts_loss_kwargs = False
-    _keep_in_fp32_modules_strict = {"latent_head", "standardizer"}
     _no_split_modules = ["GRUEncoder", "TransformerEncoder", "GRUDecoder"]
+    # Which of these a transformer has is for it to say; a GRU has no attention, so any will do.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: Any) -> None:
         config.validate()  # loading with overrides changes fields after the configuration has checked itself
         super().__init__(config)
+
+    def post_init(self) -> None:
+        """As in transformers; what is kept in fp32 is so in whatever dtype the model is built."""
+        kept = set()
+        for name, value in (*self.named_parameters(), *self.named_buffers()):
+            part = name.partition(".")[0]
+            if part in FLOAT32:
+                kept.add(part)
+                value.data = value.data.to(torch.promote_types(value.dtype, torch.float32))
+        self._keep_in_fp32_modules_strict = kept
+        transformer = getattr(self.base_model.encoder, "transformer", None)
+        self.supports_gradient_checkpointing = getattr(transformer, "supports_gradient_checkpointing", False)
+        super().post_init()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -87,8 +128,10 @@ class TextVAEPreTrainedModel(PreTrainedModel):
 
     @property
     def device(self) -> torch.device:
-        """Of the weights, or the statistics of given vectors."""
-        return next(chain(self.parameters(), self.buffers())).device
+        """Of the weights, or the statistics of given vectors; where weights are loaded call by call, of the call."""
+        found = next(chain(self.parameters(), self.buffers())).device
+        hook = getattr(self, "_hf_hook", None)  # of accelerate
+        return torch.device(hook.execution_device) if found.type == "meta" and hook is not None else found
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -109,21 +152,24 @@ class TextVAEPreTrainedModel(PreTrainedModel):
             if isinstance(getattr(module, name, None), Tensor):
                 init.ones_(getattr(module, name))
 
-    def save_pretrained(  # type: ignore[override]
-        self, save_directory: Any, is_main_process: bool = True, push_to_hub: bool = False, **kwargs: Any
-    ) -> None:
+    def train(self, mode: bool = True) -> Any:
+        """As in transformers; a warning where weights in fp16 would learn, as they do of a checkpoint in fp16."""
+        if mode and any(value.requires_grad and value.dtype == torch.float16 for value in self.parameters()):
+            warnings.warn(
+                "Weights in float16 are to learn, which diverges or rounds to nothing; load the model with "
+                "`dtype=torch.float32`, and train with `fp16=True` or `bf16=True` for speed.",
+                stacklevel=2,
+            )
+        return super().train(mode)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers; the folder also holds the code of the model and what sentence-transformers reads.
 
         It then loads with `trust_remote_code=True` where this package is not installed, by every Auto class and by
         sentence-transformers' `SparseEncoder`.
         """
         self.config.auto_map = auto_map(self.config, type(self).__module__)
-        hub = {name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private") if name in kwargs}
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if is_main_process:
-            write_sentence_transformers_files(save_directory, self.config)
-        if push_to_hub:
-            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -189,9 +235,9 @@ class TextVAEPreTrainedModel(PreTrainedModel):
             ValueError: if there is no such encoder, its tokenizer lacks a special token that the decoder needs, or a
                 sentence-transformers model does what this package does not.
         """
-        folder = ""
+        encoder_name_or_path, folder = check_source(encoder_name_or_path, "encoder_name_or_path"), ""
         if config.get("decoder_type") == "vector":
-            own, place = read_pooling(str(encoder_name_or_path))
+            own, place = read_pooling(encoder_name_or_path)
             config, folder = {"freeze_text_encoder": True, **own, **config}, place.get("subfolder", "")
         try:
             encoder, report = AutoModel.from_pretrained(
@@ -212,12 +258,13 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         words = encoder.get_input_embeddings().num_embeddings
         fields: dict[str, Any] = {"encoder_type": "transformer", "encoder_config": encoder.config, "vocab_size": words}
         if config.get("decoder_type") == "vector":  # no word is predicted: only padding has to be known
-            ids = {"pad_token_id": tokenizer.pad_token_id or 0}
+            ids = {"pad_token_id": tokenizer.pad_token_id or 0, "tokenizer_checksum": tokenizer_checksum(tokenizer)}
         else:
-            ids = special_token_ids(tokenizer)
+            ids = tokenizer_fields(tokenizer)
         fields |= {"tie_word_embeddings": False, **ids, **config}
         model = cls(cls.config_class(**fields))
         cast(TransformerEncoder, model.base_model.encoder).adopt(encoder)
+        model.freeze()
         return model
 
 
@@ -251,6 +298,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         vectors: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> TextVAEModelOutput:
         """Encode sentences; nothing is drawn, in training mode too.
@@ -261,6 +310,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
                 padding.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
             vectors: `(batch, feature_size)`, the encoder's features instead of text, where they are there already.
+            output_hidden_states: whether to return the text encoder's states; None asks the configuration.
+            output_attentions: likewise, its attention weights.
             kwargs: ignored, as pipelines and generation pass more than this model needs.
 
         Returns:
@@ -269,15 +320,23 @@ class TextVAEModel(TextVAEPreTrainedModel):
             of the vectors (`hsvae_hf.calibration.fit_code_scale`).
 
         Raises:
-            ValueError: if `vectors` have another shape, or come with text.
+            ValueError: if `vectors` have another shape, or come with text; if the encoder has not what is asked for.
         """
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        asked = {name: getattr(self.config, name) if value is None else value for name, value in asked.items()}
         if vectors is None:
             if attention_mask is None and input_ids is not None:
                 attention_mask = input_ids != self.config.pad_token_id
-            features = self.encoder(input_ids, attention_mask, inputs_embeds)
+            encoded = self.encoder(input_ids, attention_mask, inputs_embeds, **asked)
         else:
-            self._check_vectors(vectors, input_ids if input_ids is not None else inputs_embeds)
-            features = vectors
+            self._check_vectors(vectors, input_ids if input_ids is not None else inputs_embeds, asked)
+            encoded = BaseModelOutputWithPooling(pooler_output=vectors)
+        output = self._code(encoded.pooler_output)
+        output.hidden_states, output.attentions = encoded.hidden_states, encoded.attentions
+        return output
+
+    def _code(self, features: Tensor) -> TextVAEModelOutput:
+        """The latent head's output, in fp32, with the code that users get."""
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             if self.config.decoder_type == "vector":
@@ -290,12 +349,15 @@ class TextVAEModel(TextVAEPreTrainedModel):
             output.sparse_embedding = cast(Tensor, self.code_scale) * code if vector else code
         return output
 
-    def _check_vectors(self, vectors: Tensor, text: Tensor | None) -> None:
+    def _check_vectors(self, vectors: Tensor, text: Tensor | None, asked: dict[str, Any]) -> None:
         if text is not None:
             raise ValueError("`vectors` must come without text, got both; they are what the encoder makes of it.")
         if vectors.dim() != 2 or vectors.shape[1] != self.config.feature_size:
             rule = f"(batch, {self.config.feature_size})"
             raise ValueError(f"`vectors` must be {rule}, got {tuple(vectors.shape)}; use the encoder of this model.")
+        for name in asked:
+            if asked[name]:
+                raise ValueError(f"`{name}` must be False with `vectors`, got True; no text encoder is run for them.")
 
     def sample(self, posterior: TextVAEModelOutput) -> dict[str, Tensor]:
         """Draw from the posterior, in fp32; the entry `z` is `(batch, latent_size)`."""
@@ -315,7 +377,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
             return neighbour_kl(self.standardizer.undo(posterior.features), codes, self.config.similarity_temperature)
 
     def _encode(self, inputs_embeds: Tensor) -> Tensor:
-        features = self.encoder(inputs_embeds=inputs_embeds.to(self.dtype)).float()
+        features = self.encoder(inputs_embeds=inputs_embeds.to(self.dtype)).pooler_output.float()
         return self.standardizer(features) if self.config.decoder_type == "vector" else features
 
 
@@ -337,6 +399,12 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         if self.model.latent_head.target_active_dims is not None:
             self.register_buffer("gamma_kl_scale", torch.ones(()))  # a buffer, so that a resumed run goes on with it
         self.post_init()
+
+    def freeze(self) -> None:
+        """Stop gradients of what `freeze_text_encoder` names, and of a vector decoder's scale that is not learned."""
+        super().freeze()
+        if self.config.decoder_type == "vector":
+            self.decoder.log_std.requires_grad_(self.config.learn_decoder_std)
 
     def get_encoder(self, modality: str | None = None) -> TextVAEModel:
         """What generation encodes with."""
@@ -380,7 +448,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             use_cache: whether to return the GRU state.
             return_loss: present so that a Trainer with `label_names=[]` evaluates without labels; the loss is always
                 returned.
-            kwargs: ignored, as generation passes more than this model needs.
+            kwargs: of `TextVAEModel.forward`.
 
         Returns:
             Loss and terms, averaged over the batch; one Monte-Carlo sample of z per sentence, in evaluation too.
@@ -390,7 +458,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         """
         posterior = encoder_outputs
         if posterior is None:
-            posterior = self.model(input_ids, attention_mask, inputs_embeds, vectors)
+            posterior = self.model(input_ids, attention_mask, inputs_embeds, vectors, return_dict=True, **kwargs)
         if decoder_input_ids is not None:
             if labels is not None:
                 raise ValueError(
@@ -398,9 +466,10 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
                     "`labels`, logits are for given words."
                 )
             cache = kwargs.get("past_key_values") if cache is None else cache  # its name before transformers 5.24
-            logits, cache = self.decoder.step(posterior.latent, decoder_input_ids, cache)
+            logits, states, cache = self.decoder.step(posterior.latent, decoder_input_ids, cache)
             keep = self.config.use_cache if use_cache is None else use_cache
-            return TextVAEForPreTrainingOutput(logits=logits, cache=cache if keep else cast(Any, None))
+            state = cache if keep else cast(Any, None)
+            return TextVAEForPreTrainingOutput(logits=logits, cache=state, decoder_hidden_states=(states,))
         if self.config.decoder_type == "vector":
             sample = self.model.sample(posterior)
             nats, squared_error = self.decoder(sample["z"], posterior.features)
@@ -413,13 +482,14 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         target = self.model.latent_head.target_active_dims
         if self.training and target is not None:
             self._control(posterior.sparse_embedding, target)
-        reconstruction_loss = nats / len(sample["z"])
+        reconstruction_loss = nats / sample["z"].shape[0]
         costs = self.model.costs(posterior, sample)
         if self.config.similarity_weight > 0:
             costs["similarity"] = self.model.neighbour_cost(posterior)
         loss = reconstruction_loss.float() + self._weighted(costs)
         terms |= {name: cost.mean(0).sum() if cost.dim() else cost for name, cost in costs.items()}
-        return TextVAEForPreTrainingOutput(loss=loss, reconstruction_loss=reconstruction_loss, **terms)
+        states = {"encoder_hidden_states": posterior.hidden_states, "encoder_attentions": posterior.attentions}
+        return TextVAEForPreTrainingOutput(loss=loss, reconstruction_loss=reconstruction_loss, **terms, **states)
 
     def _targets(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, labels: Tensor | None, encoded: bool
@@ -476,11 +546,11 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
         self.model = self.model_class(config)
         width = config.classifier_hidden_size
         self.classifier = nn.Sequential(
-            nn.Linear(config.latent_size, width),
+            Float32Linear(config.latent_size, width),
             nn.LeakyReLU(),
-            nn.Linear(width, width),
+            Float32Linear(width, width),
             nn.LeakyReLU(),
-            nn.Linear(width, self.num_labels),
+            Float32Linear(width, self.num_labels),
         )
         self.post_init()
         self.freeze()
@@ -492,9 +562,9 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             self.model.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "TextVAEForSequenceClassification":
-        """Training mode, except for a frozen encoder, which keeps its dropout off."""
+        """Training mode, except for a frozen encoder, which keeps its dropout off unless an adapter in it learns."""
         super().train(mode)
-        self.model.train(mode and not self.config.freeze_encoder)
+        self.model.train(mode and (not self.config.freeze_encoder or learns(self.model)))
         return self
 
     @can_return_tuple
@@ -518,7 +588,7 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
             labels: `(batch,)` class ids; `(batch, num_labels)` for multi-label; floats for regression.
             vectors: `(batch, feature_size)`, the encoder's features instead of text, where they are there already.
-            kwargs: ignored.
+            kwargs: of `TextVAEModel.forward`.
 
         Returns:
             Loss, and logits `(batch, num_labels)`: log marginal probabilities (single label), log odds of the marginal
@@ -527,17 +597,16 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
         Raises:
             ValueError: if `labels` are outside the range.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_encoder):
-            posterior = self.model(input_ids, attention_mask, inputs_embeds, vectors)
-            samples = max(self.config.num_samples, 1)
-            z = posterior.sparse_embedding
-            if self.config.decoder_type == "vector":  # on the scale of the draws, whatever the code's
-                z = torch.where(z != 0, posterior.latent, 0.0)
-            if self.config.num_samples > 0:
-                fields = {name: value.repeat_interleave(samples, dim=0) for name, value in posterior.items()}
-                z = self.model.sample(type(posterior)(**fields))["z"]
-        dtype = self.classifier[0].weight.dtype
-        scores = self.classifier(z.to(dtype)).float().unflatten(0, (-1, samples))  # (batch, samples, num_labels)
+        posterior = self.model(input_ids, attention_mask, inputs_embeds, vectors, return_dict=True, **kwargs)
+        samples = max(self.config.num_samples, 1)
+        z = posterior.sparse_embedding
+        if self.config.decoder_type == "vector":  # on the scale of the draws, whatever the code's
+            z = torch.where(z != 0, posterior.latent, 0.0)
+        if self.config.num_samples > 0:
+            tensors = {name: value for name, value in posterior.items() if isinstance(value, Tensor)}
+            fields = {name: value.repeat_interleave(samples, dim=0) for name, value in tensors.items()}
+            z = self.model.sample(type(posterior)(**fields))["z"]
+        scores = self.classifier(z).unflatten(0, (-1, samples))  # (batch, samples, num_labels)
         problem = self._problem_type(labels)
         if problem == "regression":
             logits = scores.mean(1)
@@ -545,9 +614,10 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             log_yes, log_no = F.logsigmoid(scores).logsumexp(1), F.logsigmoid(-scores).logsumexp(1)
             logits = log_yes - log_no
         else:
-            logits = scores.log_softmax(-1).logsumexp(1) - torch.tensor(float(samples)).log().to(scores.device)
+            logits = scores.log_softmax(-1).logsumexp(1) - math.log(samples)
         loss = None if labels is None else self._loss(problem, logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        states = {"hidden_states": posterior.hidden_states, "attentions": posterior.attentions}
+        return SequenceClassifierOutput(loss=loss, logits=logits, **states)
 
     def _problem_type(self, labels: Tensor | None) -> str:
         if self.config.problem_type is not None:
@@ -562,10 +632,14 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype).view_as(logits.squeeze(-1)))
         if problem == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        if not traced():
+            self._check_labels(labels)
+        return F.nll_loss(logits, labels)
+
+    def _check_labels(self, labels: Tensor) -> None:
         lowest, highest = labels.min().item(), labels.max().item()
         if lowest < 0 or highest >= self.num_labels:
             raise ValueError(
                 f"`labels` must be from 0 to {self.num_labels - 1}, got {lowest if lowest < 0 else highest}; "
                 "set `num_labels` to the number of classes."
             )
-        return F.nll_loss(logits, labels)

@@ -148,6 +148,11 @@ class VSCHead(LatentHead):
         return clamp_with_gradient(raw_gate, -15.0, -1e-3), mean, softplus(raw_std) + self.config.slab_std_min
 
     def _pseudo_features(self, encode: Encode) -> Tensor:
+        if self.pseudo_inputs.is_meta:
+            raise ValueError(
+                "`device_map` must keep the latent head in memory, got one that offloads it, whose pseudo-inputs are "
+                "read outside its `forward`; give more `max_memory`, or `device_map={'': 'cpu'}`."
+            )
         inputs = self.pseudo_inputs.to(self.posterior.weight.dtype)
         return inputs if inputs.dim() == 2 else encode(inputs)
 

@@ -17,6 +17,7 @@ from transformers.trainer_utils import has_length
 
 from hsvae_hf.calibration import hold_target
 from hsvae_hf.evaluation import advice, corpus_statistics
+from hsvae_hf.extras import require
 
 logger = logging.getLogger(__name__)
 CALIBRATION_ROWS = 4000  # that the threshold for a wanted number of active dimensions is set on
@@ -57,9 +58,13 @@ class CollapseMonitor(TrainerCallback):
     Args:
         trainer: whose `eval_dataset` is looked at, and which logs.
         rows: how many of it.
+
+    Raises:
+        ImportError: without `evaluate`, of the extra `train`.
     """
 
     def __init__(self, trainer: Trainer, rows: int = 1000) -> None:
+        require("evaluate")
         self.trainer, self.rows = trainer, rows
         self.statistics: dict[str, Any] = {}  # of the last evaluation; see `corpus_statistics`
         self._warned: tuple[bool, str] | None = None  # whether at the end, and the sentence without numbers

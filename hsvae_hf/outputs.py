@@ -18,11 +18,15 @@ class TextVAEModelOutput(ModelOutput):
         sparse_embedding: the code that users get, `(batch, latent_size)`, with exact zeros for inactive dimensions.
         latent: point estimate of `z` that the decoder reads in generation, `(batch, latent_size)`.
         features: the encoder's features, `(batch, hidden_size)`.
+        hidden_states: only if asked for: the text encoder's embeddings and states per layer, `(batch, steps, width)`.
+        attentions: only if asked for: the text encoder's attention weights per layer, `(batch, heads, steps, steps)`.
     """
 
     sparse_embedding: Tensor = _ABSENT
     latent: Tensor = _ABSENT
     features: Tensor = _ABSENT
+    hidden_states: tuple[Tensor, ...] = _ABSENT
+    attentions: tuple[Tensor, ...] = _ABSENT
 
 
 @dataclass
@@ -105,6 +109,11 @@ class TextVAEForPreTrainingOutput(ModelOutput):
         squared_error: of vectors, standardised, per dimension, in place of `num_tokens`: with one draw of z, scalar.
         logits: only where `decoder_input_ids` are given: next-token logits, `(batch, steps, vocab_size)`.
         cache: only in generation: the GRU state (`past_key_values` in transformers before 5.24).
+        decoder_hidden_states: only with `logits`: the decoder's states, a tuple of one `(batch, steps, hidden_size)`.
+        decoder_attentions: never there, as a GRU has none; generation looks for it.
+        cross_attentions: likewise.
+        encoder_hidden_states: only if asked for: `hidden_states` of the text encoder.
+        encoder_attentions: only if asked for: `attentions` of the text encoder.
     """
 
     loss: Tensor = _ABSENT
@@ -117,3 +126,8 @@ class TextVAEForPreTrainingOutput(ModelOutput):
     squared_error: Tensor = _ABSENT
     logits: Tensor = _ABSENT
     cache: Cache = _ABSENT
+    decoder_hidden_states: tuple[Tensor, ...] = _ABSENT
+    decoder_attentions: tuple[Tensor, ...] = _ABSENT
+    cross_attentions: tuple[Tensor, ...] = _ABSENT
+    encoder_hidden_states: tuple[Tensor, ...] = _ABSENT
+    encoder_attentions: tuple[Tensor, ...] = _ABSENT

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.utils import cached_file
 
@@ -28,7 +27,8 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
     if pooling == "cls":
         return states[:, 0]
     if pooling == "last":
-        return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+        last = (mask.sum(1) - 1).view(-1, 1, 1)  # gathered, not indexed: a recorded graph keeps its batch size open
+        return states.gather(1, last.expand(-1, 1, states.shape[-1])).squeeze(1)
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1)
 

@@ -9,17 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from matplotlib.figure import Figure
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 
 import hsvae_hf
-from hsvae_hf.analysis import class_kl, dimension_order
+from hsvae_hf.analysis import class_kl, dimension_order, new_figure
 from hsvae_hf.arguments import choose
 from hsvae_hf.comparison import CompareArguments, Comparison, base_of, is_classifier, read_json, system_name
 from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import probe_accuracy
+from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder
 from hsvae_hf.modeling_hsvae import HSVAEForPreTraining
 from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer
@@ -247,7 +244,7 @@ def name_of(dataset: str) -> str:
     return Path(dataset).name
 
 
-Made = tuple[Figure, Any, str]
+Made = tuple[Any, Any, str]  # figure, numbers, text
 
 
 def figure2(options: ReproduceArguments) -> Made:
@@ -266,7 +263,7 @@ def figure2(options: ReproduceArguments) -> Made:
                 for name in FIGURE_2:
                     row[name] = spread(runs, name)
                 numbers.append(row | {"seeds": len(runs)})
-    figure = Figure(figsize=(1 + 4.2 * len(options.dataset), 5.6), layout="constrained")
+    figure = new_figure(figsize=(1 + 4.2 * len(options.dataset), 5.6), layout="constrained")
     axes = figure.subplots(2, len(options.dataset), squeeze=False, sharex=True)
     panels = (("accuracy", "accuracy, K = 5 classifier"), ("average_hoyer_samples", "Average Hoyer of samples"))
     for column, dataset in enumerate(options.dataset):
@@ -315,7 +312,7 @@ def figure3(options: ReproduceArguments) -> Made:
                     deviation = values.std(0, ddof=1) if len(values) > 1 else 0 * values[0]
                     row[kind] = {"mean": values.mean(0).tolist(), "std": deviation.tolist()}
                 numbers.append(row | {"seeds": len(curves), "latent_size": size})
-    figure = Figure(figsize=(13, 0.6 + 2.9 * len(options.dataset)), layout="constrained")
+    figure = new_figure(figsize=(13, 0.6 + 2.9 * len(options.dataset)), layout="constrained")
     axes = figure.subplots(len(options.dataset), 4, squeeze=False, sharex=True, sharey=True)
     for line, dataset in enumerate(map(name_of, options.dataset)):
         for column, (family, kind) in enumerate((family, kind) for family in families for kind in kinds):
@@ -361,7 +358,7 @@ def figure4(options: ReproduceArguments) -> Made:
         made = comparison(options, dataset, size, models=["HSVAE"])
         run = made.result("HSVAE", None, 1)
         numbers.append({"dataset": name_of(dataset), "classes": made.names, "activity": run["class_activity"]})
-    figure = Figure(figsize=(1 + 4.5 * len(options.dataset), 4), layout="constrained")
+    figure = new_figure(figsize=(1 + 4.5 * len(options.dataset), 4), layout="constrained")
     axes = figure.subplots(1, len(options.dataset), squeeze=False)[0]
     found = []
     for axis, row in zip(axes, numbers, strict=True):
@@ -389,7 +386,7 @@ def figure5(options: ReproduceArguments) -> Made:
         ids = [row[:-1] for row in tokenize_dataset(train.select_columns(["text"]), made.words)["input_ids"]]
         kl = class_kl(ids, np.array(train["label"][:]), len(made.names), len(made.words))
         numbers.append({"dataset": name_of(dataset), "classes": made.names, "kl": kl.tolist()})
-    figure = Figure(figsize=(1 + 4.2 * len(options.dataset), 4), layout="constrained")
+    figure = new_figure(figsize=(1 + 4.2 * len(options.dataset), 4), layout="constrained")
     axes = figure.subplots(1, len(options.dataset), squeeze=False)[0]
     highest, found = max(np.max(row["kl"]) for row in numbers), []
     for axis, row in zip(axes, numbers, strict=True):
@@ -420,7 +417,7 @@ def gates(options: ReproduceArguments) -> Made:
                 {"dataset": name_of(dataset), "model": system, "seeds": len(runs)}
                 | {name: spread(runs, name) for name in STUDIED}
             )
-    figure = Figure(figsize=(7, 1 + 0.28 * len(systems)), layout="constrained")
+    figure = new_figure(figsize=(7, 1 + 0.28 * len(systems)), layout="constrained")
     axis = figure.subplots()
     rows = [row for row in numbers if row["dataset"] == name_of(options.dataset[0])]
     places = np.arange(len(rows))[::-1]
@@ -474,7 +471,7 @@ def dial(options: ReproduceArguments) -> Made:
             off = max([off, *(abs(run["active_dims"] / wanted - 1) for run in runs)])
             names = ("active_dims", "accuracy_code", "accuracy_gate", "mutual_information")
             numbers.append(row | {name: spread(runs, name) for name in names})
-    figure = Figure(figsize=(4.5, 3.6), layout="constrained")
+    figure = new_figure(figsize=(4.5, 3.6), layout="constrained")
     axis = figure.subplots()
     for mark, dataset in zip(MARKS, map(name_of, options.dataset), strict=False):
         rows = [row for row in numbers if row["dataset"] == dataset]
@@ -532,7 +529,7 @@ def nonzeros(options: ReproduceArguments) -> Made:
                 found = {"non_zeros": row["active_dims"], "accuracy": (row["accuracy"], row["accuracy_std"])}
                 rows.append({"system": f"{row['system']} of vectors", "wanted": row["wanted"]} | found)
         numbers += [{"dataset": name_of(dataset)} | row for row in rows]
-    figure = Figure(figsize=(1 + 4.2 * len(options.dataset), 4), layout="constrained")
+    figure = new_figure(figsize=(1 + 4.2 * len(options.dataset), 4), layout="constrained")
     axes = figure.subplots(1, len(options.dataset), squeeze=False)[0]
     for axis, dataset in zip(axes, map(name_of, options.dataset), strict=True):
         own = [row for row in numbers if row["dataset"] == dataset]
@@ -567,6 +564,10 @@ def _vector_codes(path: str, datasets: Sequence[str]) -> list[dict[str, Any]]:
 
 def _word_vectors(made: Comparison) -> list[dict[str, Any]]:
     """TF-IDF, as it is and reduced."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
     texts = [split["text"][:] for split in (made.data["train"], made.test)]
     labels = [np.array(split["label"][:]) for split in (made.data["train"], made.test)]
     words = TfidfVectorizer(sublinear_tf=True)
@@ -596,6 +597,7 @@ def reproduce(options: ReproduceArguments) -> str:
         The paragraph on what it shows.
 
     Raises:
+        ImportError: without the extra `train`.
         ValueError: if there is no such figure, size or model, or the data has no labels.
     """
     check(options)
@@ -613,6 +615,7 @@ def reproduce(options: ReproduceArguments) -> str:
 
 def check(options: ReproduceArguments) -> None:
     """Tell what cannot be run or read, before the first run."""
+    require("accelerate", "evaluate", "matplotlib", "sklearn")
     options.figure = choose("figure", options.figure, FIGURES)
     options.size = choose("size", options.size, SIZES)
     options.models = None if options.models is None else [system_name(name) for name in options.models]

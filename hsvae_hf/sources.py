@@ -1,149 +1,96 @@
-"""Where a data set is: a file, a folder, what `save_to_disk` wrote, or the Hub; mistyped names are told at once."""
+"""Where a model comes from: a folder here or a repository of the Hub, told apart before anything is loaded."""
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import functools
+import os
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import datasets
-import pyarrow as pa
-from datasets import (
-    DatasetDict,
-    Features,
-    IterableDatasetDict,
-    get_dataset_config_names,
-    load_dataset,
-    load_dataset_builder,
-    load_from_disk,
-)
-from datasets.exceptions import DatasetsError
-from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-from hsvae_hf.docstrings import docstring_corpus
-from hsvae_hf.reading import SUFFIXES
-
-HUB_IDS = {
-    "yelp": "Yelp/yelp_review_full",
-    "dbpedia": "fancyzhx/dbpedia_14",
-    "yahoo": "community-datasets/yahoo_answers_topics",
-}
-_KNOWN = f"docstrings, {', '.join(HUB_IDS)}, a Hub id, or a local folder or file"
-_HUB_SECONDS = 5.0  # until the Hub counts as unreachable; its client would go on for half a minute
-Splits: TypeAlias = "DatasetDict | IterableDatasetDict"
-Source: TypeAlias = "dict[str, list[Path]] | Splits"  # files that `reading` reads, or splits that `datasets` read
+HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]  # of the HTTP client, whichever huggingface_hub has
+ASK_SECONDS = 5.0
+FILE_SUFFIXES = {".bin", ".csv", ".gz", ".json", ".jsonl", ".npy", ".npz", ".onnx", ".parquet", ".pkl", ".pt", ".pth"}
+FILE_SUFFIXES |= {".safetensors", ".tar", ".tsv", ".txt", ".xz", ".yaml", ".yml", ".zip"}
 
 
-def locate(dataset: str, config_name: str | None, streaming: bool) -> tuple[Source, Features | None]:
-    """The files of every split, and the features that a card declares; or the splits, where `datasets` reads them."""
-    path = Path(dataset).expanduser()
-    if config_name is not None and (dataset == "docstrings" or path.is_file()):
-        raise ValueError(f"`dataset_config_name` must be left out for {dataset!r}, which has one configuration.")
-    if dataset == "docstrings":
-        return docstring_corpus(), None
-    if path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"`dataset` must be a {', '.join(SUFFIXES)} file, got {dataset!r}; convert it to one.")
-        return {"train": [path]}, None
-    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return _load_saved(dataset, path, streaming), None
-    here = path.is_dir()
-    name = str(path.resolve()) if here else HUB_IDS.get(dataset, dataset)
-    offline = not here and not _reachable(name, dataset)
-    with _one_line(dataset, name, config_name), _offline(offline):
-        builder = load_dataset_builder(name, config_name)
-        ours = SUFFIXES if here else (".csv", ".tsv")  # pandas takes a cell too many for an index
-        files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
-        if files and all(Path(file).suffix.lower() in ours for found in files.values() for file in found):
-            return {split: [_fetch(file) for file in found] for split, found in files.items()}, builder.info.features
-        return load_dataset(name, config_name, streaming=streaming), None
+def check_source(name: Any, argument: str, repo_type: str = "model") -> str:
+    """Make sure that something is there to load: refuse a mistyped path at once, ask the Hub once and briefly.
+
+    A name is a path if it begins with `.`, `/` or `~`, has more than one slash or the suffix of a file, or lies in a
+    folder that exists here. Any other is the id of a Hub repository.
+
+    Args:
+        name: a path, or a Hub id.
+        argument: how to call it in an error.
+        repo_type: `model` or `dataset`.
+
+    Returns:
+        The name, as a string.
+
+    Raises:
+        ValueError: if there is neither such a path nor, as far as the Hub answers, such a repository; if a model is
+            to be read from a single file.
+    """
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise ValueError(f"`{argument}` must be the folder or the Hub id of a {repo_type}, got {name!r}; name one.")
+    source = os.fspath(name)
+    path = Path(source)
+    if repo_type == "model" and path.is_file():
+        raise ValueError(f"`{argument}` must be a folder, got the file {source!r}; name the folder that holds it.")
+    if path.exists():
+        return source
+    if not isinstance(name, str) or is_path(source):
+        raise _refusal(argument, source, repo_type, "no such folder is here")
+    if not is_offline_mode():
+        _ask(source, argument, repo_type)
+    return source
 
 
-def _fetch(file: str) -> Path:
-    """A file of a data set here, downloaded if it is on the Hub."""
-    if not file.startswith("hf://"):
-        return Path(file)
-    found: Any = HfFileSystem().resolve_path(file)
-    return Path(hf_hub_download(found.repo_id, found.path_in_repo, repo_type="dataset", revision=found.revision))
+def is_path(source: str) -> bool:
+    """Whether a name can only be that of a file or folder."""
+    path = Path(source)
+    deep = source.replace("\\", "/").count("/") > 1 or path.suffix.lower() in FILE_SUFFIXES
+    beside = path.parent != Path() and path.parent.is_dir()
+    return source.startswith((".", "/", "~")) or deep or beside
 
 
-def _load_saved(dataset: str, path: Path, streaming: bool) -> Splits:
+@functools.cache  # one model is asked for by several functions; what was refused is asked for again
+def _ask(source: str, argument: str, repo_type: str) -> None:
+    files = ("config.json", "tokenizer_config.json", "modules.json", "README.md")
     try:
-        saved = load_from_disk(str(path))
-    except (DatasetsError, pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"`dataset` must be intact, got {dataset!r}, saved by `save_to_disk` and damaged ({first_line(error)})."
+        if any(isinstance(try_to_load_from_cache(source, file, repo_type=repo_type), str) for file in files):
+            return
+        HfApi().repo_info(source, repo_type=repo_type, timeout=ASK_SECONDS)
+    except GatedRepoError:  # it is there, and loading says how to get access
+        return
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise _refusal(
+            argument, source, repo_type, "no such folder is here, and the Hub has no such repository"
         ) from error
-    saved = saved if isinstance(saved, DatasetDict) else DatasetDict({"train": saved})
-    if streaming:
-        return IterableDatasetDict({name: split.to_iterable_dataset() for name, split in saved.items()})
-    return saved
+    except (HTTP_ERROR, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].strip()
+        reason = f"no such folder is here, and the Hub does not answer ({reason})"
+        raise _refusal(argument, source, repo_type, reason) from error
 
 
-def _reachable(hub_id: str, dataset: str) -> bool:
-    """Whether the Hub answers that it has the data set: asked once and briefly, where its client asks six times."""
-    path = Path(dataset).expanduser()
-    local = path.suffix.lower() in SUFFIXES or dataset.startswith((".", "/", "~")) or hub_id.count("/") > 1
-    if local or ("/" in hub_id and dataset not in HUB_IDS and path.parent.is_dir()):
-        raise ValueError(f"`dataset` must be a file or folder that exists, got {dataset!r}; {_near(path)}.")
+def _refusal(argument: str, source: str, repo_type: str, reason: str) -> ValueError:
+    rule = f"must be the folder or the Hub id of a {repo_type}"
+    return ValueError(f"`{argument}` {rule}, got {source!r}: {reason}; {advise(source)}.")
+
+
+def advise(source: str) -> str:
+    """What to do: the names nearest to the first part of the path that does not exist, where there are some."""
+    if source.startswith("~"):
+        return "write the path without ~"
+    path = Path(source)
+    while path.parent != path and not path.parent.is_dir():
+        path = path.parent
     try:
-        validate_repo_id(hub_id)
-        HfApi().dataset_info(hub_id, timeout=_HUB_SECONDS)
-    except (HFValidationError, RepositoryNotFoundError) as error:
-        raise ValueError(
-            f"`dataset` must be {_KNOWN}, got {dataset!r}, which is none here and none on the Hub; {_near(path)}."
-        ) from error
-    except Exception:  # the Hub's client lets errors of its HTTP library through, which are others in every version
-        return False
-    return True
-
-
-def _near(path: Path) -> str:
-    """What to do about a path that is not there, with the most similar names in its folder."""
-    folder = path.parent
-    if not folder.is_dir():
-        return f"there is no folder {str(folder)!r} here: check the name"
-    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()])
-    return f"did you mean {' or '.join(near)}" if near else "check the name, and the network"
-
-
-@contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    """Have `datasets` look into its cache alone."""
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = before or wanted
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
-
-
-@contextmanager
-def _one_line(dataset: str, name: str, config_name: str | None) -> Iterator[None]:
-    """Say in one line why `datasets` cannot read a data set."""
-    try:
-        yield
-    except (DatasetsError, pa.ArrowException, OSError, ValueError, RuntimeError, KeyError) as error:
-        text = str(error)
-        if "scripts are no longer supported" in text:
-            raise ValueError(
-                f"`dataset` must hold data files, got {dataset!r} with a loading script, which `datasets` does not "
-                "run; remove the script if the files lie beside it, else convert them to .parquet or .csv."
-            ) from error
-        if text.startswith(("Config name is missing", "BuilderConfig")):
-            names = get_dataset_config_names(name)
-            raise ValueError(
-                f"`dataset_config_name` must be one of {names} for {dataset!r}, got {config_name!r}; name one."
-            ) from error
-        near = "" if Path(name).exists() else f"; {_near(Path(dataset).expanduser())}"
-        raise ValueError(
-            f"`dataset` must be {_KNOWN}, got {dataset!r}, which could not be read ({first_line(error)}){near}."
-        ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What is wrong; `datasets` wraps the cause of what goes wrong while it reads."""
-    error = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ is not None else error
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        names = sorted(entry.name for entry in path.parent.iterdir())
+    except OSError:  # a folder that may not be listed
+        names = []
+    near = [repr(str(path.parent / found)) for found in difflib.get_close_matches(path.name, names)]
+    question = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{question}check the path, or the id and the network"

@@ -34,8 +34,8 @@ _DOTTED_I = normalizers.Replace("i\u0307", "i")  # what Lowercase makes of the c
 _NOT_ASCII = normalizers.Replace(Regex(r"[^\x00-\x7F]"), "")
 _LOWER = normalizers.Lowercase()
 ASCII = (_LINKS, normalizers.NFKD(), _APOSTROPHES, _NOT_ASCII, _QUOTES, _LOWER)  # the paper's
-UNICODE = (_LINKS, normalizers.NFC(), _APOSTROPHES, _QUOTES, _OTHER_QUOTES)
-UNICODE += (_UNSEEN_SPACES, _UNSEEN, _LOWER, _DOTTED_I)
+_CLEAN = (_LINKS, normalizers.NFC(), _APOSTROPHES, _QUOTES, _OTHER_QUOTES, _UNSEEN_SPACES, _UNSEEN)
+UNICODE = (*_CLEAN, _LOWER, _DOTTED_I)
 _SAMPLE = 1000  # texts that tell the share of unknown words
 _LARGE_SHARE = 0.25  # of unknown words: English on another subject than the vocabulary's has less
 

@@ -36,6 +36,7 @@ from transformers.utils import is_torch_xla_available
 
 from hsvae_hf.callbacks import AnnealingCallback, ResumedCallback
 from hsvae_hf.data import LengthGroupedSampler
+from hsvae_hf.extras import require
 from hsvae_hf.files import UNFINISHED, claimed_folder, staged_folder, uninterrupted
 from hsvae_hf.hub import model_card
 from hsvae_hf.rehearsal import check_best_metric, check_choices, check_warmup, rehearse
@@ -77,6 +78,7 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Refuse what would train nothing, or fails at the first step or checkpoint, before anything is read."""
+        require("accelerate")
         for name in ("learning_rate", "num_train_epochs"):
             value = getattr(self, name)
             if not 0 < value < math.inf:

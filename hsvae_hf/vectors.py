@@ -2,21 +2,28 @@
 
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset, Features, List, Value, config
+from datasets import Dataset, config
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.data import VALIDATION_SHARE
-from hsvae_hf.encoding import check_finite, load_tokenizer, sentence_vectors
+from hsvae_hf.encoding import sentence_vectors
+from hsvae_hf.inputs import check_strings, check_vectors
+from hsvae_hf.loading import load_tokenizer
 from hsvae_hf.pooling import read_pooling
+from hsvae_hf.sources import check_source
+from hsvae_hf.tokens import NO_LIMIT, check_limit, token_limit
 
 # What trains on vectors without tuning, for every model type, and for one.
 VECTOR_DEFAULTS: dict[str, Any] = {
@@ -42,6 +49,8 @@ HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
     # With concentrations of at least 0.5, every dimension that is off would be drawn on in one sentence of twenty.
     "hsvae": {"prior_alpha": 10.0, "prior_beta": 0.05, "gate_concentration_min": 0.001},
 }
+
+_ROWS = 1024  # tokenised, and sorted by length, together
 
 
 class VectorDataset(torch.utils.data.Dataset[Any]):
@@ -122,18 +131,26 @@ def load_encoder_tokenizer(name_or_path: str, max_length: int | None = None) -> 
     Args:
         name_or_path: a folder or a Hub id.
         max_length: tokens per sentence; None takes what the encoder itself says.
+
+    Raises:
+        ValueError: if there is no such encoder or tokenizer, or a limit of tokens in its files is no number of tokens.
     """
-    place = read_pooling(name_or_path)[1]
+    source = check_source(name_or_path, "encoder_name_or_path")
+    place = read_pooling(source)[1]
     folder = place.get("subfolder", "")
-    tokenizer = load_tokenizer(name_or_path, folder)
-    positions = getattr(AutoConfig.from_pretrained(name_or_path, subfolder=folder), "max_position_embeddings", None)
-    limits = (max_length, place.get("max_length"), min(tokenizer.model_max_length, positions or 10**9))
-    tokenizer.model_max_length = next(limit for limit in limits if limit)
+    tokenizer = load_tokenizer(source, folder)
+    positions = getattr(AutoConfig.from_pretrained(source, subfolder=folder), "max_position_embeddings", None)
+    positions = None if positions == -1 else positions  # how XLNet and DeBERTa say that there is no limit
+    asked = check_limit(max_length, "`max_length`", tokenizer)
+    own = check_limit(place.get("max_length"), f"`max_seq_length` of {source!r}", tokenizer)
+    positions = check_limit(positions, f"`max_position_embeddings` of {source!r}", tokenizer)
+    words = token_limit(tokenizer)
+    tokenizer.model_max_length = asked or own or min(words or NO_LIMIT, positions or NO_LIMIT)
     return tokenizer
 
 
 def embed_dataset(
-    dataset: Dataset, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, batch_size: int = 64
+    dataset: Dataset, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, batch_size: int | None = None
 ) -> np.ndarray:
     """The frozen encoder's vectors of a split; computed once for the same text, encoder, pooling, prompt and length.
 
@@ -143,17 +160,20 @@ def embed_dataset(
         dataset: with a column `text`; or `vectors`, which are taken as they are.
         model: of this package, with a frozen transformer.
         tokenizer: the model's; `model_max_length` truncates.
-        batch_size: sentences per forward pass of the encoder.
+        batch_size: sentences per forward pass of the encoder; None as in `encode`.
 
     Returns:
         `(rows, feature_size)`, float32, in the order of `dataset`.
+
+    Raises:
+        ValueError: if the vectors are not such as the model takes, or there is text and nothing to read it with.
     """
     if "vectors" in dataset.column_names:
-        vectors = np.asarray(dataset.with_format("numpy")["vectors"][:], dtype=np.float32)
-        check_finite(vectors)
-        return vectors
+        found = check_vectors(model, dataset.with_format("numpy")["vectors"][:])
+        return np.asarray(found, dtype=np.float32)
     if tokenizer is None:
         raise ValueError("`dataset` must hold `vectors` for a model without a text encoder, got text; embed it first.")
+    check_strings(dataset["text"], "dataset")
     size = model.config.feature_size
     fingerprint = hashlib.sha256()
     for part in _dependencies(dataset, model, tokenizer):
@@ -161,26 +181,28 @@ def embed_dataset(
         fingerprint.update(part)
     name = fingerprint.hexdigest()[:32]
     folder = Path(config.HF_DATASETS_CACHE) / "sentence_vectors"
-    folder.mkdir(parents=True, exist_ok=True)
-    cache = folder / f"{name}.arrow"
+    cache = folder / f"{name}.npy"
+    vectors = _read_cache(cache, (len(dataset), size))
+    if vectors is None:
+        vectors = np.empty((len(dataset), size), dtype=np.float32)
+        with tqdm(total=len(dataset), desc="Sentence vectors", unit=" rows") as progress:
+            for start in range(0, len(dataset), _ROWS):
+                texts = dataset[start : start + _ROWS]["text"]
+                vectors[start : start + _ROWS] = sentence_vectors(model, tokenizer, texts, batch_size, progress.update)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            np.save(Path(unfinished) / cache.name, vectors)
+            os.replace(Path(unfinished) / cache.name, cache)
+    return vectors
+
+
+def _read_cache(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """What was computed before, None if it was not, or was damaged, by a disk that was full, say."""
     try:
-        if cache.exists():
-            Dataset.from_file(str(cache))
-    except pa.ArrowException:  # a disk that was full, say
-        cache.unlink()
-    found = dataset.select_columns(["text"]).map(
-        lambda rows: {"vectors": sentence_vectors(model, tokenizer, rows["text"], batch_size)},
-        batched=True,
-        batch_size=1024,
-        remove_columns=["text"],
-        features=Features({"vectors": List(Value("float32"), length=size)}),
-        cache_file_name=str(cache),
-        load_from_cache_file=True,
-        new_fingerprint=name,
-        desc="Sentence vectors",
-    )
-    column = cast(Any, found.data.column("vectors").combine_chunks())
-    return np.array(column.flatten().to_numpy().reshape(-1, size))
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == np.float32 else None
 
 
 def _dependencies(dataset: Dataset, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[bytes]:

@@ -5,12 +5,14 @@ encoder's forward pass over the same padded batches; MAT-VAE's MMD is measured b
 Sides are interleaved and medians reported: compare ratios, not seconds.
 """
 
+import functools
 import json
 import resource
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,24 +30,27 @@ import hsvae_hf
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
-from hsvae_hf.encoding import load_tokenizer
+from hsvae_hf.extras import require
+from hsvae_hf.loading import load_for_inference, load_tokenizer
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.vectors import HEAD_DEFAULTS, VECTOR_DEFAULTS
+from hsvae_hf.vectors import HEAD_DEFAULTS, VECTOR_DEFAULTS, load_encoder_tokenizer
 
 
 @dataclass
 class BenchmarkArguments:
     """Arguments of the benchmark."""
 
-    task: Literal["train", "encode", "memory", "mmd", "vectors"] = field(
+    task: Literal["train", "encode", "batches", "memory", "mmd", "vectors"] = field(
         metadata={
-            "help": "train: one step; encode: sentences to CSR; memory: peak of a Yelp-length batch; mmd: MAT-VAE's; "
-            "vectors: one step on vectors, beside sentence-transformers' SparseAutoEncoder."
+            "help": "train: one step; encode: sentences to CSR; batches: CPU time of encode by batch size, beside "
+            "SparseEncoder's; memory: peak of a Yelp-length batch; mmd: MAT-VAE's; vectors: one step on vectors, "
+            "beside sentence-transformers' SparseAutoEncoder."
         }
     )
     encoder_name_or_path: str | None = field(
         default=None, metadata={"help": "encode: a pretrained text encoder instead of the GRU."}
     )
+    model_name_or_path: str | None = field(default=None, metadata={"help": "batches: a trained model, in its place."})
     decoder_type: Literal["gru", "vector"] = field(
         default="gru", metadata={"help": "encode, with an encoder: what the model was trained to reconstruct."}
     )
@@ -70,15 +75,17 @@ class BenchmarkArguments:
     )
 
 
-def median_seconds(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median wall-clock seconds of each side; the sides take turns, so that noise falls on all of them."""
+def median_seconds(
+    sides: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Median seconds of each side, by `clock`; the sides take turns, so that noise falls on all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name, side in sides.items():
-            start = time.perf_counter()
+            start = clock()
             side()
             if turn:  # the first turn warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -165,6 +172,30 @@ def benchmark_encode(
     }
 
 
+def benchmark_batches(arguments: BenchmarkArguments, sentences: list[str]) -> dict:
+    """CPU time of `encode` by batch size, and of `SparseEncoder.encode`, as multiples of the shortest batch size's."""
+    from sentence_transformers import SparseEncoder
+
+    torch.set_flush_denormal(True)
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.model_name_or_path is not None:
+            model, tokenizer = load_for_inference(arguments.model_name_or_path)
+        else:
+            encoder, sizes = arguments.encoder_name_or_path, {"latent_size": arguments.latent_size}
+            model = hsvae_hf.HSVAEModel.from_encoder_pretrained(encoder, decoder_type="vector", **sizes).eval()
+            tokenizer = load_encoder_tokenizer(encoder)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        other = SparseEncoder(folder, device="cpu", trust_remote_code=True)
+        sides: dict[str, Callable[[], object]] = {"default": lambda: hsvae_hf.encode(model, tokenizer, sentences)}
+        for size in (16, 32, 64, 128, 256, 512):
+            sides[str(size)] = functools.partial(hsvae_hf.encode, model, tokenizer, sentences, batch_size=size)
+        sides["sparse_encoder"] = lambda: other.encode(sentences, show_progress_bar=False)
+        seconds = median_seconds(sides, arguments.repeats, time.process_time)
+    best = min(value for name, value in seconds.items() if name.isdigit())
+    return {name: round(value / best, 3) for name, value in seconds.items()} | {"best_seconds": best}
+
+
 def memory_of_a_batch(config: hsvae_hf.HSVAEConfig, batch_size: int, max_length: int, plain: bool) -> float:
     """Peak memory in MB of one training step (256 x 200 tokens by the defaults of the `memory` task).
 
@@ -173,8 +204,8 @@ def memory_of_a_batch(config: hsvae_hf.HSVAEConfig, batch_size: int, max_length:
     from hsvae_hf import modeling_decoder
 
     if plain:
-        modeling_decoder.vocabulary_loss = lambda states, weight, bias, targets: F.cross_entropy(
-            F.linear(states, weight, bias), targets, reduction="sum"
+        modeling_decoder.vocabulary_loss = lambda states, head, targets: F.cross_entropy(
+            head(states), targets, reduction="sum"
         )
     model = hsvae_hf.HSVAEForPreTraining(config).train()
     ids = torch.randint(3, config.vocab_size, (batch_size, max_length))
@@ -246,6 +277,7 @@ def benchmark_vectors(arguments: BenchmarkArguments) -> dict:
     The latter with the loss of its k active dimensions alone, and with its whole CSRLoss (reconstruction from k, 4k and
     dead dimensions, and InfoNCE).
     """
+    require("sentence_transformers", extra="dev")
     from sentence_transformers.sparse_encoder.losses import CSRLoss
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
@@ -311,6 +343,9 @@ def main() -> None:
         splits = load_text_dataset(arguments.dataset, dataset_config_name=which, max_train_samples=limit)
         dataset = splits["train"]
         sentences = list(dataset["text"])
+        if arguments.task == "batches":
+            print_report(arguments, benchmark_batches(arguments, sentences))
+            return
         tokenizer = train_tokenizer(sentences, vocab_size=config.vocab_size, max_length=arguments.max_length)
         if arguments.task == "train":
             report = benchmark_train(arguments, config, tokenizer(sentences, truncation=True)["input_ids"])
@@ -328,6 +363,11 @@ def main() -> None:
             tokenizer.model_max_length = arguments.max_length
             report = benchmark_encode(arguments, model.eval(), sentences, tokenizer)
         report["peak_mb"] = peak_megabytes()
+    print_report(arguments, report)
+
+
+def print_report(arguments: BenchmarkArguments, report: dict) -> None:
+    """Print it, and on what it was measured."""
     report |= {"task": arguments.task, "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(json.dumps(report) if arguments.json else "\n".join(f"{name}: {value}" for name, value in report.items()))
 

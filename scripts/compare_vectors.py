@@ -18,20 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from scipy import sparse
-from sentence_transformers.sparse_encoder.losses import CSRLoss
-from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 from transformers import set_seed
 
 import hsvae_hf
-from hsvae_hf.analysis import neighbours_kept
+from hsvae_hf.analysis import neighbours_kept, new_figure
 from hsvae_hf.arguments import choose, parse
 from hsvae_hf.calibration import calibrate_threshold, fit_code_scale
 from hsvae_hf.cli import run
 from hsvae_hf.data import labelled, load_text_dataset
 from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.evaluation import probe_accuracy
+from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder, write_json
 from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
 from hsvae_hf.vectors import (
@@ -161,6 +159,9 @@ def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, st
 
 def train_csr(rows: Rows, size: int, wanted: int, seed: int, steps: int) -> Coder:
     """Train sentence-transformers' SparseAutoEncoder with its CSRLoss; a sentence is its own positive."""
+    from sentence_transformers.sparse_encoder.losses import CSRLoss
+    from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+
     set_seed(seed)
     train = torch.from_numpy(rows.train)
     mean, std = train.mean(0), train.std(0)
@@ -257,7 +258,7 @@ def plot(summary: list[dict[str, Any]], path: Path) -> None:
     """Accuracy and neighbours kept by number of non-zeros, a column for each data set and width."""
     coded = [row for row in summary if row["system"] != "dense"]
     panels = sorted({(row["dataset"], row["latent_size"]) for row in coded})
-    figure = Figure(figsize=(3.2 * len(panels), 5.6), layout="constrained")
+    figure = new_figure(figsize=(3.2 * len(panels), 5.6), layout="constrained")
     axes = figure.subplots(2, len(panels), squeeze=False, sharex=True)
     for column, (dataset, size) in enumerate(panels):
         for line, name in enumerate(("accuracy", "neighbours_kept")):
@@ -286,6 +287,8 @@ def plot(summary: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Train what is not there yet; write the table and the figure."""
     options = parse(Options, __doc__)
+    require("accelerate", "matplotlib", "sklearn")
+    require("sentence_transformers", extra="dev")
     torch.set_flush_denormal(True)
     options.systems = [choose("systems", system, STYLES, rule="of") for system in options.systems]
     most = min(options.latent_sizes)

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
-from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, load_for_inference, save_codes
+from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, save_codes
 from hsvae_hf.files import claimed_file
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.reading import SUFFIXES, find_text_column, read_columns, read_sentences
 from hsvae_hf.reporting import device_name, finish, model_facts, say, size_of
 from hsvae_hf.tokenization import warn_unknown
@@ -47,7 +48,9 @@ class EmbedArguments:
         }
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
-    batch_size: int = field(default=256, metadata={"help": "Sentences per forward pass."})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Sentences per forward pass; the fastest number, by their lengths, without."}
+    )
     max_active_dims: int | None = field(
         default=None, metadata={"help": "Keep at most this many dimensions per sentence, largest magnitudes first."}
     )
@@ -77,7 +80,7 @@ def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterator[Any]]:
             raise ValueError("`prompt_name` must be left out with vectors: there is no text for it to go before.")
         vectors = load_vectors(args.input)
         model = load_for_inference(args.model_name_or_path)[0].to(device)
-        return model, iter([encode_vectors(model, vectors, args.batch_size, args.max_active_dims)])
+        return model, iter([encode_vectors(model, vectors, args.batch_size or 1024, args.max_active_dims)])
     column = find_text_column(read_columns(args.input), args.text_column, str(args.input))
     say("text: its lines" if args.input.suffix.lower() == ".txt" else f"text: column `{column}`")
     sentences = read_sentences(args.input, column)

@@ -21,9 +21,10 @@ from hsvae_hf.arguments import parse
 from hsvae_hf.batches import input_batches
 from hsvae_hf.cli import run
 from hsvae_hf.data import labelled, load_text_dataset
-from hsvae_hf.encoding import load_for_inference
 from hsvae_hf.evaluation import evaluate_model, print_report, representations
+from hsvae_hf.extras import require
 from hsvae_hf.files import check_output, claimed_files, write_json
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.reporting import command_line, data_facts, device_name, finish, model_facts, say
 from hsvae_hf.tokenization import warn_unknown
 from hsvae_hf.vectors import load_vectors
@@ -85,6 +86,7 @@ def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Datase
 def main() -> None:
     """Parse, check, measure into files that are this process's alone."""
     options = parse(EvaluateArguments, __doc__)
+    require("evaluate", "matplotlib", "sklearn")
     for option in ("num_samples", "batch_size"):
         if getattr(options, option) < 1:
             raise ValueError(

@@ -16,10 +16,12 @@ from transformers import AutoModelForPreTraining
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
-from hsvae_hf.encoding import encode, load_for_inference
+from hsvae_hf.encoding import encode
 from hsvae_hf.explanation import LEAST_SENTENCES, decode_switched, describe_dimensions, explain
+from hsvae_hf.extras import require
 from hsvae_hf.files import check_output, claimed_files, write_json
 from hsvae_hf.hub import REPORT
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, say
 
 
@@ -138,6 +140,8 @@ def check(options: ExplainArguments) -> None:
     """Refuse what does not go together, before anything is read."""
     if options.dataset is None and options.sentences is None:
         raise ValueError("Give `dataset`, `sentences`, or both, got neither.")
+    if options.dataset is not None:
+        require("sklearn")
     if options.sentences is not None and options.dimension is not None:
         raise ValueError("`dimension` must be left out with `sentences`: all that they share are shown.")
     if options.sentences is not None and len(options.sentences) != 2:

@@ -11,7 +11,6 @@ if __name__ == "__main__":  # the imports take seconds: a signal ends them witho
 
 import numpy as np
 import torch
-from sklearn.preprocessing import StandardScaler, normalize
 from transformers import set_seed
 
 import hsvae_hf
@@ -22,6 +21,8 @@ from hsvae_hf.calibration import hold_target
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
 from hsvae_hf.evaluation import evaluate_model, print_report, representations
+from hsvae_hf.extras import require
+from hsvae_hf.modeling_text_vae import tokenizer_fields
 from hsvae_hf.presets import SMALL_LENGTH, SMALL_MODEL, SMALL_TRAINING
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, say
 from hsvae_hf.tokenization import train_tokenizer
@@ -43,6 +44,8 @@ def show_neighbours(model: hsvae_hf.HSVAEModel, tokenizer: object, corpus: list[
 
     Nearest by the sparse dot product of codes scaled to unit variance per dimension and unit length per sentence.
     """
+    from sklearn.preprocessing import StandardScaler, normalize
+
     codes = hsvae_hf.encode(model, tokenizer, corpus + queries)
     scaled = normalize(StandardScaler(with_mean=False).fit_transform(codes))
     for row, query in enumerate(queries, start=len(corpus)):
@@ -58,6 +61,7 @@ def show_neighbours(model: hsvae_hf.HSVAEModel, tokenizer: object, corpus: list[
 def main() -> None:
     """Train in a folder that is this run's alone."""
     options = parse(QuickstartArguments, __doc__)
+    require("accelerate", "evaluate", "matplotlib", "sklearn")
     settings = SMALL_TRAINING | {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
     settings |= {"logging_steps": 200, "max_steps": options.max_steps, "output_dir": options.output_dir}
     arguments = TextVAETrainingArguments(**settings, overwrite_output_dir=options.overwrite_output_dir)
@@ -75,7 +79,7 @@ def train(options: QuickstartArguments, arguments: TextVAETrainingArguments) -> 
     words = sizes.pop("vocab_size")
     tokenizer = train_tokenizer(dataset["train"]["text"], vocab_size=words, max_length=SMALL_LENGTH)
     tokens = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
-    config = hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), **sizes)
+    config = hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), **sizes, **tokenizer_fields(tokenizer))
     model = hsvae_hf.HSVAEForPreTraining(config)
     model.generation_config.max_length = tokenizer.model_max_length + 1  # the start token counts
     say(model_facts(model))

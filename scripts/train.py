@@ -19,13 +19,14 @@ from hsvae_hf.arguments import MODEL_NAMES, OUTPUT_FIRST, TRAINING_FIRST, Script
 from hsvae_hf.calibration import fit_code_scale, hold_target
 from hsvae_hf.cli import run
 from hsvae_hf.data import MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
-from hsvae_hf.encoding import load_tokenizer
-from hsvae_hf.modeling_text_vae import special_token_ids
+from hsvae_hf.loading import load_tokenizer
+from hsvae_hf.locating import HUB_IDS
+from hsvae_hf.modeling_text_vae import tokenizer_fields
 from hsvae_hf.monitor import CALIBRATION_ROWS, CollapseMonitor, held_out_batches
 from hsvae_hf.presets import SMALL_LENGTH, SMALL_MODEL, SMALL_TRAINING
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, report_steps, say
 from hsvae_hf.resuming import check_resumable, check_same_vectors
-from hsvae_hf.sources import HUB_IDS
+from hsvae_hf.sources import check_source
 from hsvae_hf.tokenization import train_tokenizer, warn_unknown
 from hsvae_hf.training import (
     TextVAETrainer,
@@ -226,7 +227,7 @@ def prepare_words(data: DataArguments, flags: dict[str, Any], seed: int, checkpo
     if encoder is not None:
         model = model_class.from_encoder_pretrained(encoder, **flags)
     else:
-        model = model_class(config_class(vocab_size=len(tokenizer), **flags, **special_token_ids(tokenizer)))
+        model = model_class(config_class(vocab_size=len(tokenizer), **flags, **tokenizer_fields(tokenizer)))
     model.generation_config.max_length = tokenizer.model_max_length + 1  # the start token counts
     return model, tokenizer, splits, TextCollator(tokenizer)
 
@@ -297,11 +298,19 @@ def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
         raise ValueError("`streaming` must be off with `decoder_type` 'vector': the vectors are computed once, before.")
 
 
+def check_sources(data: DataArguments) -> None:
+    """Refuse an encoder or a tokenizer that is not there, before anything is read."""
+    for name in ("encoder_name_or_path", "tokenizer_name_or_path"):
+        if getattr(data, name) is not None:
+            check_source(getattr(data, name), name)
+
+
 def main() -> None:
     """Parse, train in a folder that is this run's alone."""
     data, flags, arguments = parse_arguments()
     check_input(data, flags)
     check_schedule(flags, arguments)
+    check_sources(data)
     sources = (data.dataset, data.vectors, data.tokenizer_name_or_path, data.encoder_name_or_path)
     with claimed_output_dir(arguments, sources) as checkpoint:
         train(data, flags, arguments, checkpoint)

@@ -14,9 +14,10 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from hsvae_hf.arguments import OUTPUT_FIRST, TRAINING_FIRST, ScriptParser
 from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.reporting import data_facts, finish, model_facts, say
 from hsvae_hf.resuming import check_resumable
+from hsvae_hf.sources import check_source
 from hsvae_hf.tokenization import warn_unknown
 from hsvae_hf.training import RunArguments, WholeCheckpointTrainer, accuracy, claimed_output_dir, run_settings, save_run
 
@@ -59,6 +60,7 @@ def main() -> None:
     """Parse, train in a folder that is this run's alone."""
     kinds = {"data": ClassifierArguments, "training": ClassifierTrainingArguments}
     options, arguments = ScriptParser(kinds, FIRST, description=__doc__).parse()
+    check_source(options.model_name_or_path, "model_name_or_path")  # before the data are read
     with claimed_output_dir(arguments, (options.dataset, options.model_name_or_path)) as checkpoint:
         train(options, arguments, checkpoint)
 

@@ -21,8 +21,13 @@ class Family:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def given(self) -> bool:
+        """Whether it takes vectors, having no text encoder."""
+        return self.options.get("encoder_type") == "vector"
+
+    @property
     def gru(self) -> bool:
-        return "encoder_config" not in self.options
+        return "encoder_config" not in self.options and not self.given
 
     @property
     def words(self) -> bool:
@@ -80,6 +85,10 @@ FAMILIES = [
     family("sparsemax-ae-vector", "sparsemax-ae", **frozen()),
     family("text-encoder-vector", "text-encoder", latent_size=16, **frozen()),
 ]
+VECTORS = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector", "tie_word_embeddings": False}
+SINGLE = {"sdlgm": {"sparsity_cap": 3}, "text-encoder": {"latent_size": 5}}
+GIVEN = [family(f"{name}-given", name, **VECTORS, **SINGLE.get(name, {})) for name in hsvae_hf.MODELS]
+EVERY = FAMILIES + GIVEN  # what takes sentences, and what takes vectors
 DENSE = {"vae", "vae-l2", "mat-vae", "text-encoder", "text-encoder-bert"}  # no zeros in the code
 DENSE |= {"vae-vector", "mat-vae-vector", "text-encoder-vector"}
 DETERMINISTIC = {"sparsemax-ae", "text-encoder", "text-encoder-bert"}  # nothing is drawn, no prior

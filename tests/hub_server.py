@@ -720,8 +720,8 @@ class Hub:
     def _commit(self, call: Call) -> Any:
         lines = [json.loads(line) for line in call.body.decode().split("\n") if line.strip()]
         header = lines[0]["value"] if lines and lines[0]["key"] == "header" else {}
-        if call.args["rev"] not in call.repo.branches or "create_pr" in call.query or not header.get("summary"):
-            raise HubError(400, "A commit needs a summary and a branch (no pull requests here)", strict=True)
+        if call.args["rev"] not in call.repo.branches or not header.get("summary"):
+            raise HubError(400, "A commit needs a summary and a branch", strict=True)
         if not call.commit.sha.startswith(header.get("parentCommit", "")):
             raise HubError(412, "A commit has happened since. Please refresh and try again.", strict=True)
         if self.xet:
@@ -738,9 +738,11 @@ class Hub:
                 tree = {name: blob for name, blob in tree.items() if name not in gone}
             else:
                 raise HubError(400, f"Unknown operation {key}", strict=True)
-        commit = call.repo.add(tree, call.args["rev"])
-        url = f"{self.endpoint}/{call.repo.path}/commit/{commit.sha}"
-        return {"success": True, "commitOid": commit.sha, "commitUrl": url}
+        number = sum(branch.startswith("refs/pr/") for branch in call.repo.branches) + 1
+        commit = call.repo.add(tree, f"refs/pr/{number}" if "create_pr" in call.query else call.args["rev"])
+        url = f"{self.endpoint}/{call.repo.path}"
+        answer = {"success": True, "commitOid": commit.sha, "commitUrl": f"{url}/commit/{commit.sha}"}
+        return answer | ({"pullRequestUrl": f"{url}/discussions/{number}"} if "create_pr" in call.query else {})
 
     def _new_file(self, parent: Commit, key: str, value: dict[str, Any]) -> Blob:
         path = value["path"]

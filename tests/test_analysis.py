@@ -228,3 +228,26 @@ def test_neighbours_kept_are_counted_row_by_row():
     assert neighbours_kept(5 * vectors, sparse.csr_matrix(unit), 3) == 1
     with pytest.raises(ValueError, match="`count` must be from 1 to 11, the other rows, got 12"):
         neighbours_kept(vectors, codes, 12)
+
+
+def test_what_holds_no_gates_labels_ids_or_codes_is_refused():
+    gates, labels = np.full((3, 2), 0.3), [0, 1, 1]
+    with pytest.raises(ValueError, match="`gate_mean` must be"):
+        GateStatistics().update(np.array([["a", "b"]]))
+    assert class_gate_activity(sparse.csr_matrix(gates), labels, 2).tolist() == [[1, 1], [1, 1]]
+    for wrong, message in ((["a", "b", "c"], "class indices, got <U1"), ([0.0, 1.0, float("nan")], "got float64")):
+        with pytest.raises(ValueError, match=f"`labels` must be .*{message}"):
+            class_gate_activity(gates, wrong, 2)
+    for number in (0, "2", 1.5):
+        with pytest.raises(ValueError, match="`num_classes` must be at least 1"):
+            class_gate_activity(gates, labels, number)
+    with pytest.raises(ValueError, match="`token_ids` must be whole numbers, got <U3 in row 1"):
+        class_kl([[1], ["cat"], [2]], labels, 2, 5)
+    with pytest.raises(ValueError, match="`vocab_size` must be at least 1"):
+        class_kl([[1], [1], [2]], labels, 2, 0)
+    codes = sparse.csr_matrix(gates)
+    for vectors, given in ((gates, gates), (gates[:2], codes), (gates[0], codes), (gates, codes[:2])):
+        with pytest.raises(ValueError, match="`codes` must be a sparse matrix with a row for each of `vectors`"):
+            neighbours_kept(vectors, given, 1)
+    with pytest.raises(ValueError, match="`count` must be at least 1"):
+        neighbours_kept(gates, codes, 1.5)

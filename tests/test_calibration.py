@@ -1,5 +1,7 @@
 """What is set after or during training: the threshold, the wanted number of active dimensions, the scale."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,15 @@ from scipy.optimize import nnls
 from vector_models import VECTOR_FAMILIES, small
 
 import hsvae_hf
-from hsvae_hf.calibration import NEAR_PAIRS, RIDGE, _pairs, calibrate_threshold, fit_code_scale, hold_target
+from hsvae_hf.calibration import (
+    NEAR_PAIRS,
+    RIDGE,
+    _pairs,
+    calibrate_threshold,
+    fit_code_scale,
+    hold_target,
+    set_threshold,
+)
 from hsvae_hf.encoding import encode_vectors
 
 
@@ -145,3 +155,99 @@ def test_a_wanted_number_near_the_ends_is_no_crash(sentences, tokenizer):
     config = hsvae_hf.HSVAEConfig(vocab_size=len(tokenizer), latent_size=6)
     with pytest.raises(ValueError, match="must be a number that the gates allow, got 5.9"):
         calibrate_threshold(hsvae_hf.HSVAEForPreTraining(config), tokenizer, sentences[:1], 5.9)
+
+
+def trained_on(vectors, **options):
+    model = small(vector_size=vectors.shape[1], latent_size=32, **options)
+    model.model.standardizer.fit(torch.from_numpy(vectors))
+    return model
+
+
+def test_the_rows_that_a_model_was_trained_on_are_warned_of(caplog):
+    generator = np.random.default_rng(0)
+    rows = (generator.normal(size=(2000, 12)) @ generator.normal(size=(12, 24)) + 1.0).astype(np.float32)
+    model = trained_on(rows[:1900])
+    calibrate_threshold(model, None, rows[1900:], 8)
+    calibrate_threshold(model, None, generator.permutation(rows)[:200], 8)  # too few of them to be recognised
+    assert "was trained on" not in caplog.text
+    for given in (rows[:1900], generator.permutation(rows)):  # the split, and the file that it was split from
+        caplog.clear()
+        calibrate_threshold(model, None, given, 8)
+        assert "`dataset` holds the vectors that the model was trained on" in caplog.text
+    plain = small(vector_size=24, latent_size=32)  # without training nothing was trained on
+    caplog.clear()
+    calibrate_threshold(plain, None, rows - rows.mean(0), 8)
+    assert "was trained on" not in caplog.text
+
+
+def test_rows_too_few_to_tell_are_warned_of(caplog, small_config, sentences, tokenizer):
+    vectors = np.random.default_rng(0).normal(size=(2000, 24)).astype(np.float32)
+    model = trained_on(np.random.default_rng(1).normal(size=(500, 24)).astype(np.float32))
+    calibrate_threshold(model, None, vectors, 8)
+    assert caplog.text == ""
+    calibrate_threshold(model, None, vectors[:20], 8)
+    assert "`dataset` has 20 rows, too few to tell" in caplog.text
+    caplog.clear()
+    one = hsvae_hf.HSVAEModel(small_config)
+    torch.nn.init.normal_(one.latent_head.gate.weight, std=3.0)  # gates that move with the sentence
+    calibrate_threshold(one, tokenizer, sentences[:3], 3)
+    assert (
+        "`dataset` has 3 rows, too few to tell: codes of others will have 3 non-zeros on average, give" in caplog.text
+    )
+
+
+@pytest.mark.parametrize("target", [0, -1, 6, 7, float("inf"), float("nan"), "3", None, True, [3]])
+def test_a_wanted_number_that_is_none_is_refused_before_work(small_config, sentences, tokenizer, target, monkeypatch):
+    model = hsvae_hf.HSVAEModel(small_config)
+    monkeypatch.setattr(type(model), "forward", lambda *a, **k: pytest.fail("work was done"))
+    for call in (
+        lambda: calibrate_threshold(model, tokenizer, sentences, target),
+        lambda: set_threshold(model, [{}], target),
+    ):
+        with pytest.raises(ValueError, match="`target_active_dims` must be between 0 and 6, got"):
+            call()
+
+
+def test_what_holds_no_rows_is_refused(small_config, sentences, tokenizer):
+    model = hsvae_hf.HSVAEModel(small_config)
+    for dataset, message in (
+        (["a", None], "`dataset` must be strings, got NoneType 'None' at index 1"),
+        ((text for text in ["a", 3]), "`dataset` must be strings, got int '3' at index 1"),
+        (iter([]), "got an empty list_iterator"),
+        (np.array("a"), r"got a ndarray of shape \(\)"),
+        (Dataset.from_dict({"text": []}), "got an empty Dataset"),
+        (Dataset.from_dict({"sentence": ["a"]}), "`dataset` must have a column `text` .* got sentence"),
+        (Dataset.from_dict({"text": ["a", None]}), "`dataset` must be strings, got NoneType 'None' at index 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            calibrate_threshold(model, tokenizer, dataset, 3)
+    with pytest.raises(ValueError, match="`batches` must hold at least one batch"):
+        set_threshold(model, [], 3)
+    with pytest.raises(ValueError, match="`model` must be one of `decoder_type='vector'`"):
+        fit_code_scale(model, np.ones((2, 12), dtype=np.float32))
+    with pytest.raises(ValueError, match="`vectors` must hold at least one row"):
+        fit_code_scale(small(), np.ones((0, 5), dtype=np.float32))
+    with pytest.raises(ValueError, match="`rows` must be at least 1"):
+        fit_code_scale(small(), np.ones((2, 5), dtype=np.float32), rows=0)
+    with pytest.raises(ValueError, match=r"`vectors` must be numbers, \(rows, 5\)"):
+        calibrate_threshold(small(), None, np.ones((3, 4)), 3)
+    expected = calibrate_threshold(model, tokenizer, sentences, 3)
+    assert calibrate_threshold(model, tokenizer, iter(sentences), 3) == expected
+    assert calibrate_threshold(model, tokenizer, np.array(sentences), 3) == expected
+
+
+def test_training_modes_stay_as_they_were(small_config, sentences, tokenizer):
+    model = hsvae_hf.HSVAEModel(small_config).train()
+    model.encoder.eval()
+    calibrate_threshold(model, tokenizer, sentences, 3)
+    light = small().train()
+    fit_code_scale(light, np.random.default_rng(0).normal(size=(30, 5)))
+    assert model.training and not model.encoder.training and light.training and light.model.training
+
+
+def test_two_models_with_one_tokenizer_are_calibrated_in_threads(small_config, sentences, tokenizer):
+    models = [hsvae_hf.HSVAEModel(small_config) for _ in range(4)]
+    expected = [calibrate_threshold(model, tokenizer, sentences, 3) for model in models]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda model: calibrate_threshold(model, tokenizer, sentences, 3), models * 4))
+    assert found == expected * 4

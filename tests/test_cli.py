@@ -48,7 +48,7 @@ def arguments(script, corpus, model, output):
             *("--output", output / "a.json", "--heatmap", output / "a.png"),
         ],
         "explain": [*model, "--dataset", corpus, "--output", output / "a.json"],
-        "quickstart": ["--output_dir", output / "run", "--max_train_samples", 50, "--max_steps", 1],
+        "quickstart": ["--output_dir", output / "run", "--max_train_samples", 50, "--max_steps", 2],
     }[script]
 
 
@@ -86,7 +86,7 @@ def interrupt(monkeypatch, place, number):
         ("train", "hsvae_hf.monitor:corpus_statistics"),
         ("train", "transformers:PreTrainedTokenizerBase.save_pretrained"),
         ("train_classifier", "torch.optim:AdamW.step"),
-        ("embed", "hsvae_hf.encoding:AutoConfig.from_pretrained"),
+        ("embed", "hsvae_hf.loading:AutoConfig.from_pretrained"),
         ("embed", "hsvae_hf.encoding:_encode_batch"),
         ("embed", "numpy.lib.format:write_array"),
         ("evaluate", "hsvae_hf.evaluation:probe_accuracy"),
@@ -223,7 +223,7 @@ def test_an_output_is_checked_before_the_work(script, option, path, corpus, save
     def work(*args, **kwargs):
         raise AssertionError("the work has begun")
 
-    for place in ("hsvae_hf.data:locate", "hsvae_hf.encoding:AutoConfig"):
+    for place in ("hsvae_hf.data:locate", "hsvae_hf.loading:AutoConfig", "hsvae_hf.locating:docstring_corpus"):
         module, name = place.split(":")
         monkeypatch.setattr(importlib.import_module(module), name, work)
     code, lines = ended(script, words, monkeypatch, capsys)

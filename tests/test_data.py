@@ -10,6 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hsvae_hf.data import LengthGroupedSampler, TextCollator, labelled, load_text_dataset, tokenize_dataset
+from hsvae_hf.reporting import data_facts
 
 ROWS = [{"sentence": f"sentence number {index} is here", "kind": "ab"[index % 2]} for index in range(40)]
 
@@ -212,15 +213,16 @@ def test_the_column_of_the_classes_is_never_the_text(tmp_path):
 
 
 def test_what_was_chosen_is_told(jsonl):
-    summary = load_text_dataset(str(jsonl), label_column="kind").summary
+    splits = load_text_dataset(str(jsonl), label_column="kind")
+    summary = splits.summary
     assert (summary.text_column, summary.label_column, summary.classes) == ("sentence", "kind", ("a", "b"))
     assert set(summary.columns) == {"sentence", "kind"}
     assert summary.held_out and summary.rows == {"train": 38, "validation": 2}
-    assert summary.lines() == [
-        f"data: {jsonl}, text from `sentence`, labels from `kind` (classes: 2)",
+    assert data_facts(splits) == [
+        f"data: {jsonl}, text from `sentence`, labels from `kind` (2 classes)",
         "rows: train 38, validation 2, validation held out of train",
     ]
-    assert "no labels" in load_text_dataset(str(jsonl), streaming=True).summary.lines()[0]
+    assert "no labels" in data_facts(load_text_dataset(str(jsonl), streaming=True))[1]
 
 
 def test_blank_texts_are_left_out_and_told(tmp_path, caplog):

@@ -15,7 +15,8 @@ from scipy import sparse
 from transformers import BertConfig, BertModel
 
 from hsvae_hf import HSVAEConfig, HSVAEModel
-from hsvae_hf.encoding import encode, load_for_inference
+from hsvae_hf.encoding import encode
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.tokenization import train_tokenizer
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "embed.py"

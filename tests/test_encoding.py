@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from scipy import sparse
 from transformers import AutoModelForPreTraining, BertConfig, BertModel
 
 from hsvae_hf import HSVAEConfig, HSVAEForPreTraining, HSVAEForSequenceClassification, HSVAEModel, encoding
-from hsvae_hf.encoding import encode, encode_stream, load_for_inference, save_codes
+from hsvae_hf.encoding import encode, encode_stream, save_codes
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.tokenization import train_tokenizer
 
 SENTENCES = [
@@ -61,7 +63,7 @@ def test_codes_are_the_models_in_the_order_given(model, tokenizer):
     assert (codes.data != 0).all()
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 1000])
+@pytest.mark.parametrize("batch_size", [None, 1, 3, 1000])
 def test_a_code_does_not_depend_on_its_batch(model, tokenizer, batch_size, monkeypatch):
     monkeypatch.setattr(encoding, "_WINDOW", 4)
     monkeypatch.setattr(encoding, "_TOKENIZER_BATCH", 3)
@@ -92,6 +94,38 @@ def test_blocks_are_the_rows_and_read_no_further(model, tokenizer, monkeypatch):
     shapes = [first.shape, *(block.shape for block in blocks)]
     assert shapes == [(3, 24), (3, 24), (1, 24)]
     assert not model.training
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_threads_get_what_they_would_alone(tokenizer, training):
+    torch.manual_seed(0)
+    transformer = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    words = {"encoder_type": "transformer", "encoder_config": transformer, "tie_word_embeddings": False}
+    model = HSVAEForPreTraining(HSVAEConfig(vocab_size=len(tokenizer), latent_size=24, **words)).train(training)
+    modes = [module.training for module in model.modules()]
+    sentences = [" ".join([*SENTENCES[2:4], SENTENCES[4]][: 1 + row % 3]) for row in range(30)]
+
+    def call(number: int) -> sparse.csr_matrix:
+        options = {"max_length": (3, 7, 12, 20)[number % 4], "max_active_dims": (None, 5)[number % 2]}
+        return encode(model, tokenizer, sentences[number % 8 :], **options)
+
+    expected = [call(number) for number in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(call, range(64)))
+    for codes, alone in zip(found, expected, strict=True):
+        assert (codes != alone).nnz == 0  # bit for bit; dropout would show
+    assert len({codes.nnz for codes in expected}) > 4
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_the_same_call_gives_the_same_bits_whatever_came_before(model, tokenizer):
+    expected = encode(model, tokenizer, SENTENCES)
+    tokenizer(SENTENCES, padding="max_length", truncation=True, max_length=3)  # leaves both set on the tokenizer
+    state = tokenizer.backend_tokenizer.to_str()
+    assert (encode(model, tokenizer, SENTENCES) != expected).nnz == 0
+    assert tokenizer.backend_tokenizer.to_str() == state
 
 
 def test_no_sentences_give_no_rows(model, tokenizer):
@@ -167,7 +201,7 @@ def test_a_model_without_sparse_codes_is_refused(tokenizer):
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet", "jsonl", "csv"])
 def test_a_failed_save_leaves_nothing(model, tokenizer, tmp_path, suffix):
-    blocks = encode_stream(model, tokenizer, ["fine", None])
+    blocks = encode_stream(model, tokenizer, iter(["fine", None]))
     with pytest.raises(ValueError, match=r"`path`.*csv" if suffix == "csv" else "index 1"):
         save_codes(tmp_path / f"codes.{suffix}", blocks)
     assert list(tmp_path.iterdir()) == []
@@ -284,3 +318,33 @@ def test_codes_that_are_not_finite_are_refused(small_config, tokenizer):
     torch.nn.init.constant_(model.latent_head.gate.bias[:6], -5.0)
     with pytest.raises(ValueError, match="`model` must give finite codes"):
         encode(model, tokenizer, ["the cat"])
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return load_for_inference(Path(__file__).parent.parent / "model_cards/hsvae-dbpedia-16")
+
+
+def test_the_readme_says_how_long_codes_without_a_known_word_are(committed):
+    texts = ["", "qwxyz", "qwxyz zzyx", "qwxyz zzyx vvvk", "привет мир", "zzyx qwxyz"]
+    codes = encode(*committed, texts)
+    assert codes.getnnz(axis=1).tolist() == [93, 62, 42, 35, 93, 42]
+    assert (codes[2] != codes[5]).nnz == 0
+    assert "93 non-zeros" in (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_committed_encoder_refuses_a_smaller_foreign_tokenizer(committed):
+    model, _ = committed
+    with pytest.raises(ValueError, match="`tokenizer` must be the one that the model was trained with"):
+        encode(model, train_tokenizer(SENTENCES), SENTENCES)
+
+
+def test_company_changes_a_code_by_rounding_alone(committed):
+    model, tokenizer = committed[0].__class__(committed[0].config), committed[1]
+    model.load_state_dict(committed[0].state_dict())  # in float32
+    sentences = [" ".join(SENTENCES[row % 7].split() * (1 + row % 5)) for row in range(60)]
+    whole = encode(model, tokenizer, sentences)
+    for options in ({"batch_size": 7}, {"batch_size": 1}):
+        other = encode(model, tokenizer, sentences, **options)
+        assert abs(whole - other).max() <= 1e-6 * abs(whole).max()
+    assert (encode(model, tokenizer, sentences) != whole).nnz == 0

@@ -96,6 +96,37 @@ def test_the_decoder_is_given_the_switched_latent(model, tokenizer, sentences, m
         decode_switched(model, tokenizer, sentences[:1], 6)
 
 
+def test_what_can_not_be_explained_is_refused(model, tokenizer, sentences):
+    with pytest.raises(ValueError, match="`a` must be a sentence, got NoneType 'None'"):
+        explain(model, tokenizer, None, "the cat")
+    with pytest.raises(ValueError, match="`b` must be a sentence, got list"):
+        explain(model, tokenizer, "the cat", ["a dog"])
+    codes = hsvae_hf.encode(model, tokenizer, sentences)
+    for given, message in (
+        ((codes.toarray(), sentences), "`codes` must be a sparse matrix, as `encode` gives, got a ndarray"),
+        ((codes, "one string"), "`texts` must be several strings"),
+        (
+            (codes, [*sentences[:-1], None]),
+            "`texts` must be strings, got NoneType 'None' at index",
+        ),
+        ((codes, {"text": sentences}), "`texts` must be one column"),
+        ((codes, sentences, 0), "`num_words` must be at least 1"),
+        ((codes, sentences, 8, "3"), "`num_sentences` must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            describe_dimensions(*given)
+    assert describe_dimensions(codes, iter(sentences)) == describe_dimensions(codes, sentences)
+    for dimension in (-1, 6, 1.0, "1", None, True):
+        with pytest.raises(ValueError, match="`dimension` must be from 0 to 5, got"):
+            decode_switched(model, tokenizer, sentences, dimension)
+    for texts in ("one string", ["the cat", None]):
+        with pytest.raises(ValueError, match="`texts` must be"):
+            decode_switched(model, tokenizer, texts, 1)
+    assert decode_switched(model, tokenizer, [], 1) == []
+    with pytest.raises(ValueError, match="`model` must decode words, got a HSVAEModel"):
+        decode_switched(model.model, tokenizer, sentences, 1)
+
+
 def test_the_script_explains_dimensions_and_pairs(script, folder, sentences, tmp_path):
     corpus, out = tmp_path / "corpus.txt", tmp_path / "explained.json"
     corpus.write_text("\n".join(sentences * 5) + "\n")

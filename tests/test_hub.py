@@ -67,7 +67,6 @@ except ValueError as error:
 found |= circle.embed("tester/hsvae", sentences, **trust) | circle.classify("tester/classifier", sentences, **trust)
 for repo in ("tester/hsvae", "tester/classifier"):
     card, names = ModelCard.load(repo), {}
-    card.validate()
     for block in re.findall(r"```python\\n(.*?)```", card.text, re.DOTALL):
         exec(block, names)
         if "inputs" in names and "found" not in names:
@@ -181,7 +180,7 @@ def snapshot(folder):
 
 def codes_of(folder):
     """What `CODES` computes elsewhere: the same rows in one batch, so the same bits."""
-    model, tokenizer = hsvae_hf.encoding.load_for_inference(folder)
+    model, tokenizer = hsvae_hf.loading.load_for_inference(folder)
     inputs = tokenizer(SENTENCES, padding=True, truncation=True, return_tensors="pt")
     return model.base_model(**inputs).sparse_embedding.detach()
 
@@ -272,7 +271,7 @@ def test_without_the_package_codes_and_loss_are_the_same_to_the_bit(reader, run_
     here = circle.embed(run_folder, SENTENCES)
     for name, value in here.items():
         assert torch.equal(reader[name], value), name
-    model, tokenizer = hsvae_hf.encoding.load_for_inference(run_folder)
+    model, tokenizer = hsvae_hf.loading.load_for_inference(run_folder)
     codes = torch.tensor(hsvae_hf.encode(model, tokenizer, SENTENCES).toarray())
     assert torch.equal(reader["codes, SparseEncoder"], codes)  # both sort by length
     torch.testing.assert_close(reader["codes, pipeline"], codes, atol=1e-6, rtol=1e-5)
@@ -359,6 +358,7 @@ trainer.push_to_hub()
 model.push_to_hub("tester/alone")
 tokenizer.push_to_hub("tester/alone")
 model.save_pretrained({str(tmp_path / "third")!r}, push_to_hub=True, repo_id="tester/third")
+model.save_pretrained({str(tmp_path / "asked")!r}, push_to_hub=True, repo_id="tester/asked", create_pr=True)
 model.save_pretrained({str(tmp_path / "local")!r})
 tokenizer.save_pretrained({str(tmp_path / "local")!r})
 """
@@ -367,6 +367,8 @@ tokenizer.save_pretrained({str(tmp_path / "local")!r})
     needed = {"config.json", "model.safetensors", "modeling_hsvae.py", "modules.json", "README.md"}
     for name in ("trained", "alone", "third"):
         assert needed <= set(hub.files(f"tester/{name}")), name
+    assert "config.json" not in hub.files("tester/asked")
+    assert needed <= set(hub.files("tester/asked", revision="refs/pr/1"))
     found = shown(hub.run(ALONE + CODES + "show(*(codes(f'tester/{name}', **trust) for name in ('trained', 'alone')))"))
     for codes in found:
         assert torch.equal(codes, codes_of(tmp_path / "local"))
@@ -472,7 +474,7 @@ def test_a_push_that_is_killed_leaves_all_as_it_was(hub, run_folder, tmp_path):
 
 LOAD = """
 from hsvae_hf.cli import run
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
 try:
     run(lambda: load_for_inference({repo!r}))
 except SystemExit:

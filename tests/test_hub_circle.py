@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Prin
 import hsvae_hf
 from hsvae_hf.comparison import PAPER
 from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, run_settings, save_run
 

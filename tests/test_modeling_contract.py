@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import DENSE, DETERMINISTIC, FAMILIES
+from families import DENSE, DETERMINISTIC, FAMILIES, bert
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, PreTrainedTokenizerFast
@@ -169,7 +169,7 @@ def test_encoder_features_are_those_of_a_naive_loop(gru_family):
         for word in row:
             state = cell(encoder.embed_tokens.weight[word], state)
         states.append(state)
-    torch.testing.assert_close(encoder(*padded(SENTENCES)), torch.stack(states))
+    torch.testing.assert_close(encoder(*padded(SENTENCES)).pooler_output, torch.stack(states))
 
 
 def test_saved_models_come_back_bit_for_bit(family, tmp_path):
@@ -196,7 +196,7 @@ def test_word_embeddings_are_shared_and_saved_once(gru_family, tmp_path):
 
 def test_missing_weights_are_initialised(gru_family, tmp_path):
     gru_family.pretraining(gru_family.config()).save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
+    weights = {name: value.clone() for name, value in load_file(tmp_path / "model.safetensors").items()}  # off the disk
     del weights["model.encoder.gru.weight_hh_l0"], weights["model.encoder.gru.bias_hh_l0"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
@@ -338,7 +338,7 @@ def test_generation_with_and_without_state_is_the_manual_argmax(word_family):
     assert torch.equal(cached, model.generate(latents=model.model(ids, mask).latent, max_new_tokens=7))
     words, latent = [1], model.model(ids, mask).latent[:1]
     for _ in range(7):
-        logits, _ = model.decoder.step(latent, torch.tensor([words]), None)
+        logits, *_ = model.decoder.step(latent, torch.tensor([words]), None)
         words.append(int(logits[0, -1].argmax()))
         if words[-1] == 1:
             break
@@ -351,7 +351,7 @@ def test_beam_search_finds_no_worse_sentence(word_family):
 
     def score(words):
         latent = model.model(ids, mask).latent
-        logits, _ = model.decoder.step(latent, words[:, :-1], None)
+        logits, *_ = model.decoder.step(latent, words[:, :-1], None)
         return logits.log_softmax(-1).gather(-1, words[:, 1:, None]).sum((1, 2))
 
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "attention_mask": mask}
@@ -388,7 +388,8 @@ def test_wrong_latents_are_named(word_family, latents):
 def test_pipelines(family, tokenizer, tmp_path):
     from transformers import pipeline
 
-    config = family.config(vocab_size=len(tokenizer), num_labels=2, num_samples=0)
+    encoder = {} if family.gru else bert(len(tokenizer))
+    config = family.config(vocab_size=len(tokenizer), num_labels=2, num_samples=0, **encoder)
     model = family.classification(config).eval()
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     features = pipeline("feature-extraction", model=model.model, tokenizer=tokenizer)("the cat sees a dog")
@@ -404,13 +405,13 @@ def test_pipelines(family, tokenizer, tmp_path):
 def test_chunked_vocabulary_loss_equals_the_plain_formula(monkeypatch, fallback, chunk_size):
     if fallback:
         monkeypatch.delattr(modeling_decoder.nn, "LinearCrossEntropyOptions", raising=False)
-    leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((20, 5), (30, 5), (30,))]
+    states, head = torch.randn(20, 5, dtype=torch.float64, requires_grad=True), torch.nn.Linear(5, 30).double()
     targets = torch.randint(0, 30, (20,))
     results = []
     for loss in (
-        vocabulary_loss(*leaves, targets, chunk_size),
-        F.cross_entropy(F.linear(*leaves), targets, reduction="sum"),
+        vocabulary_loss(states, head, targets, chunk_size),
+        F.cross_entropy(head(states), targets, reduction="sum"),
     ):
-        results.append((loss, *torch.autograd.grad(3 * loss, leaves)))
+        results.append((loss, *torch.autograd.grad(3 * loss, (states, *head.parameters()))))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)

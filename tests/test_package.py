@@ -17,6 +17,7 @@ TRAVELLERS = [
     PACKAGE / "outputs.py",
     PACKAGE / "pooling.py",
     PACKAGE / "saving.py",
+    PACKAGE / "sources.py",
 ]
 
 

@@ -13,7 +13,7 @@ from sentence_transformers import SparseEncoder
 from transformers import AutoModel, AutoTokenizer
 
 import hsvae_hf
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
 
 ONE_OF_A_TYPE = {family.config_class.model_type: family for family in FAMILIES if family.gru}
 TRANSFORMER = next(family for family in FAMILIES if family.name == "hsvae-bert")

@@ -1,144 +1,126 @@
-"""Where a data set is: folders of all kinds, the Hub, and names that are none."""
+"""A mistyped path is refused at once, with the names that are near; the Hub is asked once, and briefly."""
 
-import time
-from pathlib import Path
+import os
+import subprocess
+import sys
 
 import pytest
-from datasets import Dataset
-from hub_server import Hub
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
 
+import hsvae_hf
 from hsvae_hf import sources
-from hsvae_hf.data import load_text_dataset
-
-ROWS = "text,label\n" + "".join(f"row {number},{number % 2}\n" for number in range(6))
-CONFIGS = """---
-configs:
-- config_name: one
-  data_files: a/train.csv
-- config_name: two
-  data_files: b/train.csv
----
-"""
+from hsvae_hf.loading import load_for_inference, load_tokenizer
+from hsvae_hf.sources import check_source
+from hsvae_hf.vectors import load_encoder_tokenizer
 
 
-def folder(path, **files):
-    for name, content in files.items():
-        target = path / name.replace("__", "/").replace("_", ".")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(content)
-    return path
-
-
-def test_a_folder_reads_its_files_by_the_same_rules(tmp_path):
-    source = folder(tmp_path / "f", train_csv=ROWS, test_csv="text;label\nfine;0\n")
-    splits = load_text_dataset(str(source))
-    assert splits["test"]["text"][:] == ["fine"]
-    folder(source, test_csv="text,label\nfine,0\nso, then,1\n")
-    with pytest.raises(ValueError, match=r"test.csv` must have 2 cells in every line.* got 3 in line 3"):
-        load_text_dataset(str(source))
-
-
-def test_a_folder_with_the_name_of_a_format_is_a_folder(tmp_path, monkeypatch):
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A working folder with `runs/hsvae-yahoo`, on line as far as anyone can tell."""
     monkeypatch.chdir(tmp_path)
-    folder(Path("text"), train_csv=ROWS)
-    assert len(load_text_dataset("text")["train"]) == 5
+    (tmp_path / "runs/hsvae-yahoo").mkdir(parents=True)
+    (tmp_path / "vectors.npy").write_bytes(b"")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    asked = []
 
+    def ask(self, name, **options):
+        asked.append((name, options))
+        if name == "someone/model":
+            return None
+        raise sources.HTTP_ERROR("Name or service not known")
 
-def test_one_of_several_configurations_is_asked_for(tmp_path):
-    source = folder(tmp_path / "f", README_md=CONFIGS, a__train_csv=ROWS, b__train_csv=ROWS.replace("row", "other"))
-    for name in (None, "three"):
-        with pytest.raises(ValueError, match=rf"`dataset_config_name` must be one of \['one', 'two'\].* got {name!r}"):
-            load_text_dataset(str(source), dataset_config_name=name)
-    assert "other" in load_text_dataset(str(source), dataset_config_name="two")["train"]["text"][0]
-    with pytest.raises(ValueError, match="`dataset_config_name` must be left out"):
-        load_text_dataset(str(source / "a/train.csv"), dataset_config_name="one")
-
-
-@pytest.mark.parametrize("files", [{}, {"train_csv": ROWS}])
-def test_a_loading_script_is_refused_in_one_line(tmp_path, files):
-    source = folder(tmp_path / "f", f_py="import datasets", **files)
-    with pytest.raises(ValueError, match="got .* with a loading script, .*; remove the script .*convert") as caught:
-        load_text_dataset(str(source))
-    assert "\n" not in str(caught.value)
-
-
-def test_what_save_to_disk_wrote_is_read(tmp_path):
-    Dataset.from_dict({"text": [f"row {i}" for i in range(40)]}).save_to_disk(tmp_path / "f")
-    assert len(load_text_dataset(str(tmp_path / "f"))["train"]) == 38
-    assert len(list(load_text_dataset(str(tmp_path / "f"), streaming=True)["train"])) == 40
-    (tmp_path / "f/state.json").write_text("{}")
-    with pytest.raises(ValueError, match="`dataset` must be intact"):
-        load_text_dataset(str(tmp_path / "f"))
-
-
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="doesn't contain any data files"):
-        load_text_dataset(str(tmp_path))
+    monkeypatch.setattr(sources.HfApi, "repo_info", ask)
+    sources._ask.cache_clear()
+    return asked
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("data/reveiws.csv", "did you mean reviews.csv"),
-        ("reveiws.csv", "check the name"),
-        ("./data/revews.csv", "did you mean reviews.csv"),
-        ("~/no/such/file.txt", "there is no folder"),
-        ("/no/such/folder", "there is no folder"),
-        ("data/reviews", "did you mean reviews.csv"),
-        ("a/b/c", "there is no folder 'a/b'"),
-        ("data\\reviews.csv", "must be a file or folder that exists"),
-        ("my data", "none on the Hub"),
-        ("dat", "did you mean data"),
+        ("runs/hsvae-yaho", "'runs/hsvae-yaho': no such folder is here; did you mean 'runs/hsvae-yahoo'"),
+        ("./run/hsvae-yahoo", "no such folder is here; did you mean 'runs'"),
+        ("/no/such/folder", "no such folder is here; check the path"),
+        ("../nowhere", "no such folder is here"),
+        ("~/runs/hsvae", "write the path without ~"),
+        ("a/b/c", "no such folder is here"),
+        ("model.safetensors", "no such folder is here"),
+        ("", "must be the folder or the Hub id of a model, got ''"),
+        (None, "must be the folder or the Hub id of a model, got None"),
+        (3, "must be the folder or the Hub id of a model, got 3"),
+        ("vectors.npy", "must be a folder, got the file 'vectors.npy'"),
     ],
 )
-def test_a_mistyped_name_is_told_at_once(tmp_path, monkeypatch, name, message):
-    monkeypatch.chdir(tmp_path)
-    folder(Path("data"), reviews_csv=ROWS)
-    asked = []
-    monkeypatch.setattr(sources.HfApi, "dataset_info", lambda self, *names, **options: asked.append(names) or 1 / 0)
-    begun = time.monotonic()
+def test_what_can_only_be_a_path_is_refused_unasked(runs, name, message):
     with pytest.raises(ValueError, match=message) as caught:
-        load_text_dataset(name)
-    assert time.monotonic() - begun < 5
-    assert len(asked) == (name == "dat")
-    assert "\n" not in str(caught.value) and str(caught.value).count("`dataset`") == 1
+        check_source(name, "model_name_or_path")
+    assert str(caught.value).startswith("`model_name_or_path` must be ")
+    assert "\n" not in str(caught.value)
+    assert runs == []
 
 
-def test_an_unreachable_hub_is_asked_once(monkeypatch):
-    asked = []
-
-    def dataset_info(self, *names, timeout, **options):
-        asked.append((*names, timeout))
-        raise RuntimeError("as any error of the client's HTTP library")
-
-    monkeypatch.setattr(sources.HfApi, "dataset_info", dataset_info)
-    begun = time.monotonic()
-    with pytest.raises(ValueError, match="got 'yelp', which could not be read .*network"):
-        load_text_dataset("yelp")
-    assert asked == [("Yelp/yelp_review_full", 5.0)]
-    assert time.monotonic() - begun < 5
+def test_what_is_there_passes_unasked(runs, tmp_path):
+    assert check_source("runs/hsvae-yahoo", "x") == "runs/hsvae-yahoo"
+    assert check_source(tmp_path / "runs", "x") == str(tmp_path / "runs")
+    assert check_source("vectors.npy", "dataset", "dataset") == "vectors.npy"
+    assert runs == []
 
 
-@pytest.mark.slow
-def test_files_on_the_hub_are_read_by_the_same_rules(tmp_path):
-    with Hub(tmp_path) as hub:
-        hub.seed("lab/rows", {"train.csv": ROWS, "test.csv": "text,label\nfine,0\n"}, "dataset")
-        hub.seed("lab/bad", {"train.csv": ROWS + "so, then,1\n"}, "dataset")
-        hub.seed("lab/two", {"README.md": CONFIGS, "a/train.csv": ROWS, "b/train.csv": ROWS}, "dataset")
-        done = hub.run(
-            """
-            from hsvae_hf.data import load_text_dataset
-            print(load_text_dataset("lab/rows")["test"][0])
-            print(len(load_text_dataset("lab/two", dataset_config_name="two")["train"]))
-            for name in ("lab/bad", "lab/two", "lab/none"):
-                try:
-                    load_text_dataset(name)
-                except ValueError as error:
-                    print(error)
-            """
-        )
-    lines = done.stdout.splitlines()
-    assert lines[:2] == ["{'text': 'fine', 'label': 0}", "5"], done.stderr
-    assert "got 3 in line 8" in lines[2]
-    assert "must be one of ['one', 'two'] for 'lab/two'" in lines[3]
-    assert "none on the Hub" in lines[4]
+def test_the_hub_is_asked_once_and_briefly(runs, monkeypatch):
+    for _ in range(3):
+        assert check_source("someone/model", "x") == "someone/model"
+    assert runs == [("someone/model", {"repo_type": "model", "timeout": sources.ASK_SECONDS})]
+    with pytest.raises(ValueError, match=r"the Hub does not answer \(Name or service not known\)"):
+        check_source("someone/other", "x")
+    with pytest.raises(ValueError, match="did you mean 'runs'"):
+        check_source("rums", "x")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # what is cached is found by loading
+    assert check_source("someone/other", "x") == "someone/other"
+
+
+def test_a_repository_that_is_cached_needs_no_hub(runs, tmp_path, monkeypatch):
+    commit = tmp_path / "cache/models--someone--cached/snapshots/0123"
+    commit.mkdir(parents=True)
+    (commit / "config.json").write_text("{}")
+    (commit.parent.parent / "refs").mkdir()
+    (commit.parent.parent / "refs/main").write_text("0123")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert check_source("someone/cached", "x") == "someone/cached"
+    assert runs == []
+
+
+def load(name):
+    return hsvae_hf.HSVAEForPreTraining.from_encoder_pretrained(name, decoder_type="vector")
+
+
+@pytest.mark.parametrize("load", [load_for_inference, load_tokenizer, load_encoder_tokenizer, load])
+def test_all_that_load_check_first(runs, load):
+    for name in ("runs/hsvae-yaho", "someone/other"):
+        with pytest.raises(ValueError, match="must be the folder or the Hub id of a model"):
+            load(name)
+
+
+def test_without_a_network_a_wrong_id_takes_no_minute(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_ENDPOINT")}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}  # nobody answers there
+    code = "from hsvae_hf.cli import run\nfrom hsvae_hf.loading import load_for_inference\n"
+    code += "import time; start = time.time()\ntry: run(lambda: load_for_inference('someone/model'))\n"
+    code += "finally: print(time.time() - start)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "the Hub does not answer" in done.stderr.splitlines()[-1]
+    assert "Retrying" not in done.stderr
+    assert float(done.stdout) < 15  # five retries take 23
+
+
+def test_scripts_refuse_before_they_read_the_data(tmp_path, monkeypatch):
+    from vector_models import script
+
+    for name in ("--encoder_name_or_path", "--tokenizer_name_or_path"):
+        with pytest.raises(ValueError, match=f"`{name[2:]}` must be the folder or the Hub id"):
+            script("train", "--dataset", "no-such-data", name, "./nowhere", "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_http_error_is_the_clients():
+    assert issubclass(HfHubHTTPError, sources.HTTP_ERROR)

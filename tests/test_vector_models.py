@@ -13,8 +13,9 @@ from vector_models import VECTOR_FAMILIES, small, vector_model
 import hsvae_hf
 from hsvae_hf.analysis import neighbours_kept
 from hsvae_hf.distributions import neighbour_kl
-from hsvae_hf.encoding import encode_vectors, load_for_inference, sentence_vectors
+from hsvae_hf.encoding import encode_vectors, sentence_vectors
 from hsvae_hf.evaluation import corpus_statistics, evaluate_model, probe_accuracy
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.modeling_decoder import VectorDecoder
 from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
 
@@ -41,7 +42,7 @@ def test_reconstruction_is_a_gaussian_log_density(learned):
 def test_vectors_text_and_the_light_form_agree(family, tmp_path):
     model = family.pretraining(family.config()).eval()
     ids = torch.tensor([[5, 6, 7, 1], [9, 1, 0, 0]])
-    vectors = model.model.encoder(ids, ids != 0)
+    vectors = model.model.encoder(ids, ids != 0).pooler_output
     model.model.standardizer.fit(torch.randn(50, 16) * 3 + 1)
     expected = model.model(ids).sparse_embedding
     assert torch.equal(model.model(vectors=vectors).sparse_embedding, expected)
@@ -164,7 +165,7 @@ def test_features_that_are_there_already_reconstruct_the_same_words():
     family = next(family for family in FAMILIES if family.name == "hsvae-bert")
     model = family.pretraining(family.config(freeze_text_encoder=True)).eval()
     ids = torch.tensor([[5, 6, 7, 1], [9, 1, 0, 0]])
-    vectors = model.model.encoder(ids, ids != 0)
+    vectors = model.model.encoder(ids, ids != 0).pooler_output
     losses = []
     for inputs in ({"input_ids": ids}, {"vectors": vectors, "labels": ids.masked_fill(ids == 0, -100)}):
         torch.manual_seed(0)

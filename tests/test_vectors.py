@@ -13,7 +13,8 @@ from vector_models import SENTENCES, as_sentence_transformers, vector_model
 
 import hsvae_hf
 from hsvae_hf import vectors as vectors_module
-from hsvae_hf.encoding import load_for_inference, sentence_vectors
+from hsvae_hf.encoding import sentence_vectors
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.pooling import read_pooling
 from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer, load_vectors
 
@@ -98,9 +99,9 @@ def test_vectors_are_computed_once(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(vectors_module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     runs = []
 
-    def counted(model, tokenizer, sentences, batch_size):
+    def counted(model, tokenizer, sentences, *options):
         runs.append(len(sentences))
-        return sentence_vectors(model, tokenizer, sentences, batch_size)
+        return sentence_vectors(model, tokenizer, sentences, *options)
 
     monkeypatch.setattr(vectors_module, "sentence_vectors", counted)
     model, tokenizer = vector_model(encoder), load_encoder_tokenizer(str(encoder))
@@ -176,7 +177,7 @@ def test_a_damaged_cache_is_made_again(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(vectors_module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     model, tokenizer = vector_model(encoder), load_encoder_tokenizer(str(encoder))
     first = embed_dataset(Dataset.from_dict({"text": SENTENCES}), model, tokenizer)
-    (cache,) = (tmp_path / "cache/sentence_vectors").glob("*.arrow")
+    (cache,) = (tmp_path / "cache/sentence_vectors").glob("*.npy")
     cache.write_bytes(cache.read_bytes()[:40])
     np.testing.assert_array_equal(embed_dataset(Dataset.from_dict({"text": SENTENCES}), model, tokenizer), first)
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_text_vae import TextVAEConfig, require
+from .configuration_text_vae import TextVAEConfig, require, require_range
 
 # The settings of the code released with the paper, as fields of HSVAEConfig.
 RELEASED: dict[str, Any] = {
@@ -33,16 +33,19 @@ class HSVAEConfig(TextVAEConfig):
     `gate_balance_weight` and `word_dropout`; `HSVAEConfig(**RELEASED)` has all of the released ones.
 
     Args:
-        prior_alpha: alpha of the prior `gamma ~ Beta(alpha, beta)` (> 0); larger switches more dimensions off.
-        prior_beta: beta of the same prior (> 0).
-        concrete_temperature: temperature of the straight-through binary Concrete indicator (> 0).
-        spike_std: standard deviation of the spike in prior and posterior (> 0; the paper lets it go to 0).
+        prior_alpha: alpha of the prior `gamma ~ Beta(alpha, beta)` (0.001 to 10,000); larger switches more dimensions
+            off.
+        prior_beta: beta of the same prior (0.001 to 10,000).
+        concrete_temperature: temperature of the straight-through binary Concrete indicator (0.01 to 100).
+        spike_std: standard deviation of the spike in prior and posterior (0.0001 to 10; the paper lets it
+            go to 0).
         kl_estimator: how KL_z is estimated; see `hsvae_hf.modeling_hsvae.HSVAEHead`.
         condition_slab_on_gate: whether the slab's network takes gamma as input (paper, section 3) or not (released
             code).
-        gate_concentration_min: lower bound of the posterior's Beta parameters (> 0).
-        gate_concentration_max: upper bound of the same. Gradients pass both bounds unchanged.
-        slab_std_min: lower bound of the slab's standard deviation (> 0).
+        gate_concentration_min: lower bound of the posterior's Beta parameters (0.001 to 10,000; at least 0.01 where
+            gamma is drawn, that is unless `kl_estimator` is `"collapsed"`).
+        gate_concentration_max: upper bound of the same (at most 10,000). Gradients pass both bounds unchanged.
+        slab_std_min: lower bound of the slab's standard deviation (0.000001 to 10).
         gamma_kl_weight: lambda, of the gate's KL (>= 0).
         gate_balance_weight: of a penalty that is not the paper's, 0 for none: every dimension is to be on for the same
             share of the batch, `target_active_dims / latent_size`; see `HSVAEHead`.
@@ -81,15 +84,13 @@ class HSVAEConfig(TextVAEConfig):
 
     def validate_gate(self) -> None:
         """Positive Beta parameters and scales, ordered bounds, a threshold inside (0, 1)."""
-        positive = ("prior_alpha", "prior_beta", "concrete_temperature", "spike_std", "slab_std_min")
-        for name in (*positive, "gate_concentration_min"):
-            value = getattr(self, name)
-            require(0 < value < float("inf"), name, "positive and finite", value, "choose a value above 0")
+        require_range(self, 1e-3, 1e4, "prior_alpha", "prior_beta", "gate_concentration_min", "gate_concentration_max")
+        require_range(self, 1e-4, 10, "spike_std")
+        require_range(self, 1e-6, 10, "slab_std_min")
+        require_range(self, 0.01, 100, "concrete_temperature")
         low, high = self.gate_concentration_min, self.gate_concentration_max
         remedy = "the released code proposes the bounds 0.5 and 100"
-        require(
-            low < high < float("inf"), "gate_concentration_max", f"above `gate_concentration_min` ({low})", high, remedy
-        )
+        require(low < high, "gate_concentration_max", f"above `gate_concentration_min` ({low})", high, remedy)
         value, rule = self.gate_balance_weight, "at least 0 and finite"
         require(0 <= value < float("inf"), "gate_balance_weight", rule, value, "0 leaves it out, 1 is a start")
         remedy = "0.5 is the paper's"
@@ -106,7 +107,13 @@ class HSVAEConfig(TextVAEConfig):
         require(self.gamma_kl_weight > 0, "gamma_kl_weight", rule, self.gamma_kl_weight, remedy)
 
     def validate_estimator(self) -> None:
-        """The collapsed estimator integrates gamma out, which a slab conditioned on gamma does not allow."""
+        """The collapsed estimator integrates gamma out, which a slab conditioned on gamma does not allow.
+
+        The others draw gamma; the sampler's draws have another mean where both concentrations are below 0.01.
+        """
+        low, drawn = self.gate_concentration_min, self.kl_estimator != "collapsed"
+        remedy = "set `kl_estimator='collapsed'`, which draws no gamma"
+        require(not drawn or low >= 0.01, "gate_concentration_min", "at least 0.01 where gamma is drawn", low, remedy)
         require(
             not (self.kl_estimator == "collapsed" and self.condition_slab_on_gate),
             "kl_estimator",

@@ -1,9 +1,15 @@
 """What every text VAE of this package shares: encoder, decoder, vocabulary, latent size."""
 
+import re
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+from .saving import write_sentence_transformers_files
 
 
 def require(valid: bool, argument: str, rule: str, value: Any, remedy: str) -> None:
@@ -14,6 +20,21 @@ def require(valid: bool, argument: str, rule: str, value: Any, remedy: str) -> N
     """
     if not valid:
         raise ValueError(f"`{argument}` must be {rule}, got {value!r}; {remedy}.")
+
+
+def require_range(config: Any, low: float, high: float, *names: str) -> None:
+    """Raise that error unless the fields `names` of `config` are from `low` to `high`, both included.
+
+    The ranges are where the mathematics is right in fp32: beyond them, draws or gradients overflow or lose all digits.
+    """
+    for name in names:
+        value = getattr(config, name)
+        require(low <= value <= high, name, f"from {low:g} to {high:g}", value, "choose a value in between")
+
+
+# What the library takes besides fields: see `PreTrainedConfig.__post_init__`.
+_LIBRARY_OPTIONS = {"num_labels", "torch_dtype", "name_or_path", "output_attentions", "attn_implementation"}
+_LIBRARY_OPTIONS |= {"experts_implementation", "auto_map"}
 
 
 @strict
@@ -37,11 +58,11 @@ class TextVAEConfig(PreTrainedConfig):
         vector_size: width of the vectors, for `encoder_type="vector"` alone.
         decoder_type: `"gru"` reconstructs the words; it gets `[embedding(x_{t-1}); z]` at every step. `"vector"`
             reconstructs the frozen encoder's vector, standardised over the training text: `N(W z + b, decoder_std^2)`.
-        decoder_std: scale of the vector decoder, in standard deviations of the vectors (> 0).
+        decoder_std: scale of the vector decoder, in standard deviations of the vectors (0.001 to 1000).
         learn_decoder_std: whether that scale is trained.
         similarity_weight: where vectors are reconstructed, weight of the term that asks that a sentence's neighbours
             in the batch are the same by its code as by its vector (`distributions.neighbour_kl`, >= 0); 0 is the ELBO.
-        similarity_temperature: of the cosines in it; the smaller, the nearer the neighbours that count (>= 0.001).
+        similarity_temperature: of the cosines in it; the smaller, the nearer the neighbours that count (0.001 to 1000).
         tie_word_embeddings: share the word embeddings between encoder and decoder (GRU encoders only).
         z_kl_weight: psi, the weight of KL_z in the objective (>= 0).
         gamma_kl_weight: lambda, the weight of the gate's KL in the objective (>= 0).
@@ -55,9 +76,13 @@ class TextVAEConfig(PreTrainedConfig):
         initializer_range: standard deviation of the word embeddings at initialisation.
         pad_token_id: padding id, never read by the model.
         bos_token_id: first decoder input; the end-of-sentence token, as in the released code.
-        eos_token_id: end-of-sentence id; the encoder reads it, the decoder predicts it.
+        eos_token_id: end-of-sentence id; the encoder reads it, the decoder predicts it. Generation stops at it; at any
+            of them where it is a list, at none where it is None.
         unk_token_id: unknown-word id, the replacement of word dropout.
         decoder_start_token_id: what generation starts from, the same as `bos_token_id`.
+        use_cache: keep the decoder's state between the steps of generation.
+        tokenizer_checksum: of the words that the model was trained with, so that another tokenizer is refused; None
+            compares nothing. Words may be added; who changes others sets it to None.
     """
 
     model_type = "text-vae"
@@ -105,18 +130,40 @@ class TextVAEConfig(PreTrainedConfig):
     is_encoder_decoder: bool = True
     pad_token_id: int = 0
     bos_token_id: int = 1
-    eos_token_id: int = 1
+    eos_token_id: int | list[int] | None = 1
     unk_token_id: int = 2
     decoder_start_token_id: int = 1
+    use_cache: bool = True
+    tokenizer_checksum: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Turn a dict of the encoder's fields, as read from config.json, into its configuration."""
+        """Refuse unknown names; turn the encoder's fields, as read from config.json, into its configuration."""
+        if "model_type" not in kwargs:  # given by hand; a file may hold what another version knows
+            self._refuse_unknown(kwargs)
         if isinstance(self.encoder_config, dict):
             kind = str(self.encoder_config.get("model_type"))
             remedy = "give the configuration of a text encoder of transformers"
             require(kind in CONFIG_MAPPING, "encoder_config", "a dict with a known `model_type`", kind, remedy)
             self.encoder_config = CONFIG_MAPPING[kind](**self.encoder_config)
         super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; with what sentence-transformers reads beside it."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_sentence_transformers_files(save_directory, self)
+
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in _LIBRARY_OPTIONS and name not in self.attribute_map and not name.startswith("_"):
+                near = get_close_matches(name, [item.name for item in fields(self)], 1)
+                remedy = f"the nearest is `{near[0]}`" if near else f"`help({type(self).__name__})` lists them"
+                raise ValueError(f"`{name}` must be a field of {type(self).__name__}, got an unknown name; {remedy}.")
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """All ids that end a sentence."""
+        ids = self.eos_token_id
+        return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
     @property
     def feature_size(self) -> int:
@@ -141,6 +188,9 @@ class TextVAEConfig(PreTrainedConfig):
         both = getattr(self.encoder_config, "is_encoder_decoder", False)
         rule, remedy = "that of a text encoder, without a decoder", "choose one such as BERT"
         require(not both, "encoder_config", rule, found, remedy)
+        words = getattr(self.encoder_config, "vocab_size", None) or self.vocab_size
+        rule, remedy = f"that of `encoder_config` ({words})", "the encoder's word embeddings decide"
+        require(not transformer or words == self.vocab_size, "vocab_size", rule, self.vocab_size, remedy)
         rule, remedy = "False without a GRU encoder", "its word embeddings are not those of the decoder"
         tied = self.encoder_type != "gru" and self.tie_word_embeddings
         require(not tied, "tie_word_embeddings", rule, True, remedy)
@@ -164,11 +214,7 @@ class TextVAEConfig(PreTrainedConfig):
         moves = self.decoder_type == "vector" and self.encoder_type == "transformer" and not self.freeze_text_encoder
         rule, remedy = "True with a vector decoder", "the vector that is reconstructed must not move"
         require(not moves, "freeze_text_encoder", rule, False, remedy)
-        value = self.decoder_std
-        require(0 < value < float("inf"), "decoder_std", "positive and finite", value, "0.5 is the default")
-        value = self.similarity_temperature
-        rule = "at least 0.001 and finite"
-        require(1e-3 <= value < float("inf"), "similarity_temperature", rule, value, "0.03 is the default")
+        require_range(self, 1e-3, 1e3, "decoder_std", "similarity_temperature")
         rule, remedy = "0 where words are reconstructed", "there is no vector to be similar by"
         words = self.decoder_type == "gru" and self.similarity_weight > 0
         require(not words, "similarity_weight", rule, self.similarity_weight, remedy)
@@ -187,17 +233,20 @@ class TextVAEConfig(PreTrainedConfig):
         for name in ("z_kl_weight", "gamma_kl_weight", "penalty_weight", "similarity_weight", "free_bits"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), name, "at least 0 and finite", value, "use 0 to switch the term off")
-        value = self.initializer_range
-        require(0 < value < float("inf"), "initializer_range", "positive and finite", value, "0.05 is the default")
+        require_range(self, 1e-6, 10, "initializer_range")
         remedy = "use 0 to switch it off"
         require(0 <= self.word_dropout < 1, "word_dropout", "in [0, 1)", self.word_dropout, remedy)
 
     def validate_special_tokens(self) -> None:
         """The special tokens are words of the vocabulary, and padding is none of the others."""
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id", "decoder_start_token_id"):
-            value = getattr(self, name)
+        names = ("pad_token_id", "bos_token_id", "unk_token_id", "decoder_start_token_id")
+        ids = [(name, getattr(self, name)) for name in names] + [("eos_token_id", id) for id in self.eos_token_ids]
+        for name, value in ids:
             remedy = "take it and `vocab_size` from the tokenizer"
             require(0 <= value < self.vocab_size, name, f"an id below `vocab_size` ({self.vocab_size})", value, remedy)
         remedy = "padding must be a token of its own"
-        clash = self.decoder_type == "gru" and self.pad_token_id == self.eos_token_id
+        clash = self.decoder_type == "gru" and self.pad_token_id in self.eos_token_ids
         require(not clash, "pad_token_id", "not `eos_token_id`", self.pad_token_id, remedy)
+        value, rule = self.tokenizer_checksum, "a number of words, a dash and sixteen hexadecimal digits"
+        whole = value is None or re.fullmatch(r"[0-9]+-[0-9a-f]{16}", value) is not None
+        require(whole, "tokenizer_checksum", rule, value, "set it to None to compare nothing")

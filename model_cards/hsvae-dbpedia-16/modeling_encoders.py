@@ -6,14 +6,51 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_text_vae import TextVAEConfig
 from .pooling import pool
 
+# Features; then hidden states (None where the call names layers and not this one) and attentions, or no such.
+Encoded = tuple[Tensor, tuple[Tensor | None, ...], tuple[Tensor, ...]]
+
+
+def traced() -> bool:
+    """Whether a graph is being recorded, by `torch.compile`, `torch.export` or `torch.jit.trace`: no value is known."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def exporting() -> bool:
+    """Whether the graph is that of `torch.export`, as far as torch says so (from 2.7 on)."""
+    return bool(getattr(torch.compiler, "is_exporting", bool)())
+
+
+def exported_gru(gru: nn.GRU, inputs: Tensor) -> Tensor:
+    """The states of `gru` `(batch, steps, hidden_size)` by a loop in the graph: `torch.export` unrolls `nn.GRU` itself.
+
+    Args:
+        gru: of one layer, from zeros.
+        inputs: `(batch, steps, input_size)`.
+    """
+    from torch._higher_order_ops import scan
+
+    of_inputs, of_state, inputs_bias, state_bias = gru.all_weights[0]
+
+    def step(state: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        own = F.linear(state, of_state, state_bias).chunk(3, dim=-1)
+        reset, update, new = given.chunk(3, dim=-1)
+        keep = torch.sigmoid(update + own[1])
+        new = torch.tanh(new + torch.sigmoid(reset + own[0]) * own[2])
+        state = (1 - keep) * new + keep * state
+        return state, state.clone()
+
+    start = inputs.new_zeros(inputs.shape[0], gru.hidden_size)
+    return cast(Tensor, scan(step, start, F.linear(inputs, of_inputs, inputs_bias), dim=1)[1])
+
 
 def check_ids(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> None:
     """Raise a clear error for a row without tokens or an id outside the vocabulary (one device sync, eagerly)."""
-    if torch.compiler.is_compiling():
+    if traced():
         return
     if ids.shape[0] == 0 or ids.shape[1] == 0:
         raise ValueError(f"`{name}` must hold at least one token, got shape {tuple(ids.shape)}; drop empty batches.")
@@ -36,25 +73,49 @@ def real_tokens_first(mask: Tensor) -> Tensor:
     return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
 
 
+def in_order(values: Tensor, order: Tensor, dim: int) -> Tensor:
+    """`values` `(batch, ...)` with dimension `dim` of each row permuted by `order` `(batch, steps)`."""
+    shape = [1] * values.dim()
+    shape[0], shape[dim] = order.shape
+    return values.gather(dim, order.view(shape).expand_as(values))
+
+
+def learns(module: nn.Module) -> bool:
+    """Whether a parameter in `module` requires a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 class TextEncoder(nn.Module):
     """What every encoder does with its input; a subclass turns right-padded embeddings or ids into features."""
 
+    def __init__(self, config: TextVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+
     def forward(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, inputs_embeds: Tensor | None = None
-    ) -> Tensor:
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **asked: bool,
+    ) -> BaseModelOutputWithPooling:
         """Encode a padded batch; padding, on whichever side it is, does not change the result.
 
         Args:
             input_ids: `(batch, steps)`.
             attention_mask: `(batch, steps)`, 1 for real tokens; all are real without it.
             inputs_embeds: `(batch, steps, width of the word embeddings)` instead of `input_ids`.
+            asked: `output_hidden_states` and `output_attentions`, as in transformers; False unless given.
 
         Returns:
-            Features, `(batch, feature_size)`.
+            `pooler_output`, the features, `(batch, feature_size)`; if asked for, in the order of the input,
+            `hidden_states`, the embeddings and then each layer's states, `(batch, steps, width)` each, and
+            `attentions`, `(batch, heads, steps, steps)` per layer.
 
         Raises:
             ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given; for a row without tokens; for
-                ids outside the vocabulary; for more tokens than the encoder has positions.
+                ids outside the vocabulary; for more tokens than the encoder has positions; if `output_attentions` is
+                asked of what has none.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`, got both or neither.")
@@ -63,13 +124,22 @@ class TextEncoder(nn.Module):
         else:
             ids = cast(Tensor, input_ids)
         mask = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        check_ids(ids, mask, self.get_word_embeddings().num_embeddings, "input_ids")
+        check_ids(ids, mask, self.config.vocab_size, "input_ids")
         order = real_tokens_first(mask)
         if inputs_embeds is None:
             ids = ids.masked_fill(~mask, 0).gather(1, order)
         else:
-            inputs_embeds = inputs_embeds.gather(1, order.unsqueeze(-1).expand_as(inputs_embeds))
-        return self.encode(ids, mask.gather(1, order), inputs_embeds)
+            inputs_embeds = in_order(inputs_embeds, order, 1)
+        features, hidden_states, attentions = self.encode(ids, mask.gather(1, order), inputs_embeds, **asked)
+        if asked.get("output_attentions") and (not attentions or attentions[0] is None):
+            remedy = "load the model with `attn_implementation='eager'`; a GRU has no attention"
+            raise ValueError(f"`output_attentions` must be False where there are none to give, got True; {remedy}.")
+        back = order.argsort(dim=1)
+        layers: Any = tuple(None if states is None else in_order(states, back, 1) for states in hidden_states)
+        weights = tuple(in_order(in_order(layer, back, 2), back, 3) for layer in attentions)
+        return BaseModelOutputWithPooling(
+            pooler_output=features, hidden_states=layers or None, attentions=weights or None
+        )
 
     def get_word_embeddings(self) -> nn.Embedding:
         """The word embeddings."""
@@ -79,8 +149,11 @@ class TextEncoder(nn.Module):
         """Replace the word embeddings."""
         raise NotImplementedError
 
-    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None) -> Tensor:
-        """Features of a right-padded batch, from `inputs_embeds` where they are given, else from `ids`."""
+    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: bool) -> Encoded:
+        """Features of a right-padded batch, from `inputs_embeds` where they are given, else from `ids`.
+
+        And what `asked` names: hidden states and attentions, one per layer, or no such.
+        """
         raise NotImplementedError
 
 
@@ -88,7 +161,7 @@ class GRUEncoder(TextEncoder):
     """Word embeddings and a GRU; the features are its state after the last real token (end of sentence)."""
 
     def __init__(self, config: TextVAEConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.gru = nn.GRU(config.embedding_size, config.hidden_size, batch_first=True)
 
@@ -100,30 +173,30 @@ class GRUEncoder(TextEncoder):
         """Replace the word embeddings."""
         self.embed_tokens = value
 
-    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None) -> Tensor:
+    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: bool) -> Encoded:
         """The state after each row's last real token, `(batch, hidden_size)`."""
+        words = self.embed_tokens(ids) if inputs_embeds is None else inputs_embeds
         # Not a PackedSequence: its backward pass fills a gradient of the whole batch at every step, quadratic in steps.
-        states, _ = self.gru(self.embed_tokens(ids) if inputs_embeds is None else inputs_embeds)
-        return states[torch.arange(len(ids), device=ids.device), mask.sum(dim=1) - 1]
+        states = exported_gru(self.gru, words) if exporting() else self.gru(words)[0]
+        return pool(states, mask, "last"), (words, states) if asked.get("output_hidden_states") else (), ()
 
 
 class TransformerEncoder(TextEncoder):
     """Any text encoder of transformers; the features are its last layer, pooled over the real tokens."""
 
     def __init__(self, config: TextVAEConfig) -> None:
-        super().__init__()
-        self.config, self.frozen = config, config.freeze_text_encoder
+        super().__init__(config)
         self.adopt(AutoModel.from_config(config.encoder_config))
 
     def adopt(self, transformer: PreTrainedModel) -> None:
         """Use this model; its own pooler, which nothing here reads, is dropped."""
         if getattr(transformer, "pooler", None) is not None:
             setattr(transformer, "pooler", None)  # noqa: B010
-        self.transformer = transformer.requires_grad_(not self.frozen)
+        self.transformer = transformer.requires_grad_(not self.config.freeze_text_encoder)
 
     def train(self, mode: bool = True) -> "TransformerEncoder":
-        """Training mode, except for a frozen encoder, which keeps its dropout off."""
-        return super().train(mode and not self.frozen)
+        """Training mode, except for a frozen encoder, which keeps its dropout off unless an adapter in it learns."""
+        return super().train(mode and (not self.config.freeze_text_encoder or learns(self)))
 
     def get_word_embeddings(self) -> nn.Embedding:
         """The transformer's word embeddings."""
@@ -133,15 +206,16 @@ class TransformerEncoder(TextEncoder):
         """Replace the word embeddings."""
         self.transformer.set_input_embeddings(value)
 
-    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None) -> Tensor:
+    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: bool) -> Encoded:
         """The pooled vector of each row, `(batch, feature_size)`."""
-        self._check_positions(ids.shape[1])
+        if not traced():
+            self._check_positions(ids.shape[1])
         inputs: dict[str, Any] = {"input_ids": ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
-        learned = inputs_embeds is not None and inputs_embeds.requires_grad  # VSC's pseudo-sentences
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (learned or not self.frozen)):
-            states = self.transformer(attention_mask=mask.long(), **inputs).last_hidden_state
-        vectors = pool(states, mask, self.config.pooling)
-        return F.normalize(vectors, dim=-1) if self.config.normalize_vectors else vectors
+        output = self.transformer(attention_mask=mask.long(), return_dict=True, **inputs, **asked)
+        features = pool(output.last_hidden_state, mask, self.config.pooling)
+        if self.config.normalize_vectors:
+            features = F.normalize(features, dim=-1)
+        return features, output.get("hidden_states") or (), output.get("attentions") or ()
 
     def _check_positions(self, steps: int) -> None:
         limit = getattr(self.transformer.config, "max_position_embeddings", None)
@@ -158,16 +232,25 @@ class TransformerEncoder(TextEncoder):
 class NoEncoder(TextEncoder):
     """In the place of an encoder, where sentence vectors come from elsewhere."""
 
-    def __init__(self, config: TextVAEConfig) -> None:
-        super().__init__()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Refuse text.
 
         Raises:
             ValueError: always.
         """
         raise ValueError("`vectors` must be given: this model holds no text encoder. Make them with the one it is for.")
+
+    def get_word_embeddings(self) -> nn.Embedding:
+        """Refuse, in the way in which the library expects it of models without words.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("This model takes `vectors`: it holds no text encoder, so no word embeddings.")
+
+    def set_word_embeddings(self, value: nn.Embedding) -> None:
+        """Refuse likewise."""
+        self.get_word_embeddings()
 
 
 class Standardizer(nn.Module):

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributions import Beta
 from transformers import initialization as init
 
 from .configuration_hsvae import HSVAEConfig
@@ -157,11 +156,11 @@ class HSVAEHead(LatentHead):
         }
 
     def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
-        """Draw gamma from its prior, the indicator from gamma, z from spike or slab."""
-        shape, device = (num_samples, self.config.latent_size), self.gate.weight.device
-        gamma = Beta(float(self.config.prior_alpha), float(self.config.prior_beta)).sample(shape).to(device)
-        noise = torch.randn(shape, device=device)
-        return torch.where(torch.rand(shape, device=device) < gamma, self.config.spike_std * noise, noise)
+        """Draw the indicator, whose probability is the mean of gamma's prior, then z from spike or slab."""
+        shape = (num_samples, self.config.latent_size)
+        spike = self.config.prior_alpha / (self.config.prior_alpha + self.config.prior_beta)
+        noise = torch.randn(shape)
+        return torch.where(torch.rand(shape) < spike, self.config.spike_std * noise, noise)
 
     def _slab(self, features: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
         inputs = torch.cat([features, gamma], dim=-1) if self.config.condition_slab_on_gate else features

@@ -1,0 +1,207 @@
+"""What the public functions take, checked before the work: models, tokenizers, sentences, vectors."""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sized
+from numbers import Integral
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from hsvae_hf.modeling_text_vae import tokenizer_checksum
+
+logger = logging.getLogger(__name__)
+_FITTING: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, str]] = WeakKeyDictionary()  # checked: size, checksum
+_ROWS = 65_536  # of vectors, checked together
+_SAMPLE = 1000  # rows that tell the scale
+
+
+def check_positive(**numbers: Any) -> None:
+    """Refuse what is neither None nor a whole number of at least 1.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name, value in numbers.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+            raise ValueError(f"`{name}` must be at least 1, a whole number, got {value!r}; choose a positive one.")
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no loaded model of this package, such as a path.
+
+    Raises:
+        ValueError: saying how to load one.
+    """
+    loaded = isinstance(model, nn.Module) and hasattr(getattr(model, "config", None), "latent_size")
+    if not loaded:
+        raise ValueError(
+            f"`model` must be a loaded model of this package, got {_described(model)}; load one with "
+            "`model, tokenizer = hsvae_hf.loading.load_for_inference(path)`."
+        )
+
+
+def check_tokenizer(tokenizer: Any, config: Any) -> None:
+    """Refuse what is no loaded tokenizer, and one of other words than the model was trained with.
+
+    Args:
+        tokenizer: of a model that reads text.
+        config: of that model.
+
+    Raises:
+        ValueError: saying what to pass.
+    """
+    if tokenizer is None:
+        raise ValueError("`tokenizer` must be the model's, got None; for a model without one use `encode_vectors`.")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(
+            f"`tokenizer` must be a loaded tokenizer of transformers, got {_described(tokenizer)}; load the model's "
+            "with `AutoTokenizer.from_pretrained(path)`."
+        )
+    reason = foreign_words(tokenizer, config)
+    if reason is not None:
+        raise ValueError(f"`tokenizer` must be the one that the model was trained with, got {reason}.")
+
+
+def foreign_words(tokenizer: PreTrainedTokenizerBase, config: Any) -> str | None:
+    """Why this tokenizer can't be the model's, None if it can be.
+
+    The words that the model was trained with must have the ids that they had then; others may have been added. A
+    configuration without a checksum, such as that of an older version, tells nothing.
+    """
+    wanted, size = getattr(config, "tokenizer_checksum", None), len(tokenizer)
+    if wanted is None or _FITTING.get(tokenizer) == (size, wanted):
+        return None
+    trained = int(wanted.partition("-")[0])
+    if tokenizer_checksum(tokenizer, trained) != wanted:
+        return (
+            f"one of {size} words that are not its {trained}; load both from one folder, or, if you changed the words "
+            "on purpose, set `tokenizer_checksum` of the model's configuration to None"
+        )
+    _FITTING[tokenizer] = (size, wanted)
+    return None
+
+
+def check_sentences(sentences: Any, name: str = "sentences") -> None:
+    """Refuse what is no column of strings; a sized one is looked through, an iterator is left unread.
+
+    Args:
+        sentences: an iterable of strings.
+        name: how to call it in an error.
+
+    Raises:
+        ValueError: saying what to pass instead, or which element is no string.
+    """
+    if isinstance(sentences, str | bytes | bytearray):
+        kind = "string" if isinstance(sentences, str) else type(sentences).__name__
+        raise ValueError(f"`{name}` must be several strings, got the single {kind} {sentences[:50]!r}; pass a list.")
+    columns = getattr(sentences, "column_names", getattr(sentences, "columns", None))
+    columns = sentences if isinstance(sentences, Mapping) else columns
+    if columns is not None:
+        names = ", ".join(map(str, columns))
+        raise ValueError(
+            f"`{name}` must be one column of strings, got a {type(sentences).__name__} with {names[:100]}; pass a "
+            "column of it, such as `data['text']`."
+        )
+    if isinstance(sentences, set | frozenset):
+        raise ValueError(f"`{name}` must have an order, got a {type(sentences).__name__}; pass a list.")
+    flat = not isinstance(sentences, np.ndarray) or sentences.ndim == 1
+    if not isinstance(sentences, Iterable) or not flat:
+        raise ValueError(f"`{name}` must be a list of strings, got {_described(sentences)}; pass a flat list.")
+    if isinstance(sentences, Sized):
+        check_strings(sentences, name)
+
+
+def check_strings(sentences: Iterable[Any], name: str = "sentences", first: int = 0) -> None:
+    """Refuse elements that are no strings; a tokenizer would take a tuple for a pair of sentences.
+
+    Args:
+        sentences: some, in order.
+        name: how to call them in an error.
+        first: index of the first.
+
+    Raises:
+        ValueError: naming the first such element.
+    """
+    for row, sentence in enumerate(sentences, first):
+        if not isinstance(sentence, str):
+            raise ValueError(
+                f"`{name}` must be strings, got {type(sentence).__name__} {str(sentence)[:50]!r} at index {row}; "
+                "convert or drop it."
+            )
+
+
+def check_vectors(model: Any, vectors: Any) -> np.ndarray:
+    """Vectors as an array, once they are known to be what the model takes.
+
+    Args:
+        model: of `decoder_type="vector"`.
+        vectors: `(rows, feature_size)`, an array, a tensor or nested lists.
+
+    Returns:
+        The same numbers, `(rows, feature_size)`, in their own precision. A scale that is not that of the vectors that
+        the model was trained on is warned of.
+
+    Raises:
+        ValueError: if they have another shape, or hold something else than finite numbers.
+    """
+    width = model.config.feature_size
+    if isinstance(vectors, torch.Tensor):
+        vectors = vectors.detach().cpu()
+        vectors = vectors.float() if vectors.dtype == torch.bfloat16 else vectors  # numpy has no bfloat16
+    try:
+        found = np.asarray(vectors)
+    except ValueError:  # rows of different lengths
+        found = np.asarray(None)
+    if found.dtype.kind not in "fiu" or found.ndim != 2 or found.shape[1] != width:
+        raise ValueError(
+            f"`vectors` must be numbers, (rows, {width}), got {_described(vectors)}; use the encoder of this model."
+        )
+    for start in range(0, len(found), _ROWS):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(found[start : start + _ROWS].astype(np.float32)).all(axis=1)
+        if not finite.all():
+            row = start + int(finite.argmin())
+            raise ValueError(f"`vectors` must be finite, got NaN or infinity in row {row}; drop or repair it.")
+    _warn_of_scale(model, found)
+    return found
+
+
+def _warn_of_scale(model: Any, vectors: np.ndarray) -> None:
+    """Warn of vectors of another length than those that the model was trained on, which give codes of no use.
+
+    The standardizer knows their mean square. Where all were of length 1, so must others be. Else lengths differ from
+    subject to subject, by a factor of two at most for a sentence encoder on six sets of text; allowed is four.
+    """
+    standardizer = model.base_model.standardizer
+    mean, std = (value.double().cpu().numpy() for value in (standardizer.mean, standardizer.std))
+    std = np.where(std == 1.0, 0.0, std)  # of a dimension that never varied
+    trained = float(np.sqrt((mean**2 + std**2).sum()))
+    if trained == 0 or not len(vectors):  # a model that was not trained
+        return
+    sample = vectors[:: max(1, len(vectors) // _SAMPLE)].astype(np.float64)
+    length = float(np.median(np.linalg.norm(sample, axis=1)))
+    normalised = abs(trained - 1) < 1e-3
+    factor = 1.25 if normalised else 4.0
+    if not trained / factor <= length <= trained * factor:
+        logger.warning(
+            "`vectors` have another scale than those that the model was trained on: their length is %.3g, not %.3g. "
+            "Codes of them say little: %s, and take them from the same encoder.",
+            length,
+            trained,
+            "divide each by its length" if normalised else "scale them alike",
+        )
+
+
+def _described(value: Any) -> str:
+    """What was given instead, in a few words."""
+    if isinstance(value, str | os.PathLike):
+        return f"the path {os.fspath(value)[:100]!r}"
+    kind, shape = type(value).__name__, getattr(value, "shape", None)
+    if shape is not None:
+        return f"a {kind} of shape {tuple(shape)}" + (f" and type {value.dtype}" if hasattr(value, "dtype") else "")
+    return f"a {kind}" + (f" {value!r}" if isinstance(value, int | float) else "")

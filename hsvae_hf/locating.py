@@ -1,0 +1,138 @@
+"""Where a data set is: a file, a folder, what `save_to_disk` wrote, or the Hub; mistyped names are told at once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import datasets
+import pyarrow as pa
+from datasets import (
+    DatasetDict,
+    Features,
+    IterableDatasetDict,
+    get_dataset_config_names,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetsError
+from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from hsvae_hf.docstrings import docstring_corpus
+from hsvae_hf.reading import SUFFIXES
+from hsvae_hf.sources import ASK_SECONDS, advise, is_path
+
+HUB_IDS = {
+    "yelp": "Yelp/yelp_review_full",
+    "dbpedia": "fancyzhx/dbpedia_14",
+    "yahoo": "community-datasets/yahoo_answers_topics",
+}
+_KNOWN = f"docstrings, {', '.join(HUB_IDS)}, a Hub id, or a local folder or file"
+Splits: TypeAlias = "DatasetDict | IterableDatasetDict"
+Source: TypeAlias = "dict[str, list[Path]] | Splits"  # files that `reading` reads, or splits that `datasets` read
+
+
+def locate(dataset: str, config_name: str | None, streaming: bool) -> tuple[Source, Features | None]:
+    """The files of every split, and the features that a card declares; or the splits, where `datasets` reads them."""
+    path = Path(dataset).expanduser()
+    if config_name is not None and (dataset == "docstrings" or path.is_file()):
+        raise ValueError(f"`dataset_config_name` must be left out for {dataset!r}, which has one configuration.")
+    if dataset == "docstrings":
+        return docstring_corpus(), None
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"`dataset` must be a {', '.join(SUFFIXES)} file, got {dataset!r}; convert it to one.")
+        return {"train": [path]}, None
+    if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return _load_saved(dataset, path, streaming), None
+    here = path.is_dir()
+    name = str(path.resolve()) if here else HUB_IDS.get(dataset, dataset)
+    offline = not here and not _reachable(name, dataset)
+    with _one_line(dataset, name, config_name), _offline(offline):
+        builder = load_dataset_builder(name, config_name)
+        ours = SUFFIXES if here else (".csv", ".tsv")  # pandas takes a cell too many for an index
+        files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
+        if files and all(Path(file).suffix.lower() in ours for found in files.values() for file in found):
+            return {split: [_fetch(file) for file in found] for split, found in files.items()}, builder.info.features
+        return load_dataset(name, config_name, streaming=streaming), None
+
+
+def _fetch(file: str) -> Path:
+    """A file of a data set here, downloaded if it is on the Hub."""
+    if not file.startswith("hf://"):
+        return Path(file)
+    found: Any = HfFileSystem().resolve_path(file)
+    return Path(hf_hub_download(found.repo_id, found.path_in_repo, repo_type="dataset", revision=found.revision))
+
+
+def _load_saved(dataset: str, path: Path, streaming: bool) -> Splits:
+    try:
+        saved = load_from_disk(str(path))
+    except (DatasetsError, pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"`dataset` must be intact, got {dataset!r}, saved by `save_to_disk` and damaged ({first_line(error)})."
+        ) from error
+    saved = saved if isinstance(saved, DatasetDict) else DatasetDict({"train": saved})
+    if streaming:
+        return IterableDatasetDict({name: split.to_iterable_dataset() for name, split in saved.items()})
+    return saved
+
+
+def _reachable(hub_id: str, dataset: str) -> bool:
+    """Whether the Hub answers that it has the data set: asked once and briefly, where its client asks six times."""
+    advice = advise(str(Path(dataset).expanduser()))
+    if dataset not in HUB_IDS and is_path(dataset):
+        raise ValueError(f"`dataset` must be a file or folder that exists, got {dataset!r}; {advice}.")
+    try:
+        validate_repo_id(hub_id)
+        HfApi().dataset_info(hub_id, timeout=ASK_SECONDS)
+    except (HFValidationError, RepositoryNotFoundError) as error:
+        raise ValueError(
+            f"`dataset` must be {_KNOWN}, got {dataset!r}, which is none here and none on the Hub; {advice}."
+        ) from error
+    except Exception:  # the Hub's client lets errors of its HTTP library through, which are others in every version
+        return False
+    return True
+
+
+@contextmanager
+def _offline(wanted: bool) -> Iterator[None]:
+    """Have `datasets` look into its cache alone."""
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or wanted
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _one_line(dataset: str, name: str, config_name: str | None) -> Iterator[None]:
+    """Say in one line why `datasets` cannot read a data set."""
+    try:
+        yield
+    except (DatasetsError, pa.ArrowException, OSError, ValueError, RuntimeError, KeyError) as error:
+        text = str(error)
+        if "scripts are no longer supported" in text:
+            raise ValueError(
+                f"`dataset` must hold data files, got {dataset!r} with a loading script, which `datasets` does not "
+                "run; remove the script if the files lie beside it, else convert them to .parquet or .csv."
+            ) from error
+        if text.startswith(("Config name is missing", "BuilderConfig")):
+            names = get_dataset_config_names(name)
+            raise ValueError(
+                f"`dataset_config_name` must be one of {names} for {dataset!r}, got {config_name!r}; name one."
+            ) from error
+        near = "" if Path(name).exists() else f"; {advise(str(Path(dataset).expanduser()))}"
+        raise ValueError(
+            f"`dataset` must be {_KNOWN}, got {dataset!r}, which could not be read ({first_line(error)}){near}."
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What is wrong; `datasets` wraps the cause of what goes wrong while it reads."""
+    error = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ is not None else error
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,188 @@
+"""The package without its extras: it imports and encodes, and what needs one of them says so in a line."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import hsvae_hf
+from hsvae_hf.extras import require
+
+PACKAGE = Path(hsvae_hf.__file__).parent
+ROOT = PACKAGE.parent
+METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = METADATA["project"]
+MODULES = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+UNIMPORTED = {"jinja2", "tensorboard"}  # huggingface_hub's model cards and transformers' logging import them
+
+
+def canonical(requirement):
+    """The name of a package, as the index spells it."""
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+DEPENDENCIES = {canonical(requirement) for requirement in PROJECT["dependencies"]}
+TRAIN = {canonical(requirement) for requirement in PROJECT["optional-dependencies"]["train"]}
+# As if no extra were installed: sys.modules says that these cannot be imported.
+BLOCKED = "accelerate evaluate matplotlib peft sentence_transformers sklearn tensorboard"
+BARE = f"import sys\nfor name in {BLOCKED!r}.split(): sys.modules[name] = None\n"
+
+
+def bare(code, *arguments):
+    return subprocess.run([sys.executable, "-c", BARE + code, *arguments], capture_output=True, text=True, check=False)
+
+
+def imported(path, inside):
+    """Modules of others that a file imports: in functions, or else at its top."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    local = {node for function in functions for node in ast.walk(function)}
+    names = set()
+    for node in ast.walk(tree):
+        if (node in local) == inside and isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+            names |= {name.split(".")[0] for name in modules if not getattr(node, "level", 0)}
+    return names - set(sys.stdlib_module_names) - {"hsvae_hf"}
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round():
+    known = packages_distributions()
+    top, local = (
+        {canonical(known[name][0]) for path in MODULES for name in imported(path, inside)} for inside in (False, True)
+    )
+    assert top <= DEPENDENCIES
+    assert local <= DEPENDENCIES | TRAIN
+    assert (top | local) >= DEPENDENCIES - UNIMPORTED
+    assert local >= TRAIN - UNIMPORTED - {"accelerate"}  # transformers' Trainer imports accelerate
+
+
+def test_without_the_extras_it_imports_encodes_and_explains(tmp_path, tokenizer, small_config):
+    hsvae_hf.HSVAEForPreTraining(small_config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    modules = [f"hsvae_hf.{path.stem}" for path in MODULES]
+    code = f"""
+import importlib, hsvae_hf
+from hsvae_hf.calibration import calibrate_threshold
+from hsvae_hf.encoding import load_for_inference
+for name in {modules}: importlib.import_module(name)
+model, tokenizer = load_for_inference({str(tmp_path)!r})
+sentences = ["the cat sees a dog", "one and two"]
+assert hsvae_hf.encode(model, tokenizer, sentences).shape == (2, model.config.latent_size)
+assert isinstance(hsvae_hf.explain(model, tokenizer, *sentences).similarity, float)
+"""
+    done = bare(code)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+NEEDING = {
+    "evaluate": [
+        "from hsvae_hf.evaluation import evaluate_model; evaluate_model(None, None, None, None)",
+        "from hsvae_hf.evaluation import corpus_statistics; import hsvae_hf; "
+        "corpus_statistics(hsvae_hf.HSVAEForPreTraining(hsvae_hf.HSVAEConfig("
+        "vocab_size=9, embedding_size=4, hidden_size=4, latent_size=4)), [])",
+        "from hsvae_hf.evaluation import average_hoyer; average_hoyer([[1.0, 2.0]])",
+        "from hsvae_hf.monitor import CollapseMonitor; CollapseMonitor(None)",
+    ],
+    "sklearn": [
+        "from hsvae_hf.evaluation import probe_accuracy; import numpy as np; x = np.ones((2, 2)); "
+        "probe_accuracy(x, np.arange(2), x, np.arange(2))",
+        "from hsvae_hf.evaluation import tfidf_accuracy; tfidf_accuracy({'text': ['a'], 'label': [0]}, None)",
+        "from hsvae_hf.explanation import describe_dimensions; from scipy import sparse; "
+        "describe_dimensions(sparse.csr_matrix((1, 2)), ['a'])",
+    ],
+    "matplotlib": [
+        "from hsvae_hf.analysis import plot_gate_heatmap; import numpy as np; "
+        "plot_gate_heatmap(np.ones((1, 2)), ['a'], 'picture.png')",
+    ],
+    "accelerate": [
+        "from hsvae_hf.training import TextVAETrainingArguments; TextVAETrainingArguments(output_dir='run')",
+        "from hsvae_hf.comparison import CompareArguments, compare; compare(CompareArguments('docstrings', 'run'))",
+        "from hsvae_hf.reproduction import ReproduceArguments, reproduce; "
+        "reproduce(ReproduceArguments('figure2', ['docstrings'], 'run'))",
+    ],
+}
+
+
+def test_what_needs_the_extra_names_it(tmp_path):
+    calls = [(package, call) for package, some in NEEDING.items() for call in some]
+    code = f"""
+import json, os
+os.chdir({str(tmp_path)!r})
+for _, call in {calls!r}:
+    try:
+        exec(call, {{}})
+        print(json.dumps("no error"))
+    except ImportError as error:
+        print(json.dumps(str(error)))
+"""
+    done = bare(code)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for (package, call), line in zip(calls, done.stdout.splitlines(), strict=True):
+        assert package in line, (call, line)
+        assert "hsvae_hf[train]" in line, (call, line)
+    assert not list(tmp_path.iterdir())
+
+
+RUNS = {
+    "quickstart.py": ["--output_dir", "{run}"],
+    "train.py": ["--dataset", "docstrings", "--output_dir", "{run}"],
+    "train_classifier.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings", "--output_dir", "{run}"],
+    "evaluate.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings", "--output", "{run}.json"],
+    "explain.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings"],
+    "compare.py": ["--dataset", "docstrings", "--output_dir", "{run}"],
+    "reproduce.py": ["figure2", "--dataset", "docstrings", "--output_dir", "{run}"],
+    "compare_vectors.py": ["--dataset", "docstrings", "--encoder_name_or_path", "{model}", "--output_dir", "{run}"],
+}
+
+
+def test_every_script_names_the_extra_in_one_line_and_first(tmp_path):
+    places = {"run": str(tmp_path / "run"), "model": str(tmp_path)}
+    calls = [[str(path), *(part.format(**places) for part in RUNS.get(path.name, ["--help"]))] for path in SCRIPTS]
+    code = f"""
+import contextlib, io, json, runpy
+for call in {calls}:
+    sys.argv, said = call, io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            runpy.run_path(call[0], run_name="__main__")
+            status = 0
+        except SystemExit as end:
+            status = end.code
+    print(json.dumps([status, said.getvalue()]))
+"""
+    done = bare(code)  # one process for all: importing torch is what takes the time
+    assert done.returncode == 0, done.stderr[-3000:]
+    for path, line in zip(SCRIPTS, done.stdout.splitlines(), strict=True):
+        status, said = json.loads(line)
+        assert status == (2 if path.name in RUNS else 0), (path.name, said)
+        if path.name in RUNS:
+            assert re.fullmatch(r"error: This needs the extra `train` of hsvae_hf.*\n", said), (path.name, said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_require_names_what_is_missing_and_its_extra():
+    require("json", "sys")
+    with pytest.raises(ImportError, match=r"extra `dev` .* of which no_such_one, nor_this cannot .*'hsvae_hf\[dev\]'"):
+        require("json", "no_such_one", "nor_this", extra="dev")
+
+
+def test_the_lock_pins_all_that_is_declared():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)  # no build label: `2.13.0`, not `2.13.0+cpu`
+    pinned = {canonical(line) for line in lines}
+    extras = [requirement for some in PROJECT["optional-dependencies"].values() for requirement in some]
+    declared = METADATA["build-system"]["requires"] + PROJECT["dependencies"] + extras
+    assert {canonical(requirement) for requirement in declared} - {"hsvae-hf"} <= pinned
+
+
+def test_every_declared_package_has_a_floor():
+    done = subprocess.run([sys.executable, ROOT / ".ci/floors.py"], capture_output=True, text=True, check=True)
+    floors = {canonical(line) for line in done.stdout.splitlines()}
+    assert floors >= (DEPENDENCIES | TRAIN) - {"torch"}

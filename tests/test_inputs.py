@@ -1,0 +1,282 @@
+"""What the public functions refuse before the work: wrong objects, tables, other words, vectors of another scale."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassError
+from scipy import sparse
+from vector_models import small, vector_model
+
+import hsvae_hf
+from hsvae_hf.calibration import calibrate_threshold, fit_code_scale, set_threshold
+from hsvae_hf.encoding import encode, encode_stream, encode_vectors, sentence_vectors
+from hsvae_hf.explanation import decode_switched, explain
+from hsvae_hf.loading import load_for_inference, load_tokenizer
+from hsvae_hf.modeling_text_vae import tokenizer_checksum
+from hsvae_hf.tokenization import train_tokenizer
+from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer
+
+
+@pytest.fixture
+def model(small_config):
+    return hsvae_hf.HSVAEForPreTraining(small_config).eval()
+
+
+ROWS = ["the cat sees a dog", "paris has a river"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (pd.DataFrame({"text": ROWS}), "be one column of strings, got a DataFrame with text; pass a column"),
+        (Dataset.from_dict({"text": ROWS, "label": [0, 1]}), "got a Dataset with text, label; pass a column"),
+        ({"text": ROWS}, "got a dict with text; pass a column"),
+        (b"bytes", "several strings, got the single bytes b'bytes'; pass a list"),
+        ([*ROWS, b"bytes"], "strings, got bytes .* at index 2"),
+        (np.array("cat"), r"a list of strings, got a ndarray of shape \(\)"),
+        (np.array([ROWS]), r"got a ndarray of shape \(1, 2\)"),
+        (set(ROWS), "have an order, got a set; pass a list"),
+        (7, "a list of strings, got a int 7"),
+        (None, "a list of strings, got a NoneType"),
+        (pd.Series([*ROWS, None]), "strings, got .* at index 2"),
+        (np.array([1.0, 2.0]), "strings, got float64 '1.0' at index 0"),
+        (torch.ones(2), "strings, got Tensor .* at index 0"),
+        ([ROWS], "strings, got list .* at index 0"),
+    ],
+)
+def test_what_is_no_column_of_strings_is_refused_before_work(model, tokenizer, given, message, monkeypatch):
+    monkeypatch.setattr(type(model.model), "forward", lambda *a, **k: pytest.fail("work was done"))
+    for encoded in (encode, encode_stream):
+        with pytest.raises(ValueError, match=f"`sentences` must .*{message}"):
+            encoded(model, tokenizer, given)
+    with pytest.raises(ValueError, match="`dataset` must (be|have)"):
+        calibrate_threshold(model, tokenizer, given if not isinstance(given, Dataset) else {}, 3)
+
+
+def test_columns_of_every_kind_are_taken(model, tokenizer):
+    expected = encode(model, tokenizer, ROWS)
+    columns = [tuple(ROWS), np.array(ROWS), np.array(ROWS, dtype=object), pd.Series(ROWS), iter(ROWS)]
+    columns += [Dataset.from_dict({"text": ROWS})["text"], dict.fromkeys(ROWS), [np.str_(row) for row in ROWS]]
+    for column in columns[:-2] + columns[-1:]:
+        assert (encode(model, tokenizer, column) != expected).nnz == 0
+    assert (encode(model, tokenizer, columns[-2].keys()) != expected).nnz == 0
+
+
+@pytest.mark.parametrize(
+    ("takes", "call"),
+    [
+        ("text", lambda m, t: encode(m, t, ROWS)),
+        ("text", lambda m, t: encode_stream(m, t, ROWS)),
+        ("text", lambda m, t: sentence_vectors(m, t, ROWS)),
+        ("text", lambda m, t: explain(m, t, *ROWS)),
+        ("text", lambda m, t: decode_switched(m, t, ROWS, 1)),
+        ("text", lambda m, t: calibrate_threshold(m, t, ROWS, 3)),
+        ("batches", lambda m, t: set_threshold(m, [], 3)),
+        ("vectors", lambda m, t: encode_vectors(m, np.ones((2, 5)))),
+        ("vectors", lambda m, t: fit_code_scale(m, np.ones((2, 5)))),
+    ],
+)
+def test_paths_and_other_objects_are_refused_for_models_and_tokenizers(model, tokenizer, takes, call):
+    for wrong in ("runs/model", Path("runs/model"), None, tokenizer, type(model), model.config, torch.nn.Linear(2, 2)):
+        with pytest.raises(ValueError, match="`model` must be a loaded model of this package, got .* load one with"):
+            call(wrong, tokenizer)
+    wrongs = ("runs/model", Path("runs/model"), tokenizer.backend_tokenizer, model, None)
+    for wrong in wrongs if takes == "text" else ():
+        with pytest.raises(ValueError, match="`tokenizer` must be"):
+            call(model, wrong)
+
+
+def test_a_model_without_a_text_encoder_says_what_to_use(tokenizer):
+    with pytest.raises(ValueError, match="`model` must have a text encoder.*use `encode_vectors`"):
+        encode(small(), tokenizer, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (np.ones((2, 4)), r"numbers, \(rows, 5\), got a ndarray of shape \(2, 4\)"),
+        (np.ones(5), r"got a ndarray of shape \(5,\)"),
+        (np.array([["a"] * 5]), "and type <U1"),
+        (np.ones((2, 5), dtype=complex), "and type complex128"),
+        (np.ones((2, 5), dtype=bool), "and type bool"),
+        ([[1.0, 2.0], [1.0]], "got a list"),
+        ("vectors.npy", "got the path 'vectors.npy'"),
+        (sparse.csr_matrix(np.ones((2, 5))), "got a csr_matrix of shape"),
+        (np.array([[0.0] * 5, [1, 2, 3, 4, np.inf]]), "finite, got NaN or infinity in row 1"),
+        (np.full((2, 5), 1e300), "finite, got NaN or infinity in row 0"),  # not in float32
+        (torch.full((2, 5), torch.nan), "finite, got NaN or infinity in row 0"),
+    ],
+)
+def test_vectors_that_the_model_does_not_take_are_refused(vectors, message):
+    model = small()
+    with pytest.raises(ValueError, match=f"`vectors` must be .*{message}"):
+        encode_vectors(model, vectors)
+    with pytest.raises(ValueError, match=f"`vectors` must be .*{message}"):
+        fit_code_scale(model, vectors)
+
+
+def test_vectors_of_every_kind_are_taken():
+    model, rows = small(), np.random.default_rng(0).normal(size=(7, 5))
+    expected = encode_vectors(model, rows)
+    tensor = torch.from_numpy(rows).requires_grad_()
+    for vectors in (rows.tolist(), rows.astype(np.float32), tensor, pd.DataFrame(rows), rows[::-1][::-1]):
+        assert (encode_vectors(model, vectors) != expected).nnz == 0
+    assert encode_vectors(model, tensor.bfloat16()).shape == (7, 6)
+    assert encode_vectors(model, np.ones((0, 5))).shape == (0, 6)
+
+
+def fitted(vectors):
+    model = small(vector_size=vectors.shape[1])
+    model.model.standardizer.fit(torch.from_numpy(vectors))
+    return model
+
+
+def unit(rows, shift, seed):
+    vectors = np.random.default_rng(seed).normal(size=(rows, 32)) + shift
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_vectors_of_another_scale_are_warned_of_with_both_scales(caplog):
+    trained = unit(500, 0.2, 0)
+    model = fitted(trained)
+    encode_vectors(model, trained)
+    encode_vectors(model, unit(300, np.linspace(-1, 1, 32), 1))  # other subjects
+    encode_vectors(model, unit(1, -0.4, 2).astype(np.float16))
+    assert caplog.records == []
+    for factor in (0.0, 0.1, 0.5, 2.0, 10.0):
+        caplog.clear()
+        encode_vectors(model, factor * trained)
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert f"their length is {factor:.3g}, not 1. " in record.getMessage()
+        assert "divide each by its length" in record.getMessage()
+
+
+def test_lengths_may_differ_where_the_encoder_leaves_them(caplog):
+    trained = np.random.default_rng(0).normal(size=(500, 32)) * np.random.default_rng(1).uniform(1, 9, size=(500, 1))
+    model = fitted(trained)
+    for factor in (0.4, 1.0, 2.5):
+        encode_vectors(model, factor * trained)
+    encode_vectors(small(), 100 * np.ones((3, 5)))  # without training there is no scale
+    assert caplog.records == []
+    encode_vectors(model, 10 * trained)
+    assert "scale them alike" in caplog.text
+
+
+def test_reports_and_thresholds_warn_of_the_scale_too(caplog):
+    trained = unit(300, 0.2, 0)
+    model = fitted(trained)
+    embed_dataset(Dataset.from_dict({"vectors": list(unit(200, 0.3, 1))}), model, None)
+    assert caplog.records == []
+    embed_dataset(Dataset.from_dict({"vectors": list(10 * trained)}), model, None)
+    assert "their length is 10, not 1" in caplog.text
+    caplog.clear()
+    calibrate_threshold(model, None, 10 * unit(300, 0.2, 3), 2)
+    assert "their length is 10, not 1" in caplog.text
+
+
+def test_a_tokenizer_of_other_words_is_refused_by_encode_and_by_loading(small_config, tokenizer, tmp_path):
+    small_config.tokenizer_checksum = tokenizer_checksum(tokenizer)
+    model = hsvae_hf.HSVAEModel(small_config)
+    expected = encode(model, tokenizer, ROWS)
+    for texts in (["cat dog"], ["other words"] * 3):  # fewer words, which all have ids that the model knows
+        foreign = train_tokenizer(texts)
+        assert len(foreign) < len(tokenizer)
+        with pytest.raises(ValueError, match="`tokenizer` must be the one that the model was trained with, got one of"):
+            encode(model, foreign, ROWS)
+    model.save_pretrained(tmp_path)
+    foreign.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`model_name_or_path` must hold the tokenizer that the model was trained"):
+        load_for_inference(tmp_path)
+    assert load_for_inference(tmp_path, tokenizer_checksum=None)[1].get_vocab() == foreign.get_vocab()
+    tokenizer.save_pretrained(tmp_path)
+    assert (encode(*load_for_inference(tmp_path), ROWS) != expected).nnz == 0
+
+
+def test_words_may_be_added_and_old_configurations_compare_nothing(small_config, sentences, tmp_path):
+    tokenizer = train_tokenizer(sentences, max_length=12)
+    small_config.tokenizer_checksum = tokenizer_checksum(tokenizer)
+    model = hsvae_hf.HSVAEForPreTraining(small_config)
+    encode(model, tokenizer, ROWS)
+    tokenizer.add_tokens(["zebra"])
+    model.resize_token_embeddings(len(tokenizer))
+    codes = encode(model, tokenizer, ["a zebra"])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    np.testing.assert_allclose(encode(*load_for_inference(tmp_path), ["a zebra"]).toarray(), codes.toarray(), atol=1e-6)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["tokenizer_checksum"]  # of 0.1.0
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    train_tokenizer(["cat dog"]).save_pretrained(tmp_path)
+    assert load_for_inference(tmp_path)[0].config.tokenizer_checksum is None
+    for wrong in ("abc", "12-xyz", "-5-0123456789abcdef"):
+        with pytest.raises(StrictDataclassError, match="`tokenizer_checksum` must be"):
+            hsvae_hf.HSVAEConfig(tokenizer_checksum=wrong)
+
+
+def test_models_around_an_encoder_know_its_words(encoder, tokenizer):
+    for options in ({}, {"decoder_type": "vector"}):
+        model = hsvae_hf.HSVAEForPreTraining.from_encoder_pretrained(str(encoder), latent_size=6, **options)
+        assert model.config.tokenizer_checksum == tokenizer_checksum(tokenizer)
+    with pytest.raises(ValueError, match="`tokenizer` must be the one"):
+        sentence_vectors(model, train_tokenizer(["cat dog"]), ROWS)
+
+
+@pytest.mark.parametrize("limit", [-5, 0, 1, "many", "512", 1.5, True, [5], float("nan")])
+def test_a_limit_of_tokens_that_is_none_is_refused_when_loading(tokenizer, encoder, limit, tmp_path):
+    settings = json.loads((encoder / "tokenizer_config.json").read_text())
+    (encoder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": limit}))
+    for load in (load_tokenizer, load_encoder_tokenizer):
+        with pytest.raises(
+            ValueError, match="`model_max_length` of the tokenizer in .* must be a whole number above 1"
+        ):
+            load(str(encoder))
+    (encoder / "tokenizer_config.json").write_text(json.dumps(settings))
+    vector_model(encoder).save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved/tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": limit}))
+    (tmp_path / "saved/tokenizer.json").write_bytes((encoder / "tokenizer.json").read_bytes())
+    with pytest.raises(ValueError, match="`model_max_length` of the tokenizer"):
+        load_for_inference(tmp_path / "saved")
+    wrong = load_tokenizer(str(encoder))
+    wrong.model_max_length = limit
+    with pytest.raises(ValueError, match="`model_max_length` of the tokenizer must be"):
+        encode(vector_model(encoder), wrong, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("sentence_bert_config.json", "max_seq_length"), ("config.json", "max_position_embeddings")]
+)
+def test_the_limits_of_an_encoder_are_checked_likewise(encoder, file, name):
+    from vector_models import as_sentence_transformers
+
+    as_sentence_transformers(encoder)
+    settings = json.loads((encoder / file).read_text())
+    for limit in (-5, 0, 1):
+        (encoder / file).write_text(json.dumps(settings | {name: limit}))
+        with pytest.raises(ValueError, match=f"`{name}` of .* must be a whole number above 1"):
+            load_encoder_tokenizer(str(encoder))
+    if name == "max_seq_length":
+        (encoder / file).write_text(json.dumps(settings | {name: None}))
+        assert load_encoder_tokenizer(str(encoder)).model_max_length == 12  # the tokenizer's own
+
+
+def test_no_limit_is_no_limit(tokenizer, encoder):
+    settings = json.loads((encoder / "tokenizer_config.json").read_text())
+    for limit in (1e30, int(1e30), None):
+        (encoder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": limit}))
+        found = load_encoder_tokenizer(str(encoder))
+        assert found.model_max_length == 4000  # the positions that the encoder has
+        model = vector_model(encoder)
+        assert encode(model, load_tokenizer(str(encoder)), ["cat " * 300]).shape == (1, 6)
+
+
+@pytest.mark.parametrize("length", [0, 1, -5, 2.5, "many", True])
+def test_a_limit_that_leaves_no_word_is_refused(model, tokenizer, length):
+    with pytest.raises(ValueError, match="`max_length` must be a whole number above 1, the tokenizer's special tokens"):
+        encode(model, tokenizer, ROWS, max_length=length)
