@@ -167,6 +167,11 @@ class TextVAEConfig(PreTrainedConfig):
         return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
     @property
+    def encoder_vocab_size(self) -> int:
+        """Number of word types that the encoder reads."""
+        return getattr(self.encoder_config, "vocab_size", None) or self.vocab_size
+
+    @property
     def feature_size(self) -> int:
         """Width of the encoder's features."""
         if self.encoder_type == "vector":
@@ -189,7 +194,7 @@ class TextVAEConfig(PreTrainedConfig):
         both = getattr(self.encoder_config, "is_encoder_decoder", False)
         rule, remedy = "that of a text encoder, without a decoder", "choose one such as BERT"
         require(not both, "encoder_config", rule, found, remedy)
-        words = getattr(self.encoder_config, "vocab_size", None) or self.vocab_size
+        words = self.encoder_vocab_size
         rule, remedy = f"at most that of `encoder_config` ({words})", "the encoder reads no others"
         require(not transformer or self.vocab_size <= words, "vocab_size", rule, self.vocab_size, remedy)
         rule, remedy = "False without a GRU encoder", "its word embeddings are not those of the decoder"

@@ -500,7 +500,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             if self.config.pad_token_id not in self.config.eos_token_ids:  # else the end of a sentence looks like it
                 ignore = ignore | (labels == self.config.pad_token_id)
         elif input_ids is not None:
-            words = getattr(self.config.encoder_config, "vocab_size", self.config.vocab_size)
+            words = self.config.encoder_vocab_size
             if words != self.config.vocab_size:
                 raise ValueError(
                     f"`labels` must be given, of the decoder's {self.config.vocab_size} words: the encoder reads "
