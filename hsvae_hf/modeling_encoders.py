@@ -97,6 +97,7 @@ class TextEncoder(nn.Module):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
         **asked: bool,
     ) -> BaseModelOutputWithPooling:
         """Encode a padded batch; padding, on whichever side it is, does not change the result.
@@ -105,6 +106,7 @@ class TextEncoder(nn.Module):
             input_ids: `(batch, steps)`.
             attention_mask: `(batch, steps)`, 1 for real tokens; all are real without it.
             inputs_embeds: `(batch, steps, width of the word embeddings)` instead of `input_ids`.
+            token_type_ids: `(batch, steps)`, of a transformer that tells the two parts of a pair apart.
             asked: `output_hidden_states` and `output_attentions`, as in transformers; False unless given.
 
         Returns:
@@ -113,9 +115,9 @@ class TextEncoder(nn.Module):
             `attentions`, `(batch, heads, steps, steps)` per layer.
 
         Raises:
-            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given; for a row without tokens; for
-                ids outside the vocabulary; for more tokens than the encoder has positions; if `output_attentions` is
-                asked of what has none.
+            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given; for a mask of another shape; for
+                a row without tokens; for ids outside the vocabulary; for more tokens than the encoder has positions; if
+                `output_attentions` is asked of what has none.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`, got both or neither.")
@@ -124,13 +126,17 @@ class TextEncoder(nn.Module):
         else:
             ids = cast(Tensor, input_ids)
         mask = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        for name, given in (("attention_mask", mask), ("token_type_ids", token_type_ids)):
+            if given is not None and given.shape != ids.shape:
+                raise ValueError(f"`{name}` must be {tuple(ids.shape)}, as the tokens, got {tuple(given.shape)}.")
         check_ids(ids, mask, self.config.encoder_vocab_size, "input_ids")
         order = real_tokens_first(mask)
+        types: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids.gather(1, order)}
         if inputs_embeds is None:
             ids = ids.masked_fill(~mask, 0).gather(1, order)
         else:
             inputs_embeds = in_order(inputs_embeds, order, 1)
-        features, hidden_states, attentions = self.encode(ids, mask.gather(1, order), inputs_embeds, **asked)
+        features, hidden_states, attentions = self.encode(ids, mask.gather(1, order), inputs_embeds, **types, **asked)
         if asked.get("output_attentions") and (not attentions or attentions[0] is None):
             remedy = "load the model with `attn_implementation='eager'`; a GRU has no attention"
             raise ValueError(f"`output_attentions` must be False where there are none to give, got True; {remedy}.")
@@ -149,7 +155,7 @@ class TextEncoder(nn.Module):
         """Replace the word embeddings."""
         raise NotImplementedError
 
-    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: bool) -> Encoded:
+    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: Any) -> Encoded:
         """Features of a right-padded batch, from `inputs_embeds` where they are given, else from `ids`.
 
         And what `asked` names: hidden states and attentions, one per layer, or no such.
@@ -173,7 +179,7 @@ class GRUEncoder(TextEncoder):
         """Replace the word embeddings."""
         self.embed_tokens = value
 
-    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: bool) -> Encoded:
+    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: Any) -> Encoded:
         """The state after each row's last real token, `(batch, hidden_size)`."""
         words = self.embed_tokens(ids) if inputs_embeds is None else inputs_embeds
         # Not a PackedSequence: its backward pass fills a gradient of the whole batch at every step, quadratic in steps.
@@ -206,7 +212,7 @@ class TransformerEncoder(TextEncoder):
         """Replace the word embeddings."""
         self.transformer.set_input_embeddings(value)
 
-    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: bool) -> Encoded:
+    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: Any) -> Encoded:
         """The pooled vector of each row, `(batch, feature_size)`."""
         if not traced():
             self._check_positions(ids.shape[1])

@@ -93,8 +93,10 @@ class TextVAEGenerationMixin(GenerationMixin):
                 raise ValueError("`latents` must come without `input_ids`, got both; drop one of them.")
             inputs = latents.new_full((len(latents), 1), self.config.pad_token_id, dtype=torch.long)  # batch size only
             kwargs["encoder_outputs"] = TextVAEModelOutput(sparse_embedding=latents, latent=latents)
-        elif inputs is None and not {"input_ids", "inputs_embeds", "encoder_outputs"} & kwargs.keys():
-            raise ValueError("`input_ids` or `latents` must be given, got neither; `sample_prior` needs no input.")
+        elif inputs is None and not {"input_ids", "inputs_embeds"} & kwargs.keys():
+            if "encoder_outputs" not in kwargs:
+                raise ValueError("`input_ids` or `latents` must be given, got neither; `sample_prior` needs no input.")
+            return self.generate(None, generation_config, latents=kwargs.pop("encoder_outputs").latent, **kwargs)
         return super().generate(inputs, generation_config, **kwargs)
 
     @torch.no_grad()

@@ -98,3 +98,49 @@ def test_code_that_another_version_saved_is_not_read_where_the_package_is(model,
     loaded = AutoModelForPreTraining.from_pretrained(tmp_path, trust_remote_code=True)
     assert type(loaded) is type(model)
     assert loaded.generate(IDS, num_beams=2, max_new_tokens=3).shape[0] == 2
+
+
+def test_posteriors_and_pairs_are_decoded(model):
+    torch.testing.assert_close(
+        model.generate(encoder_outputs=model.model(IDS), num_beams=2, max_new_tokens=4),
+        model.generate(IDS, num_beams=2, max_new_tokens=4),
+    )
+    family = next(family for family in FAMILIES if family.name == "hsvae-bert")
+    pairs = family.pretraining(family.config()).eval()
+    types = torch.tensor([[0, 1, 1], [0, 0, 1]])
+    one, other = (pairs.model(IDS, token_type_ids=kind).features for kind in (types, torch.zeros_like(types)))
+    assert not torch.allclose(one, other)
+    torch.testing.assert_close(other, pairs.model(IDS).features)
+    assert pairs.generate(input_ids=IDS, token_type_ids=types, max_new_tokens=3).shape == (2, 4)
+
+
+@pytest.mark.parametrize("mask", [torch.ones(1, 3), torch.ones(2, 2), torch.ones(4, 3)])
+def test_a_mask_of_another_shape_is_refused(model, mask):
+    with pytest.raises(ValueError, match=r"`attention_mask` must be \(2, 3\), as the tokens, got"):
+        model(IDS, attention_mask=mask.long())
+
+
+def test_what_is_not_finite_shows_in_the_code():
+    model = VECTORS.model(VECTORS.config()).eval()
+    assert model(vectors=torch.full((1, 16), torch.nan)).sparse_embedding.isnan().any()
+    with pytest.raises(ValueError, match=r"`vectors` must be \(batch, 16\), got \(0, 16\)"):
+        model(vectors=torch.ones(0, 16))
+
+
+@pytest.mark.parametrize("labels", [torch.eye(3)[:2], torch.eye(3).long()[:2], torch.eye(3).bool()[:2]], ids=str)
+def test_several_classes_at_once_are_remembered(labels, tmp_path):
+    classifier = WORDS.classification(WORDS.config(num_labels=3, num_samples=0)).eval()
+    trained = classifier(IDS, labels=labels)
+    assert trained.loss.isfinite()
+    classifier.save_pretrained(tmp_path)
+    loaded = WORDS.classification.from_pretrained(tmp_path)
+    assert loaded.config.problem_type == "multi_label_classification"
+    torch.testing.assert_close(loaded(IDS).logits, trained.logits)
+
+
+def test_labels_in_a_column_and_labels_of_none():
+    classifier = WORDS.classification(WORDS.config(num_labels=3, num_samples=0)).eval()
+    flat = classifier(IDS, labels=torch.tensor([2, 0])).loss
+    torch.testing.assert_close(classifier(IDS, labels=torch.tensor([[2], [0]])).loss, flat)
+    first = classifier(IDS[:1], labels=torch.tensor([2])).loss
+    torch.testing.assert_close(classifier(IDS, labels=torch.tensor([2, -100])).loss, first)

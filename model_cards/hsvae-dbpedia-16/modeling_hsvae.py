@@ -88,10 +88,10 @@ class HSVAEHead(LatentHead):
         alpha, beta = clamp_with_gradient(softplus(self.gate(features)), low, high).chunk(2, dim=-1)
         gate_mean = alpha / (alpha + beta)
         slab_mean, slab_std = self._slab(features, gate_mean)
-        active = gate_mean < self.config.active_threshold
+        off = gate_mean >= self.config.active_threshold  # not of NaN, which must show
         return HSVAEModelOutput(
-            sparse_embedding=torch.where(active, (1 - gate_mean) * slab_mean, 0.0),
-            latent=torch.where(active, slab_mean, 0.0),  # what is on, at its slab's mean
+            sparse_embedding=torch.where(off, 0.0, (1 - gate_mean) * slab_mean),
+            latent=torch.where(off, 0.0, slab_mean),  # what is on, at its slab's mean
             features=features,
             gate_mean=gate_mean,
             slab_mean=slab_mean,

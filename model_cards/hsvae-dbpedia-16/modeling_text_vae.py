@@ -300,6 +300,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         vectors: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        token_type_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> TextVAEModelOutput:
         """Encode sentences; nothing is drawn, in training mode too.
@@ -312,6 +313,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
             vectors: `(batch, feature_size)`, the encoder's features instead of text, where they are there already.
             output_hidden_states: whether to return the text encoder's states; None asks the configuration.
             output_attentions: likewise, its attention weights.
+            token_type_ids: `(batch, steps)`, for a transformer that tells the two parts of a pair apart.
             kwargs: ignored, as pipelines and generation pass more than this model needs.
 
         Returns:
@@ -327,7 +329,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         if vectors is None:
             if attention_mask is None and input_ids is not None:
                 attention_mask = input_ids != self.config.pad_token_id
-            encoded = self.encoder(input_ids, attention_mask, inputs_embeds, **asked)
+            encoded = self.encoder(input_ids, attention_mask, inputs_embeds, token_type_ids, **asked)
         else:
             self._check_vectors(vectors, input_ids if input_ids is not None else inputs_embeds, asked)
             encoded = BaseModelOutputWithPooling(pooler_output=vectors)
@@ -352,7 +354,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
     def _check_vectors(self, vectors: Tensor, text: Tensor | None, asked: dict[str, Any]) -> None:
         if text is not None:
             raise ValueError("`vectors` must come without text, got both; they are what the encoder makes of it.")
-        if vectors.dim() != 2 or vectors.shape[1] != self.config.feature_size:
+        if vectors.dim() != 2 or vectors.shape[1] != self.config.feature_size or vectors.shape[0] == 0:
             rule = f"(batch, {self.config.feature_size})"
             raise ValueError(f"`vectors` must be {rule}, got {tuple(vectors.shape)}; use the encoder of this model.")
         for name in asked:
@@ -592,7 +594,8 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             input_ids: `(batch, steps)`.
             attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
-            labels: `(batch,)` class ids; `(batch, num_labels)` for multi-label; floats for regression.
+            labels: `(batch,)` class ids, -100 for none; `(batch, num_labels)` for multi-label; floats for regression.
+                The first ones set the configuration's `problem_type`, if it has none.
             vectors: `(batch, feature_size)`, the encoder's features instead of text, where they are there already.
             kwargs: of `TextVAEModel.forward`.
 
@@ -614,6 +617,8 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             z = self.model.sample(type(posterior)(**fields))["z"]
         scores = self.classifier(z).unflatten(0, (-1, samples))  # (batch, samples, num_labels)
         problem = self._problem_type(labels)
+        if labels is not None and self.config.problem_type is None and not traced():
+            self.config.problem_type = problem  # as in transformers: what is saved must know how to read the logits
         if problem == "regression":
             logits = scores.mean(1)
         elif problem == "multi_label_classification":
@@ -630,20 +635,22 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             return self.config.problem_type
         if self.num_labels == 1:
             return "regression"
-        floating = labels is not None and labels.is_floating_point()
-        return "multi_label_classification" if floating else "single_label_classification"
+        several = labels is not None and (labels.is_floating_point() or labels.shape[1:] == (self.num_labels,))
+        return "multi_label_classification" if several else "single_label_classification"
 
     def _loss(self, problem: str, logits: Tensor, labels: Tensor) -> Tensor:
         if problem == "regression":
             return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype).view_as(logits.squeeze(-1)))
         if problem == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        labels = labels.reshape(-1).long()
         if not traced():
             self._check_labels(labels)
         return F.nll_loss(logits, labels)
 
     def _check_labels(self, labels: Tensor) -> None:
-        lowest, highest = labels.min().item(), labels.max().item()
+        given = torch.where(labels == -100, 0, labels)  # what a loss of torch leaves out
+        lowest, highest = given.min().item(), given.max().item()
         if lowest < 0 or highest >= self.num_labels:
             raise ValueError(
                 f"`labels` must be from 0 to {self.num_labels - 1}, got {lowest if lowest < 0 else highest}; "
