@@ -70,7 +70,7 @@ def test_without_the_extras_it_imports_encodes_and_explains(tmp_path, tokenizer,
     code = f"""
 import importlib, hsvae_hf
 from hsvae_hf.calibration import calibrate_threshold
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
 for name in {modules}: importlib.import_module(name)
 model, tokenizer = load_for_inference({str(tmp_path)!r})
 sentences = ["the cat sees a dog", "one and two"]

@@ -21,7 +21,7 @@ for name in ("accelerate", "evaluate", "matplotlib", "sentence_transformers", "s
     assert find_spec(name) is None, name
 import hsvae_hf, torch
 from hsvae_hf.calibration import calibrate_threshold
-from hsvae_hf.encoding import load_for_inference
+from hsvae_hf.loading import load_for_inference
 from hsvae_hf.hub import model_card
 from hsvae_hf.tokenization import train_tokenizer
 encoder, prefix = sys.argv[1:]
