@@ -218,7 +218,7 @@ def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000
     chosen = np.sort(np.random.default_rng(0).permutation(len(vectors))[:rows])  # rows may be sorted by class
     data = torch.from_numpy(vectors[chosen].astype(np.float32, copy=False)).to(scale.device)
     with evaluation_mode(base):
-        parts = [base(vectors=part).sparse_embedding.cpu() for part in data.split(1024)]
+        parts = [base(vectors=part, return_dict=True).sparse_embedding.cpu() for part in data.split(1024)]
     codes = sparse.vstack([sparse.csr_matrix(part) for part in parts])
     first, second, products = _pairs(data)
     shared = codes[first].multiply(codes[second]).tocsr().astype(np.float64)

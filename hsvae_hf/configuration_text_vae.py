@@ -42,7 +42,8 @@ class TextVAEConfig(PreTrainedConfig):
     """Configuration of the body: text encoder, latent size, decoder, classification head.
 
     Args:
-        vocab_size: number of word types, special tokens included.
+        vocab_size: number of word types, special tokens included. With a transformer, that of its configuration; fewer
+            where the decoder has words of its own, which come as `labels`.
         embedding_size: width of the word embeddings, shared by encoder and decoder.
         hidden_size: width of the GRU state, of encoder and decoder.
         latent_size: number of latent dimensions.
@@ -166,6 +167,11 @@ class TextVAEConfig(PreTrainedConfig):
         return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
     @property
+    def encoder_vocab_size(self) -> int:
+        """Number of word types that the encoder reads."""
+        return getattr(self.encoder_config, "vocab_size", None) or self.vocab_size
+
+    @property
     def feature_size(self) -> int:
         """Width of the encoder's features."""
         if self.encoder_type == "vector":
@@ -188,9 +194,9 @@ class TextVAEConfig(PreTrainedConfig):
         both = getattr(self.encoder_config, "is_encoder_decoder", False)
         rule, remedy = "that of a text encoder, without a decoder", "choose one such as BERT"
         require(not both, "encoder_config", rule, found, remedy)
-        words = getattr(self.encoder_config, "vocab_size", None) or self.vocab_size
-        rule, remedy = f"that of `encoder_config` ({words})", "the encoder's word embeddings decide"
-        require(not transformer or words == self.vocab_size, "vocab_size", rule, self.vocab_size, remedy)
+        words = self.encoder_vocab_size
+        rule, remedy = f"at most that of `encoder_config` ({words})", "the encoder reads no others"
+        require(not transformer or self.vocab_size <= words, "vocab_size", rule, self.vocab_size, remedy)
         rule, remedy = "False without a GRU encoder", "its word embeddings are not those of the decoder"
         tied = self.encoder_type != "gru" and self.tie_word_embeddings
         require(not tied, "tie_word_embeddings", rule, True, remedy)

@@ -6,9 +6,9 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, contextmanager
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -279,8 +279,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _encode_batch(model: nn.Module, inputs: dict[str, np.ndarray], max_active_dims: int | None) -> sparse.csr_matrix:
-    device = next(chain(model.parameters(), model.buffers())).device
-    output = model(**{name: torch.from_numpy(value).to(device) for name, value in inputs.items()})
+    device = cast(PreTrainedModel, model).device
+    output = model(**{name: torch.from_numpy(value).to(device) for name, value in inputs.items()}, return_dict=True)
     codes = getattr(output, "sparse_embedding", None)
     if codes is None:
         raise ValueError(

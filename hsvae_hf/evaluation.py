@@ -182,10 +182,10 @@ class _Statistics:
 
     def update(self, inputs: dict[str, Any]) -> None:
         """Add a batch."""
-        posterior = self.base(**inputs)
+        posterior = self.base(**inputs, return_dict=True)
         report = self.base.latent_head.diagnostics(posterior)
         draw = self.base.sample(posterior)
-        self._add_terms(posterior, dict(self.model(**inputs, encoder_outputs=posterior)))
+        self._add_terms(posterior, dict(self.model(**inputs, encoder_outputs=posterior, return_dict=True)))
         self._add_codes(posterior, {"samples": draw["z"]} | report)
         independent = self.base.latent_head.independent_gates
         for name, cost in self.base.costs(posterior, draw).items():

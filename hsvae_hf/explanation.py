@@ -174,7 +174,7 @@ def decode_switched(
         for name, value in pad_batch(ids, tokenizer.pad_token_id or 0).items()
     }
     with evaluation_mode(model.base_model):
-        latent = model.base_model(**inputs).latent
+        latent = model.base_model(**inputs, return_dict=True).latent
     said, length = [], {"max_length": min(limit or 1000, 1000) + 1}  # the start token counts
     off = latent.clone()
     off[:, dimension] = 0.0

@@ -124,7 +124,7 @@ class TextEncoder(nn.Module):
         else:
             ids = cast(Tensor, input_ids)
         mask = torch.ones_like(ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        check_ids(ids, mask, self.config.vocab_size, "input_ids")
+        check_ids(ids, mask, self.config.encoder_vocab_size, "input_ids")
         order = real_tokens_first(mask)
         if inputs_embeds is None:
             ids = ids.masked_fill(~mask, 0).gather(1, order)

@@ -264,6 +264,7 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         fields |= {"tie_word_embeddings": False, **ids, **config}
         model = cls(cls.config_class(**fields))
         cast(TransformerEncoder, model.base_model.encoder).adopt(encoder)
+        model.freeze()
         return model
 
 
@@ -496,9 +497,15 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         """The words to reconstruct, `(batch, steps)`, and which of them are padding; `encoded`: ids are checked."""
         if labels is not None:
             ignore = labels == -100
-            if self.config.pad_token_id != self.config.eos_token_id:  # else the end of a sentence would look like it
+            if self.config.pad_token_id not in self.config.eos_token_ids:  # else the end of a sentence looks like it
                 ignore = ignore | (labels == self.config.pad_token_id)
         elif input_ids is not None:
+            words = self.config.encoder_vocab_size
+            if words != self.config.vocab_size:
+                raise ValueError(
+                    f"`labels` must be given, of the decoder's {self.config.vocab_size} words: the encoder reads "
+                    f"{words} others; set `vocab_size={words}` to reconstruct its own."
+                )
             labels = input_ids
             ignore = ~attention_mask.bool() if attention_mask is not None else labels == self.config.pad_token_id
         else:

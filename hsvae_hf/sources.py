@@ -34,7 +34,7 @@ def check_source(name: Any, argument: str, repo_type: str = "model") -> str:
             to be read from a single file.
     """
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
-        raise ValueError(f"`{argument}` must be a path or the id of a Hub repository, got {name!r}; name one.")
+        raise ValueError(f"`{argument}` must be the folder or the Hub id of a {repo_type}, got {name!r}; name one.")
     source = os.fspath(name)
     path = Path(source)
     if repo_type == "model" and path.is_file():
@@ -42,7 +42,7 @@ def check_source(name: Any, argument: str, repo_type: str = "model") -> str:
     if path.exists():
         return source
     if not isinstance(name, str) or is_path(source):
-        raise _refusal(argument, source, "no such folder is here")
+        raise _refusal(argument, source, repo_type, "no such folder is here")
     if not is_offline_mode():
         _ask(source, argument, repo_type)
     return source
@@ -66,17 +66,18 @@ def _ask(source: str, argument: str, repo_type: str) -> None:
     except GatedRepoError:  # it is there, and loading says how to get access
         return
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise _refusal(argument, source, "no such folder is here, and the Hub has no such repository") from error
+        raise _refusal(
+            argument, source, repo_type, "no such folder is here, and the Hub has no such repository"
+        ) from error
     except (HTTP_ERROR, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].strip()
-        raise _refusal(argument, source, f"no such folder is here, and the Hub does not answer ({reason})") from error
+        reason = f"no such folder is here, and the Hub does not answer ({reason})"
+        raise _refusal(argument, source, repo_type, reason) from error
 
 
-def _refusal(argument: str, source: str, reason: str) -> ValueError:
-    return ValueError(
-        f"`{argument}` must be a folder that exists or the id of a Hub repository, got {source!r}: {reason}; "
-        f"{advise(source)}."
-    )
+def _refusal(argument: str, source: str, repo_type: str, reason: str) -> ValueError:
+    rule = f"must be the folder or the Hub id of a {repo_type}"
+    return ValueError(f"`{argument}` {rule}, got {source!r}: {reason}; {advise(source)}.")
 
 
 def advise(source: str) -> str:
@@ -91,4 +92,5 @@ def advise(source: str) -> str:
     except OSError:  # a folder that may not be listed
         names = []
     near = [repr(str(path.parent / found)) for found in difflib.get_close_matches(path.name, names)]
-    return f"did you mean {' or '.join(near)}" if near else "check the path, or the id and the network"
+    question = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{question}check the path, or the id and the network"

@@ -48,7 +48,7 @@ def arguments(script, corpus, model, output):
             *("--output", output / "a.json", "--heatmap", output / "a.png"),
         ],
         "explain": [*model, "--dataset", corpus, "--output", output / "a.json"],
-        "quickstart": ["--output_dir", output / "run", "--max_train_samples", 50, "--max_steps", 2],
+        "quickstart": ["--output_dir", output / "run", "--max_train_samples", 50, "--max_steps", 1],
     }[script]
 
 

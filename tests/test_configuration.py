@@ -1,11 +1,12 @@
 """Configurations: round trip, strict fields, errors that name the argument."""
 
 import pytest
+import torch
 from families import FAMILIES, SIZES, bert
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from hsvae_hf import RELEASED, HSVAEConfig
+from hsvae_hf import RELEASED, HSVAEConfig, HSVAEForPreTraining
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -90,10 +91,14 @@ def test_what_the_library_itself_passes_is_no_unknown_field(tmp_path):
 
 
 def test_the_vocabulary_is_that_of_the_encoder():
-    with pytest.raises(
-        (ValueError, StrictDataclassError), match=r"`vocab_size` must be that of `encoder_config` \(40\)"
-    ):
-        HSVAEConfig(**{**SIZES, **bert(), "vocab_size": 30})
+    message = r"`vocab_size` must be at most that of `encoder_config` \(40\), got 50"
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        HSVAEConfig(**{**SIZES, **bert(), "vocab_size": 50})
+    model = HSVAEForPreTraining(HSVAEConfig(**{**SIZES, **bert(), "vocab_size": 30}))
+    ids = torch.tensor([[35, 7, 1]])
+    assert model(ids, labels=torch.tensor([[29, 1]])).loss.isfinite()
+    with pytest.raises(ValueError, match="`labels` must be given, of the decoder's 30 words: the encoder reads 40"):
+        model(ids)
 
 
 @pytest.mark.parametrize(("eos", "ids"), [(1, [1]), ([1, 5], [1, 5]), (None, [])])

@@ -85,7 +85,7 @@ def test_labels_that_are_not_found_are_told_with_the_columns(script, tmp_path, s
     source = tmp_path / "reviews.csv"
     source.write_text("text,stars\n" + "".join(f"{text},{row % 5}\n" for row, text in enumerate(sentences)))
     report = json.loads(script("evaluate", source).read_text())
-    assert "no labels among the columns text, stars: no accuracies; --label_column names one" in capsys.readouterr().out
+    assert "no labels: --label_column names them, of the columns text, stars" in capsys.readouterr().out
     assert (report["settings"]["text_column"], report["settings"]["label_column"]) == ("text", None)
     report = json.loads(script("evaluate", source, "--label_column", "stars", "--overwrite").read_text())
     assert report["settings"]["label_column"] == "stars"

@@ -111,6 +111,7 @@ def test_a_frozen_classifier_keeps_its_encoder_in_evaluation_mode(encoder):
     ).train()
     assert model.training
     assert not model.model.training
+    assert not any(value.requires_grad for value in model.model.parameters())
     inputs = batch(AutoTokenizer.from_pretrained(encoder))
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)
 

@@ -7,9 +7,10 @@ import torch
 from datasets import Dataset
 from families import DETERMINISTIC, EVERY, FAMILIES
 from test_library_conventions import AUTO, build, inputs, run
-from transformers import Trainer, TrainingArguments
+from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 import hsvae_hf
+from hsvae_hf.evaluation import corpus_statistics
 from hsvae_hf.modeling_decoder import is_bare_linear, vocabulary_loss
 
 BY_NAME = {family.name: family for family in EVERY}
@@ -218,3 +219,20 @@ def test_weights_that_would_learn_in_fp16_are_warned_of(tmp_path):
         AUTO["pretraining"].from_pretrained(tmp_path).eval()
         AUTO["pretraining"].from_pretrained(tmp_path, dtype=torch.float32).train()
         AUTO["classification"].from_pretrained(tmp_path).train()  # what learns is in fp32
+
+
+def test_the_package_reads_models_that_return_tuples_or_are_offloaded(saved_model, tmp_path):
+    sentences = ["the cat sees a dog", "one and two"]
+    tokenizer = AutoTokenizer.from_pretrained(saved_model)
+    limits = {"device_map": "auto", "max_memory": {"cpu": 2000}, "offload_folder": str(tmp_path / "off")}
+    codes, reports = [], []
+    for options in ({}, {"return_dict": False}, limits):
+        model = AUTO["pretraining"].from_pretrained(saved_model, **options).eval()
+        codes.append(hsvae_hf.encode(model, tokenizer, sentences))
+        torch.manual_seed(0)
+        rows = tokenizer(sentences, padding=True, return_tensors="pt")
+        reports.append(corpus_statistics(model, [dict(rows)]))
+    assert codes[0].nnz == codes[1].nnz == codes[2].nnz > 0
+    for found, report in zip(codes[1:], reports[1:], strict=True):
+        assert abs(found - codes[0]).max() < 1e-6
+        assert report["reconstruction_loss"] == pytest.approx(reports[0]["reconstruction_loss"])

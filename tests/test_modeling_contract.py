@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import DENSE, DETERMINISTIC, FAMILIES
+from families import DENSE, DETERMINISTIC, FAMILIES, bert
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, PreTrainedTokenizerFast
@@ -388,7 +388,8 @@ def test_wrong_latents_are_named(word_family, latents):
 def test_pipelines(family, tokenizer, tmp_path):
     from transformers import pipeline
 
-    config = family.config(vocab_size=len(tokenizer), num_labels=2, num_samples=0)
+    encoder = {} if family.gru else bert(len(tokenizer))
+    config = family.config(vocab_size=len(tokenizer), num_labels=2, num_samples=0, **encoder)
     model = family.classification(config).eval()
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     features = pipeline("feature-extraction", model=model.model, tokenizer=tokenizer)("the cat sees a dog")

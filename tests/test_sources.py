@@ -45,9 +45,9 @@ def runs(tmp_path, monkeypatch):
         ("~/runs/hsvae", "write the path without ~"),
         ("a/b/c", "no such folder is here"),
         ("model.safetensors", "no such folder is here"),
-        ("", "must be a path or the id of a Hub repository, got ''"),
-        (None, "must be a path or the id of a Hub repository, got None"),
-        (3, "must be a path or the id of a Hub repository, got 3"),
+        ("", "must be the folder or the Hub id of a model, got ''"),
+        (None, "must be the folder or the Hub id of a model, got None"),
+        (3, "must be the folder or the Hub id of a model, got 3"),
         ("vectors.npy", "must be a folder, got the file 'vectors.npy'"),
     ],
 )
@@ -96,7 +96,7 @@ def load(name):
 @pytest.mark.parametrize("load", [load_for_inference, load_tokenizer, load_encoder_tokenizer, load])
 def test_all_that_load_check_first(runs, load):
     for name in ("runs/hsvae-yaho", "someone/other"):
-        with pytest.raises(ValueError, match="must be a folder that exists or the id of a Hub repository"):
+        with pytest.raises(ValueError, match="must be the folder or the Hub id of a model"):
             load(name)
 
 
@@ -117,7 +117,7 @@ def test_scripts_refuse_before_they_read_the_data(tmp_path, monkeypatch):
     from vector_models import script
 
     for name in ("--encoder_name_or_path", "--tokenizer_name_or_path"):
-        with pytest.raises(ValueError, match=f"`{name[2:]}` must be a folder that exists"):
+        with pytest.raises(ValueError, match=f"`{name[2:]}` must be the folder or the Hub id"):
             script("train", "--dataset", "no-such-data", name, "./nowhere", "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -1,5 +1,6 @@
 """What every text VAE of this package shares: encoder, decoder, vocabulary, latent size."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
@@ -41,7 +42,8 @@ class TextVAEConfig(PreTrainedConfig):
     """Configuration of the body: text encoder, latent size, decoder, classification head.
 
     Args:
-        vocab_size: number of word types, special tokens included.
+        vocab_size: number of word types, special tokens included. With a transformer, that of its configuration; fewer
+            where the decoder has words of its own, which come as `labels`.
         embedding_size: width of the word embeddings, shared by encoder and decoder.
         hidden_size: width of the GRU state, of encoder and decoder.
         latent_size: number of latent dimensions.
@@ -80,6 +82,8 @@ class TextVAEConfig(PreTrainedConfig):
         unk_token_id: unknown-word id, the replacement of word dropout.
         decoder_start_token_id: what generation starts from, the same as `bos_token_id`.
         use_cache: keep the decoder's state between the steps of generation.
+        tokenizer_checksum: of the words that the model was trained with, so that another tokenizer is refused; None
+            compares nothing. Words may be added; who changes others sets it to None.
     """
 
     model_type = "text-vae"
@@ -131,6 +135,7 @@ class TextVAEConfig(PreTrainedConfig):
     unk_token_id: int = 2
     decoder_start_token_id: int = 1
     use_cache: bool = True
+    tokenizer_checksum: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse unknown names; turn the encoder's fields, as read from config.json, into its configuration."""
@@ -162,6 +167,11 @@ class TextVAEConfig(PreTrainedConfig):
         return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
     @property
+    def encoder_vocab_size(self) -> int:
+        """Number of word types that the encoder reads."""
+        return getattr(self.encoder_config, "vocab_size", None) or self.vocab_size
+
+    @property
     def feature_size(self) -> int:
         """Width of the encoder's features."""
         if self.encoder_type == "vector":
@@ -184,9 +194,9 @@ class TextVAEConfig(PreTrainedConfig):
         both = getattr(self.encoder_config, "is_encoder_decoder", False)
         rule, remedy = "that of a text encoder, without a decoder", "choose one such as BERT"
         require(not both, "encoder_config", rule, found, remedy)
-        words = getattr(self.encoder_config, "vocab_size", None) or self.vocab_size
-        rule, remedy = f"that of `encoder_config` ({words})", "the encoder's word embeddings decide"
-        require(not transformer or words == self.vocab_size, "vocab_size", rule, self.vocab_size, remedy)
+        words = self.encoder_vocab_size
+        rule, remedy = f"at most that of `encoder_config` ({words})", "the encoder reads no others"
+        require(not transformer or self.vocab_size <= words, "vocab_size", rule, self.vocab_size, remedy)
         rule, remedy = "False without a GRU encoder", "its word embeddings are not those of the decoder"
         tied = self.encoder_type != "gru" and self.tie_word_embeddings
         require(not tied, "tie_word_embeddings", rule, True, remedy)
@@ -243,3 +253,6 @@ class TextVAEConfig(PreTrainedConfig):
         remedy = "padding must be a token of its own"
         clash = self.decoder_type == "gru" and self.pad_token_id in self.eos_token_ids
         require(not clash, "pad_token_id", "not `eos_token_id`", self.pad_token_id, remedy)
+        value, rule = self.tokenizer_checksum, "a number of words, a dash and sixteen hexadecimal digits"
+        whole = value is None or re.fullmatch(r"[0-9]+-[0-9a-f]{16}", value) is not None
+        require(whole, "tokenizer_checksum", rule, value, "set it to None to compare nothing")

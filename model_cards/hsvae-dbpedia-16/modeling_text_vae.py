@@ -4,6 +4,8 @@ Nothing here knows a particular latent; `modeling_latent.py` says what a latent 
 """
 
 import copy
+import hashlib
+import json
 import math
 import warnings
 from itertools import chain
@@ -31,6 +33,7 @@ from .modeling_latent import Float32Linear, LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 from .pooling import read_pooling
 from .saving import auto_map
+from .sources import check_source
 
 # Parts that half precision would spoil: small heads, statistics, a weight that moves by fractions of a percent.
 FLOAT32 = {"latent_head", "standardizer", "classifier", "code_scale", "gamma_kl_scale"}
@@ -49,6 +52,27 @@ def keep_largest(code: Tensor, max_active_dims: int | None) -> Tensor:
         return code
     kept = code.abs().topk(max_active_dims, dim=-1).indices
     return torch.zeros_like(code).scatter(-1, kept, code.gather(-1, kept))
+
+
+def tokenizer_checksum(tokenizer: PreTrainedTokenizerBase, size: int | None = None) -> str:
+    """A checksum of which word has which id, alike for the fast and the slow form of a tokenizer.
+
+    Args:
+        tokenizer: any.
+        size: of the vocabulary: words with larger ids, added later, do not count; None takes all.
+    """
+    size = len(tokenizer) if size is None else size
+    words = sorted((index, word) for word, index in tokenizer.get_vocab().items() if index < size)
+    return f"{size}-{hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]}"
+
+
+def tokenizer_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The fields of a configuration that are the tokenizer's: its special tokens and the checksum of its words.
+
+    Raises:
+        ValueError: if a special token is missing.
+    """
+    return {**special_token_ids(tokenizer), "tokenizer_checksum": tokenizer_checksum(tokenizer)}
 
 
 def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -211,9 +235,9 @@ class TextVAEPreTrainedModel(PreTrainedModel):
             ValueError: if there is no such encoder, its tokenizer lacks a special token that the decoder needs, or a
                 sentence-transformers model does what this package does not.
         """
-        folder = ""
+        encoder_name_or_path, folder = check_source(encoder_name_or_path, "encoder_name_or_path"), ""
         if config.get("decoder_type") == "vector":
-            own, place = read_pooling(str(encoder_name_or_path))
+            own, place = read_pooling(encoder_name_or_path)
             config, folder = {"freeze_text_encoder": True, **own, **config}, place.get("subfolder", "")
         try:
             encoder, report = AutoModel.from_pretrained(
@@ -234,12 +258,13 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         words = encoder.get_input_embeddings().num_embeddings
         fields: dict[str, Any] = {"encoder_type": "transformer", "encoder_config": encoder.config, "vocab_size": words}
         if config.get("decoder_type") == "vector":  # no word is predicted: only padding has to be known
-            ids = {"pad_token_id": tokenizer.pad_token_id or 0}
+            ids = {"pad_token_id": tokenizer.pad_token_id or 0, "tokenizer_checksum": tokenizer_checksum(tokenizer)}
         else:
-            ids = special_token_ids(tokenizer)
+            ids = tokenizer_fields(tokenizer)
         fields |= {"tie_word_embeddings": False, **ids, **config}
         model = cls(cls.config_class(**fields))
         cast(TransformerEncoder, model.base_model.encoder).adopt(encoder)
+        model.freeze()
         return model
 
 
@@ -471,8 +496,16 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
     ) -> tuple[Tensor, Tensor]:
         """The words to reconstruct, `(batch, steps)`, and which of them are padding; `encoded`: ids are checked."""
         if labels is not None:
-            ignore = (labels == -100) | (labels == self.config.pad_token_id)
+            ignore = labels == -100
+            if self.config.pad_token_id not in self.config.eos_token_ids:  # else the end of a sentence looks like it
+                ignore = ignore | (labels == self.config.pad_token_id)
         elif input_ids is not None:
+            words = self.config.encoder_vocab_size
+            if words != self.config.vocab_size:
+                raise ValueError(
+                    f"`labels` must be given, of the decoder's {self.config.vocab_size} words: the encoder reads "
+                    f"{words} others; set `vocab_size={words}` to reconstruct its own."
+                )
             labels = input_ids
             ignore = ~attention_mask.bool() if attention_mask is not None else labels == self.config.pad_token_id
         else:
