@@ -4,8 +4,8 @@ PYTEST_ARGS ?=
 # version an index may have no CPU build, and then it brings several gigabytes of CUDA packages.
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 # What another version of somebody else's package could break; QUICK=1 leaves out what takes minutes.
-VERSION_TESTS := tests/test_modeling_*.py tests/test_saving.py tests/test_quickstart.py
-VERSION_TESTS += $(if $(QUICK),,tests/test_hub.py tests/test_encoders.py tests/test_training.py)
+VERSION_TESTS := tests/test_modeling_*.py tests/test_generation.py tests/test_saving.py tests/test_quickstart.py
+VERSION_TESTS += $(if $(QUICK),,tests/test_hub.py tests/test_library_*.py tests/test_encoders.py tests/test_training.py)
 
 VENV := .venv
 BIN := $(VENV)/bin

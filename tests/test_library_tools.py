@@ -89,6 +89,8 @@ def test_offloaded_weights_give_the_same(name, kind, tmp_path):
     model.save_pretrained(tmp_path / "saved")
     limits = {"device_map": "auto", "max_memory": {"cpu": 2000}, "offload_folder": str(tmp_path / "off")}
     loaded = AUTO[kind].from_pretrained(tmp_path / "saved", **limits).eval()
+    if not hasattr(loaded, "hf_device_map"):
+        pytest.skip("this version of transformers does not load what would be wholly on disk")
     pseudo = getattr(loaded.base_model.latent_head, "pseudo_inputs", None)
     if kind == "pretraining" and pseudo is not None and pseudo.is_meta:  # read outside `forward`
         with pytest.raises(ValueError, match="`device_map` must keep the latent head in memory"):
