@@ -1,5 +1,6 @@
 """Training: logged terms, annealing, whole checkpoints, exact resume, the scripts as a user types them."""
 
+import importlib.util
 import json
 import logging
 import math
@@ -26,7 +27,7 @@ from hsvae_hf.data import TextCollator, tokenize_dataset
 from hsvae_hf.files import staged_folder
 from hsvae_hf.monitor import CollapseMonitor
 from hsvae_hf.resuming import check_resumable, data_fingerprint
-from hsvae_hf.training import TextVAETrainingArguments, check_output_dir, claimed_output_dir, save_run
+from hsvae_hf.training import RunArguments, TextVAETrainingArguments, check_output_dir, claimed_output_dir, save_run
 from hsvae_hf.vectors import VectorDataset, collate_vectors
 
 ROOT = Path(__file__).parent.parent
@@ -209,8 +210,10 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path, small_config, tokeniz
 
 
 def test_no_run_is_overwritten_unasked(tmp_path):
-    (tmp_path / "old").write_text("old run")
     options = {"output_dir": str(tmp_path), "report_to": "none"}
+    (tmp_path / "runs/today").mkdir(parents=True)  # the logs of one that ended before its first checkpoint
+    assert check_output_dir(TextVAETrainingArguments(**options)) is None
+    (tmp_path / "old").write_text("old run")
     with pytest.raises(ValueError, match="`output_dir` must be empty or new"):
         check_output_dir(TextVAETrainingArguments(**options))
     with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a whole checkpoint"):
@@ -289,6 +292,8 @@ def test_the_fingerprint_of_data_is_of_its_words_labels_and_order(tokenizer):
         ("learning_rate", 1e-4), ("per_device_train_batch_size", 2), ("seed", 8), ("gradient_accumulation_steps", 2),
         ("max_grad_norm", 1.0), ("weight_decay", 0.1), ("kl_annealing", "linear"), ("optim", "adafactor"),
         ("lr_scheduler_type", "cosine"), ("bf16", True), ("train_sampling_strategy", "random"),
+        ("lr_scheduler_kwargs", {"num_cycles": 2}), ("optim_args", "rank=2"), ("neftune_noise_alpha", 1.0),
+        ("ignore_data_skip", True),
     ],
 )  # fmt: skip
 def test_a_run_goes_on_with_its_own_settings_alone(stopped, name, value):
@@ -341,6 +346,19 @@ def test_resuming_what_is_finished_or_damaged_is_refused(make_trainer, name):
 def test_settings_that_train_nothing_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         TextVAETrainingArguments(output_dir=str(tmp_path), report_to="none", **{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("weight_decay", -5, "at least 0"), ("weight_decay", math.nan, "at least 0"), ("max_grad_norm", -1, "at least"),
+        ("max_grad_norm", math.nan, "at least 0"), ("label_smoothing_factor", 5, "from 0 to 1"),
+        ("label_smoothing_factor", math.nan, "from 0 to 1"), ("save_steps", 0, "above 0"), ("eval_steps", -1, "above"),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_named(tmp_path, name, value, rule):
+    with pytest.raises(ValueError, match=f"`{name}` must be {rule}.*, got {value}; "):
+        RunArguments(output_dir=str(tmp_path), report_to="none", **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -527,6 +545,33 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert line.startswith("error: ")
     assert message in line
     assert not folder.exists()
+
+
+def test_a_classifier_goes_on_from_its_own_model_alone(corpus, saved_model, tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("train_classifier", ROOT / "scripts/train_classifier.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train_classifier", module)  # a checkpoint names the class of its arguments
+    spec.loader.exec_module(module)
+
+    def run(model, steps, *more):
+        options = ["--dataset", corpus, "--output_dir", tmp_path / "clf", "--report_to", "none", "--max_steps", steps]
+        options += ["--model_name_or_path", model, "--save_strategy", "steps", "--save_steps", 1, *more]
+        options += ["--eval_strategy", "no", "--use_cpu", "true", "--freeze_encoder", "false"]
+        monkeypatch.setattr(sys, "argv", ["train_classifier.py", *map(str, options)])
+        module.main()
+
+    run(saved_model, 1)
+    other, resume = shutil.copytree(saved_model, tmp_path / "other"), ("--resume_from_checkpoint", "true")
+    model = AutoModelForPreTraining.from_pretrained(other)
+    with torch.no_grad():
+        next(model.model.parameters()).add_(0.1)
+    model.save_pretrained(other)
+    with pytest.raises(ValueError, match="`model_name_or_path` must stay the model that the run was started from, got"):
+        run(other, 2, *resume)
+    with pytest.raises(ValueError, match=r"`label_smoothing_factor` must stay 0\.0"):
+        run(saved_model, 2, *resume, "--label_smoothing_factor", 0.1)
+    run(shutil.copytree(saved_model, tmp_path / "moved"), 2, *resume)
+    assert (tmp_path / "clf/checkpoint-2").exists()
 
 
 def test_wrong_input_costs_no_earlier_run(corpus, saved_model, tmp_path, monkeypatch, capsys):
