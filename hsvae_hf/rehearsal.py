@@ -5,10 +5,12 @@ import sys
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from transformers import SchedulerType, Trainer, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from hsvae_hf.arguments import CHOICES, choose
+from hsvae_hf.sources import HTTP_ERROR
 
 _TIMES = ("runtime", "samples_per_second", "steps_per_second")  # that every evaluation reports, and nobody wants
 _LEAST, _MOST = sys.float_info.min, sys.float_info.max
@@ -90,6 +92,24 @@ def check_best_metric(arguments: TrainingArguments, metrics: tuple[str, ...]) ->
         )
     if arguments.greater_is_better is None:  # the library knows of losses only that less is better
         arguments.greater_is_better = named.endswith(("accuracy", "per_second"))
+
+
+def check_push(arguments: TrainingArguments) -> None:
+    """Ask the Hub who pushes, where `push_to_hub` is set.
+
+    Raises:
+        ValueError: if it does not answer, or knows no such user.
+    """
+    if not arguments.push_to_hub:
+        return
+    try:
+        HfApi().whoami(token=arguments.hub_token)
+    except (HTTP_ERROR, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"`push_to_hub` must be off unless the Hub answers and knows you, got True: {reason}; log "
+            "in with `hf auth login` and check the network, or push the finished run with scripts/push_to_hub.py."
+        ) from error
 
 
 def rehearse(arguments: TrainingArguments) -> None:

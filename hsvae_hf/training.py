@@ -39,7 +39,7 @@ from hsvae_hf.data import LengthGroupedSampler
 from hsvae_hf.extras import require
 from hsvae_hf.files import UNFINISHED, claimed_folder, staged_folder, uninterrupted
 from hsvae_hf.hub import model_card
-from hsvae_hf.rehearsal import check_best_metric, check_choices, check_ranges, check_warmup, rehearse
+from hsvae_hf.rehearsal import check_best_metric, check_choices, check_push, check_ranges, check_warmup, rehearse
 from hsvae_hf.reporting import report_steps
 from hsvae_hf.resuming import COURSE_NAME, check_same_data, check_same_source, check_settings, check_whole, course
 
@@ -407,6 +407,8 @@ def claimed_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = (
     with claimed_folder(arguments.output_dir) if arguments.process_index == 0 else nullcontext():
         checkpoint = check_output_dir(arguments, inputs)
         rehearse(arguments)
+        if arguments.process_index == 0:
+            check_push(arguments)
         yield checkpoint
 
 

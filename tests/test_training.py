@@ -377,6 +377,7 @@ def test_settings_out_of_range_are_named(tmp_path, name, value, rule):
         ({"optim": "galore_adamw"}, "`optim` must work together and on this machine, got galore_adamw"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "`lr_scheduler_type` must work together"),
         ({"fsdp": "full_shard"}, "`training options` must work together"),
+        ({"push_to_hub": True, "hub_token": "hf_none"}, "`push_to_hub` must be off unless the Hub answers"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_the_data_is_read(tmp_path, options, words):
