@@ -18,7 +18,7 @@ import pytest
 import torch
 from datasets import Dataset
 from families import FAMILIES, bert
-from transformers import AutoModelForPreTraining, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModelForPreTraining, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import hsvae_hf
 from hsvae_hf.callbacks import AnnealingCallback
@@ -404,7 +404,7 @@ def test_without_an_accelerator_processes_know_of_each_other():
     assert TextVAETrainingArguments(output_dir="x", report_to="none").use_cpu != torch.accelerator.is_available()
 
 
-@pytest.mark.parametrize("decoder", ["gru", "vector"])
+@pytest.mark.parametrize("decoder", ["gru", "vector", "no labels"])
 def test_the_stock_trainer_trains_and_evaluates(small_config, tokenizer, sentences, tmp_path, decoder):
     model = hsvae_hf.HSVAEForPreTraining(small_config)
     rows, collator = tokenize_dataset(Dataset.from_dict({"text": sentences}), tokenizer), TextCollator(tokenizer)
@@ -413,6 +413,8 @@ def test_the_stock_trainer_trains_and_evaluates(small_config, tokenizer, sentenc
         model = hsvae_hf.HSVAEForPreTraining(hsvae_hf.HSVAEConfig(latent_size=4, **kinds))
         rows, collator = VectorDataset(np.random.default_rng(0).normal(size=(12, 5)).astype("f")), collate_vectors
     options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "report_to": "none"}
+    if decoder == "no labels":
+        collator, options["label_names"] = DataCollatorWithPadding(tokenizer), []
     arguments = TrainingArguments(str(tmp_path), num_train_epochs=2, use_cpu=True, **options)
     trainer = Trainer(model, arguments, collator, train_dataset=rows, eval_dataset=rows)
     trainer.train()
