@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from hsvae_hf.files import SIGNALS
 from hsvae_hf.reporting import prepare_output
+from hsvae_hf.sources import HTTP_ERROR
 
 # A script's folder is no place to import from: there, evaluate.py would hide the package of that name.
 _FOLDER = Path(sys.argv[0]).resolve().parent
@@ -25,7 +26,7 @@ if (_FOLDER / "evaluate.py").is_file():
     sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != _FOLDER]
 
 # What bad input raises. Anything else is a fault of the program, and keeps its traceback.
-_INPUT_ERRORS = (ValueError, OSError, ImportError, DatasetsError, StrictDataclassError, SafetensorError)
+_INPUT_ERRORS = (ValueError, OSError, ImportError, DatasetsError, StrictDataclassError, SafetensorError, HTTP_ERROR)
 _NO_MEMORY: tuple[str, ...] = (
     "can't allocate memory",
     "cannot allocate memory",

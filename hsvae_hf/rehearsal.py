@@ -1,15 +1,26 @@
 """Training options that cannot work are refused before the data is read, not hours later at the first checkpoint."""
 
 import copy
+import sys
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from transformers import SchedulerType, Trainer, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from hsvae_hf.arguments import CHOICES, choose
+from hsvae_hf.sources import HTTP_ERROR
 
 _TIMES = ("runtime", "samples_per_second", "steps_per_second")  # that every evaluation reports, and nobody wants
+_LEAST, _MOST = sys.float_info.min, sys.float_info.max
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "weight_decay": (0, _MOST, "at least 0 and finite"),
+    "max_grad_norm": (0, _MOST, "at least 0 (off) and finite"),
+    "label_smoothing_factor": (0, 1, "from 0 to 1"),
+    "save_steps": (_LEAST, _MOST, "above 0 and finite"),
+    "eval_steps": (_LEAST, _MOST, "above 0 and finite"),
+}
 
 
 def check_choices(arguments: TrainingArguments) -> None:
@@ -32,6 +43,18 @@ def check_choices(arguments: TrainingArguments) -> None:
         )
     if arguments.fp16 and not torch.accelerator.is_available():
         raise ValueError("`fp16` must be off without a GPU, got on; use `bf16`.")
+
+
+def check_ranges(arguments: TrainingArguments) -> None:
+    """Refuse numbers that would do nothing, or harm, in silence.
+
+    Raises:
+        ValueError: if there are any.
+    """
+    for name, (low, high, rule) in _RANGES.items():
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:  # NaN is in no range
+            raise ValueError(f"`{name}` must be {rule}, got {value}; leave it out for its default.")
 
 
 def check_warmup(arguments: TrainingArguments) -> None:
@@ -69,6 +92,24 @@ def check_best_metric(arguments: TrainingArguments, metrics: tuple[str, ...]) ->
         )
     if arguments.greater_is_better is None:  # the library knows of losses only that less is better
         arguments.greater_is_better = named.endswith(("accuracy", "per_second"))
+
+
+def check_push(arguments: TrainingArguments) -> None:
+    """Ask the Hub who pushes, where `push_to_hub` is set.
+
+    Raises:
+        ValueError: if it does not answer, or knows no such user.
+    """
+    if not arguments.push_to_hub:
+        return
+    try:
+        HfApi().whoami(token=arguments.hub_token)
+    except (HTTP_ERROR, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"`push_to_hub` must be off unless the Hub answers and knows you, got True: {reason}; log "
+            "in with `hf auth login` and check the network, or push the finished run with scripts/push_to_hub.py."
+        ) from error
 
 
 def rehearse(arguments: TrainingArguments) -> None:

@@ -23,6 +23,7 @@ _SETTINGS: tuple[str, ...] = ("learning_rate", "lr_scheduler_type", "warmup_step
 _SETTINGS += ("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "per_device_train_batch_size")
 _SETTINGS += ("gradient_accumulation_steps", "world_size", "seed", "data_seed", "bf16", "fp16")
 _SETTINGS += ("train_sampling_strategy", "dataloader_drop_last", "kl_annealing", "kl_warmup_steps", "kl_cycles")
+_SETTINGS += ("lr_scheduler_kwargs", "optim_args", "neftune_noise_alpha", "ignore_data_skip", "label_smoothing_factor")
 
 
 def check_whole(checkpoint: str, arguments: TrainingArguments) -> None:
@@ -118,6 +119,32 @@ def check_same_data(checkpoint: str, dataset: Any) -> None:
         raise ValueError(
             f"`resume_from_checkpoint` must be a run on the same data, got {checkpoint!r} of other rows or words; "
             "resume with the data set, columns, number of rows, tokenizer, length and seed that it was started with."
+        )
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of all weights and their names, as they are now."""
+    found = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
+
+
+def check_same_source(checkpoint: str, source: str) -> None:
+    """Make sure that a resumed classifier goes on from the trained model that it was started from.
+
+    Args:
+        checkpoint: its folder.
+        source: the `weights_fingerprint` of the trained model.
+
+    Raises:
+        ValueError: if that model has other weights.
+    """
+    if read_course(checkpoint).get("source", source) != source:
+        raise ValueError(
+            f"`model_name_or_path` must stay the model that the run was started from, got one with other weights than "
+            f"{checkpoint!r} began with; resume with the former, or start anew in another folder."
         )
 
 

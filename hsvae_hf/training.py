@@ -39,9 +39,9 @@ from hsvae_hf.data import LengthGroupedSampler
 from hsvae_hf.extras import require
 from hsvae_hf.files import UNFINISHED, claimed_folder, staged_folder, uninterrupted
 from hsvae_hf.hub import model_card
-from hsvae_hf.rehearsal import check_best_metric, check_choices, check_warmup, rehearse
+from hsvae_hf.rehearsal import check_best_metric, check_choices, check_push, check_ranges, check_warmup, rehearse
 from hsvae_hf.reporting import report_steps
-from hsvae_hf.resuming import COURSE_NAME, check_same_data, check_settings, check_whole, course
+from hsvae_hf.resuming import COURSE_NAME, check_same_data, check_same_source, check_settings, check_whole, course
 
 TERMS = ("reconstruction_loss", "z_kl", "gamma_kl", "penalty", "similarity", "squared_error")  # of the objective
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
@@ -89,6 +89,7 @@ class RunArguments(TrainingArguments):
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}; choose a positive number.")
         if self.max_steps < 1 and self.max_steps != -1:
             raise ValueError(f"`max_steps` must be at least 1, got {self.max_steps}; -1 goes by `num_train_epochs`.")
+        check_ranges(self)
         check_choices(self)
         check_warmup(self)
         check_best_metric(self, self.measured)
@@ -135,6 +136,7 @@ def _named(checkpoint: str | None, what: str) -> Iterator[None]:
 class WholeCheckpointTrainer(Trainer):
     """Trainer whose checkpoints get their name once they are whole, so that a killed run can always resume."""
 
+    source: str | None = None  # of a classifier: the `weights_fingerprint` of the trained model under it
     _unfinished = False
     _course: dict[str, Any]
 
@@ -161,9 +163,11 @@ class WholeCheckpointTrainer(Trainer):
             resume_from_checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
         if resume_from_checkpoint:
             check_same_data(resume_from_checkpoint, self.train_dataset)
+            if self.source is not None:
+                check_same_source(resume_from_checkpoint, self.source)
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
             self._resumed.max_steps = state.max_steps
-        self._course = course(self.args, self.train_dataset)
+        self._course = course(self.args, self.train_dataset) | ({"source": self.source} if self.source else {})
         first = self.args.process_index == 0
         with claimed_folder(folder) if first else nullcontext():
             overwrite = getattr(self.args, "overwrite_output_dir", False) and not resume_from_checkpoint
@@ -374,7 +378,8 @@ def check_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = ())
     if arguments.process_index > 0 or not folder.is_dir():
         return last
     inside = last is not None and Path(last).resolve().parent == folder.resolve()
-    holds = any(path.name != UNFINISHED for path in folder.iterdir())
+    logs = {UNFINISHED, "runs"}  # TensorBoard's, all that a run leaves which ends before its first checkpoint
+    holds = any(path.name not in logs for path in folder.iterdir())
     if holds and not inside and (last is not None or not arguments.overwrite_output_dir):
         remedy = "add --resume_from_checkpoint true to go on, or --overwrite_output_dir to delete it"
         remedy = remedy if last is None else "a run that goes on elsewhere needs a folder of its own"
@@ -402,6 +407,8 @@ def claimed_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = (
     with claimed_folder(arguments.output_dir) if arguments.process_index == 0 else nullcontext():
         checkpoint = check_output_dir(arguments, inputs)
         rehearse(arguments)
+        if arguments.process_index == 0:
+            check_push(arguments)
         yield checkpoint
 
 

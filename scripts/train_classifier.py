@@ -16,7 +16,7 @@ from hsvae_hf.cli import run
 from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.reporting import data_facts, finish, model_facts, say
-from hsvae_hf.resuming import check_resumable
+from hsvae_hf.resuming import check_resumable, weights_fingerprint
 from hsvae_hf.sources import check_source
 from hsvae_hf.tokenization import warn_unknown
 from hsvae_hf.training import RunArguments, WholeCheckpointTrainer, accuracy, claimed_output_dir, run_settings, save_run
@@ -123,6 +123,7 @@ def train(options: ClassifierArguments, arguments: ClassifierTrainingArguments, 
         compute_metrics=accuracy,
         processing_class=tokenizer,
     )
+    trainer.source = weights_fingerprint(model.model)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     for name, split in splits.items():  # in the same order in every process
         if name != "train":

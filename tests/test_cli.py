@@ -20,6 +20,7 @@ from transformers import Trainer
 import hsvae_hf
 from hsvae_hf.cli import run
 from hsvae_hf.files import uninterrupted
+from hsvae_hf.sources import HTTP_ERROR
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--embedding_size", "8", "--hidden_size", "12", "--latent_size", "6", "--per_device_train_batch_size", "4"]
@@ -157,6 +158,7 @@ def raises(error, cause=None):
         (raises(KeyError("x"), MemoryError()), "lower the batch size"),
         (raises(RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")), "lower the batch size"),
         (lambda: torch.empty(2**60), "lower the batch size"),
+        (raises(HTTP_ERROR("the Hub\ndoes not answer")), "the Hub does not answer"),
         (raises(OSError(errno.ENOSPC, "No space left on device")), "the disk is full"),
         (raises(RuntimeError("[gloo/pair.cc:5] Connection closed by peer [127.0.0.1]:5")), "another process of"),
     ],

@@ -1,5 +1,6 @@
 """Training: logged terms, annealing, whole checkpoints, exact resume, the scripts as a user types them."""
 
+import importlib.util
 import json
 import logging
 import math
@@ -17,7 +18,7 @@ import pytest
 import torch
 from datasets import Dataset
 from families import FAMILIES, bert
-from transformers import AutoModelForPreTraining, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModelForPreTraining, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import hsvae_hf
 from hsvae_hf.callbacks import AnnealingCallback
@@ -26,7 +27,7 @@ from hsvae_hf.data import TextCollator, tokenize_dataset
 from hsvae_hf.files import staged_folder
 from hsvae_hf.monitor import CollapseMonitor
 from hsvae_hf.resuming import check_resumable, data_fingerprint
-from hsvae_hf.training import TextVAETrainingArguments, check_output_dir, claimed_output_dir, save_run
+from hsvae_hf.training import RunArguments, TextVAETrainingArguments, check_output_dir, claimed_output_dir, save_run
 from hsvae_hf.vectors import VectorDataset, collate_vectors
 
 ROOT = Path(__file__).parent.parent
@@ -209,8 +210,10 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path, small_config, tokeniz
 
 
 def test_no_run_is_overwritten_unasked(tmp_path):
-    (tmp_path / "old").write_text("old run")
     options = {"output_dir": str(tmp_path), "report_to": "none"}
+    (tmp_path / "runs/today").mkdir(parents=True)  # the logs of one that ended before its first checkpoint
+    assert check_output_dir(TextVAETrainingArguments(**options)) is None
+    (tmp_path / "old").write_text("old run")
     with pytest.raises(ValueError, match="`output_dir` must be empty or new"):
         check_output_dir(TextVAETrainingArguments(**options))
     with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a whole checkpoint"):
@@ -289,6 +292,8 @@ def test_the_fingerprint_of_data_is_of_its_words_labels_and_order(tokenizer):
         ("learning_rate", 1e-4), ("per_device_train_batch_size", 2), ("seed", 8), ("gradient_accumulation_steps", 2),
         ("max_grad_norm", 1.0), ("weight_decay", 0.1), ("kl_annealing", "linear"), ("optim", "adafactor"),
         ("lr_scheduler_type", "cosine"), ("bf16", True), ("train_sampling_strategy", "random"),
+        ("lr_scheduler_kwargs", {"num_cycles": 2}), ("optim_args", "rank=2"), ("neftune_noise_alpha", 1.0),
+        ("ignore_data_skip", True),
     ],
 )  # fmt: skip
 def test_a_run_goes_on_with_its_own_settings_alone(stopped, name, value):
@@ -344,6 +349,19 @@ def test_settings_that_train_nothing_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("weight_decay", -5, "at least 0"), ("weight_decay", math.nan, "at least 0"), ("max_grad_norm", -1, "at least"),
+        ("max_grad_norm", math.nan, "at least 0"), ("label_smoothing_factor", 5, "from 0 to 1"),
+        ("label_smoothing_factor", math.nan, "from 0 to 1"), ("save_steps", 0, "above 0"), ("eval_steps", -1, "above"),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_named(tmp_path, name, value, rule):
+    with pytest.raises(ValueError, match=f"`{name}` must be {rule}.*, got {value}; "):
+        RunArguments(output_dir=str(tmp_path), report_to="none", **{name: value})
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"report_to": "wandb"}, "`report_to` must be one of"),
@@ -359,6 +377,7 @@ def test_settings_that_train_nothing_are_refused(tmp_path, name):
         ({"optim": "galore_adamw"}, "`optim` must work together and on this machine, got galore_adamw"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, "`lr_scheduler_type` must work together"),
         ({"fsdp": "full_shard"}, "`training options` must work together"),
+        ({"push_to_hub": True, "hub_token": "hf_none"}, "`push_to_hub` must be off unless the Hub answers"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_the_data_is_read(tmp_path, options, words):
@@ -385,7 +404,7 @@ def test_without_an_accelerator_processes_know_of_each_other():
     assert TextVAETrainingArguments(output_dir="x", report_to="none").use_cpu != torch.accelerator.is_available()
 
 
-@pytest.mark.parametrize("decoder", ["gru", "vector"])
+@pytest.mark.parametrize("decoder", ["gru", "vector", "no labels"])
 def test_the_stock_trainer_trains_and_evaluates(small_config, tokenizer, sentences, tmp_path, decoder):
     model = hsvae_hf.HSVAEForPreTraining(small_config)
     rows, collator = tokenize_dataset(Dataset.from_dict({"text": sentences}), tokenizer), TextCollator(tokenizer)
@@ -394,6 +413,8 @@ def test_the_stock_trainer_trains_and_evaluates(small_config, tokenizer, sentenc
         model = hsvae_hf.HSVAEForPreTraining(hsvae_hf.HSVAEConfig(latent_size=4, **kinds))
         rows, collator = VectorDataset(np.random.default_rng(0).normal(size=(12, 5)).astype("f")), collate_vectors
     options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "report_to": "none"}
+    if decoder == "no labels":
+        collator, options["label_names"] = DataCollatorWithPadding(tokenizer), []
     arguments = TrainingArguments(str(tmp_path), num_train_epochs=2, use_cpu=True, **options)
     trainer = Trainer(model, arguments, collator, train_dataset=rows, eval_dataset=rows)
     trainer.train()
@@ -527,6 +548,33 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert line.startswith("error: ")
     assert message in line
     assert not folder.exists()
+
+
+def test_a_classifier_goes_on_from_its_own_model_alone(corpus, saved_model, tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("train_classifier", ROOT / "scripts/train_classifier.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train_classifier", module)  # a checkpoint names the class of its arguments
+    spec.loader.exec_module(module)
+
+    def run(model, steps, *more):
+        options = ["--dataset", corpus, "--output_dir", tmp_path / "clf", "--report_to", "none", "--max_steps", steps]
+        options += ["--model_name_or_path", model, "--save_strategy", "steps", "--save_steps", 1, *more]
+        options += ["--eval_strategy", "no", "--use_cpu", "true", "--freeze_encoder", "false"]
+        monkeypatch.setattr(sys, "argv", ["train_classifier.py", *map(str, options)])
+        module.main()
+
+    run(saved_model, 1)
+    other, resume = shutil.copytree(saved_model, tmp_path / "other"), ("--resume_from_checkpoint", "true")
+    model = AutoModelForPreTraining.from_pretrained(other)
+    with torch.no_grad():
+        next(model.model.parameters()).add_(0.1)
+    model.save_pretrained(other)
+    with pytest.raises(ValueError, match="`model_name_or_path` must stay the model that the run was started from, got"):
+        run(other, 2, *resume)
+    with pytest.raises(ValueError, match=r"`label_smoothing_factor` must stay 0\.0"):
+        run(saved_model, 2, *resume, "--label_smoothing_factor", 0.1)
+    run(shutil.copytree(saved_model, tmp_path / "moved"), 2, *resume)
+    assert (tmp_path / "clf/checkpoint-2").exists()
 
 
 def test_wrong_input_costs_no_earlier_run(corpus, saved_model, tmp_path, monkeypatch, capsys):
