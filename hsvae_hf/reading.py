@@ -38,7 +38,8 @@ def read_lines(path: Path) -> Iterator[str]:
             if bad >= 0:
                 raise ValueError(
                     f"`{path}` must be UTF-8 text, got byte 0x{part[bad]:02x} in line {number + 1}, byte offset "
-                    f"{offset + bad}; convert the file, for example with iconv -f latin1 -t utf-8, or -f utf-16."
+                    f"{offset + bad}; convert the file with `iconv -f ENCODING -t utf-8`, ENCODING being latin1, cp1251, "
+                    "utf-16 or what it is."
                 )
             offset += len(part)
             for line in re.split(r"(?<=\r)(?=[^\n])", text) if "\r" in text else [text]:

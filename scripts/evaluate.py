@@ -63,7 +63,8 @@ class EvaluateArguments:
 def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Dataset]:
     """Name of the split to report on, the rows that probes learn from, the rows to report on."""
     if (options.dataset is None) == (options.vectors is None):
-        raise ValueError("Give exactly one of `dataset` and `vectors`, got both or neither.")
+        got = "neither" if options.dataset is None else "both"
+        raise ValueError(f"Give exactly one of `dataset` and `vectors`, got {got}.")
     if options.vectors is not None:
         for name in ("max_samples", "text_column", "label_column", "dataset_config_name"):
             if getattr(options, name) is not None:

@@ -61,7 +61,7 @@ def one_line(text: str, width: int = 96) -> str:
 
 def show(found: list[dict[str, Any]]) -> None:
     """A line for each end of each dimension."""
-    say("dimension and sign, share of the sentences that have it so, their words (- if too few sentences)")
+    say("dimension and sign, share of the sentences that have it so, their words (- where none stands out)")
     for dimension in found:
         for end, sign in (("positive", "+"), ("negative", "-")):
             if end in dimension:

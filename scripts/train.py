@@ -46,6 +46,7 @@ from hsvae_hf.vectors import (
     split_vectors,
 )
 
+LARGE_SHARE_CUT = 0.05  # of the rows, from which on it is said
 ENCODER_LEARNING_RATE = 8e-5  # the paper's, with BERT
 PRESETS = ("default", "small", "released")
 FIRST = {
@@ -222,6 +223,8 @@ def prepare_words(data: DataArguments, flags: dict[str, Any], seed: int, checkpo
         tokenizer = train_tokenizer(texts, vocab_size=size, max_length=max_length, ascii_only=data.ascii_only)
     data.max_length = tokenizer.model_max_length  # as `train_settings.json` is to say
     splits = {name: tokenize_dataset(split, tokenizer) for name, split in dataset.items()}
+    if not data.streaming:
+        tell_cuts(splits["train"]["length"][:], data.max_length)
     flags.pop("vocab_size")
     config_class, _, model_class, _ = hsvae_hf.MODELS[data.model_type]
     if encoder is not None:
@@ -230,6 +233,13 @@ def prepare_words(data: DataArguments, flags: dict[str, Any], seed: int, checkpo
         model = model_class(config_class(vocab_size=len(tokenizer), **flags, **tokenizer_fields(tokenizer)))
     model.generation_config.max_length = tokenizer.model_max_length + 1  # the start token counts
     return model, tokenizer, splits, TextCollator(tokenizer)
+
+
+def tell_cuts(lengths: list[int], limit: int) -> None:
+    """Say how many sentences are as long as the limit, if that is many: they are cut there."""
+    share = sum(length >= limit for length in lengths) / len(lengths)
+    if share > LARGE_SHARE_CUT:
+        say(f"{share:.0%} of the rows are cut at {limit} tokens; --max_length keeps more")
 
 
 def prepare_vectors(data: DataArguments, flags: dict[str, Any], seed: int, checkpoint: str | None) -> tuple[Any, ...]:
@@ -274,7 +284,8 @@ def check_schedule(flags: dict[str, Any], arguments: TextVAETrainingArguments) -
 def check_input(data: DataArguments, flags: dict[str, Any]) -> None:
     """Refuse arguments that contradict each other, before anything is read."""
     if (data.dataset is None) == (data.vectors is None):
-        raise ValueError("Give exactly one of `dataset` and `vectors`, got both or neither.")
+        got = "neither" if data.dataset is None else "both"
+        raise ValueError(f"Give exactly one of `dataset` and `vectors`, got {got}; --dataset docstrings is at hand.")
     encoder = data.encoder_name_or_path
     if encoder is not None and data.tokenizer_name_or_path is not None:
         raise ValueError("`tokenizer_name_or_path` must be left out with an encoder: its own tokenizer goes with it.")
