@@ -1,11 +1,13 @@
 """Text data sets by short name, Hub id or local path, with the columns `text` and, where there is one, `label`."""
 
+import hashlib
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 SPLIT_SEED = 42  # of held-out rows: a report must not be on what another seed trained on
 MAX_LENGTHS = {"yelp": 200, "dbpedia": 60, "yahoo": 30}  # the paper's
 VALIDATION_SHARE = 0.05
+_UNSEEN = "[\u200b-\u200d\u2060\ufeff]"  # characters without a width, which are no spaces for Unicode
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ def _read(source: Source, text: str, label: str | None, classes: list[str] | Non
     names = ["text"] if label is None else ["text", "label"]
     features, made = Features({name: Value("string") for name in names}), {}
     for split, paths in source.items():
-        stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)  # else a change goes unseen
+        stamps = None if streaming else tuple(map(_stamp, paths))  # else a change goes unseen
         arguments: dict[str, Any] = {"paths": [str(path) for path in paths], "text": text, "label": label}
         arguments |= {"classes": classes and tuple(classes), "stamps": stamps}
         maker = IterableDataset if streaming else Dataset
@@ -222,6 +225,12 @@ def _read(source: Source, text: str, label: str | None, classes: list[str] | Non
         except DatasetsError as error:
             raise ValueError(first_line(error)) from error
     return (IterableDatasetDict if streaming else DatasetDict)(made)
+
+
+def _stamp(path: Path) -> str:
+    """What tells the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def _agree(splits: DatasetDict) -> DatasetDict:
@@ -247,7 +256,7 @@ def _agree(splits: DatasetDict) -> DatasetDict:
 def _drop_blank(splits: Splits, text: str, dataset: str, streaming: bool) -> Splits:
     """Leave out rows whose text is blank."""
     if streaming:
-        return splits.filter(lambda row: bool(row["text"].strip()))
+        return splits.filter(lambda row: bool(re.sub(_UNSEEN, "", row["text"]).strip()))
     for name, split in splits.items():
         column = split.data.column("text")
         if column.null_count:
@@ -256,6 +265,7 @@ def _drop_blank(splits: Splits, text: str, dataset: str, streaming: bool) -> Spl
                 f"`{text}` of {dataset!r} must hold a string in every row, got an empty cell in row {row} of split "
                 f"{name!r}; drop such rows."
             )
+        column = pc.replace_substring_regex(column, _UNSEEN, "")
         blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
         rows = pc.indices_nonzero(pc.invert(blank)).to_pylist()
         if not rows:

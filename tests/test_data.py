@@ -273,10 +273,11 @@ def test_what_was_chosen_is_told(jsonl):
 
 
 def test_blank_texts_are_left_out_and_told(tmp_path, caplog):
-    (tmp_path / "a.txt").write_text("one\n\ntwo\n \u3000\nthree\n")
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n \u3000\nthree\n\u200b\u200d \n\ufeff\n")
     splits = load_text_dataset(str(tmp_path / "a.txt"))
+    assert len(list(load_text_dataset(str(tmp_path / "a.txt"), streaming=True)["train"])) == 3
     assert sorted(row["text"] for split in splits.values() for row in split) == ["one", "three", "two"]
-    assert "2 of the 5 texts of `train` are blank; they are left out" in caplog.text
+    assert "4 of the 7 texts of `train` are blank; they are left out" in caplog.text
     (tmp_path / "a.txt").write_text("\n \n")
     with pytest.raises(ValueError, match="must hold at least one word, got 2 blank texts in split 'train'"):
         load_text_dataset(str(tmp_path / "a.txt"))
