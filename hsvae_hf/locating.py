@@ -59,19 +59,16 @@ def locate(dataset: str, config_name: str | None, streaming: bool) -> tuple[Sour
         builder = load_dataset_builder(name, config_name)
         ours = SUFFIXES if here else (".csv", ".tsv")  # pandas takes a cell too many for an index
         files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
-        strays = _strays(path, builder, {file for found in files.values() for file in found}) if here else []
-        if strays:
-            raise _Mixed(
-                f"`dataset` must be a folder whose files are all of one kind of {', '.join(SUFFIXES)}, got {dataset!r} "
-                f"with {strays[:3]}; decompress or convert such files, or move them away."
-            )
-        if files and all(Path(file).suffix.lower() in ours for found in files.values() for file in found):
+        read = {file for found in files.values() for file in found}
+        strays = _strays(path, builder, read) if here else []
+        if read and not strays and all(Path(file).suffix.lower() in ours for file in read):
             return {split: [_fetch(file) for file in found] for split, found in files.items()}, builder.info.features
-        return load_dataset(name, config_name, streaming=streaming), None
-
-
-class _Mixed(ValueError):
-    """A folder with files that would be left out, or read by other rules."""
+        if not strays:
+            return load_dataset(name, config_name, streaming=streaming), None
+    raise ValueError(
+        f"`dataset` must be a folder whose files are all of one kind of {', '.join(SUFFIXES)}, got {dataset!r} with "
+        f"{strays[:3]}; decompress or convert such files, or move them away."
+    )
 
 
 def _strays(path: Path, builder: DatasetBuilder, read: set[str]) -> list[str]:
@@ -145,8 +142,6 @@ def _one_line(dataset: str, name: str, config_name: str | None) -> Iterator[None
     """Say in one line why `datasets` cannot read a data set."""
     try:
         yield
-    except _Mixed:
-        raise
     except (DatasetsError, pa.ArrowException, OSError, ValueError, RuntimeError, KeyError) as error:
         text = str(error)
         if "scripts are no longer supported" in text:
