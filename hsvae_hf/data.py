@@ -1,10 +1,13 @@
 """Text data sets by short name, Hub id or local path, with the columns `text` and, where there is one, `label`."""
 
+import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -17,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from hsvae_hf.locating import Source, Splits, first_line, locate
 from hsvae_hf.reading import (
     LABEL_COLUMNS,
+    NO_CLASS,
     NUMBER,
     check_column,
     class_name,
@@ -32,6 +36,7 @@ logger = logging.getLogger(__name__)
 SPLIT_SEED = 42  # of held-out rows: a report must not be on what another seed trained on
 MAX_LENGTHS = {"yelp": 200, "dbpedia": 60, "yahoo": 30}  # the paper's
 VALIDATION_SHARE = 0.05
+_UNSEEN = "[\u200b-\u200d\u2060\ufeff]"  # characters without a width, which are no spaces for Unicode
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,9 @@ def load_text_dataset(
 
     A data set without a validation split gets one: 5% of its training split, the same for every `seed` (not when
     streaming). Rows without a word character or sign, such as the blank lines of a .txt file, are left out, and a
-    warning says how many. A row without a class (an empty cell, None, -1) has the label -1; see `labelled`. What was
-    chosen is the attribute `summary` of the result, a `DatasetSummary`.
+    warning says how many. A row without a class has the label -1; see `labelled`: one with an empty cell or None, or
+    with -1 in a split of nothing else, beside classes that are no numbers, or where the data declare names of classes.
+    What was chosen is the attribute `summary` of the result, a `DatasetSummary`.
 
     Args:
         dataset: `docstrings` (the embedded corpus), `yelp`, `dbpedia` or `yahoo` (from the Hub), a Hub id, a local
@@ -113,6 +119,7 @@ def load_text_dataset(
     classes = _find_classes(source, label, declared)
     splits = _read(source, text, label, classes, streaming)
     splits = _drop_blank(splits, text, dataset, streaming)
+    _check_labels(splits, label, classes)
     held_out = "train" in splits and "validation" not in splits and not streaming and len(splits["train"]) > 1
     if held_out:
         size = max(1, int(VALIDATION_SHARE * len(splits["train"])))
@@ -159,11 +166,12 @@ def _columns(source: Source) -> dict[str, str]:
         for files in source.values():  # a test split may lack the classes
             found |= read_columns(files[0]) | found
         return found
-    first = next(iter(source.values()))
+    first, strings = next(iter(source.values())), ("string", "large_string")
     features = first.features
     if features is None:  # streamed files tell their columns by their first row
         features = first._resolve_features().features
-    strings = ("string", "large_string")
+    for split in source.values():
+        features = (split.features or {}) | features
     return {name: "text" if getattr(kind, "dtype", None) in strings else "other" for name, kind in features.items()}
 
 
@@ -175,15 +183,19 @@ def _find_label(columns: dict[str, str], named: str | None, text: str | None) ->
 
 
 def _find_classes(source: Source, label: str | None, declared: Features | None) -> list[str] | None:
-    """Names of the classes, where the data themselves declare them."""
+    """Names of the classes, where the data themselves declare them: all that a card, a file or a split has."""
     if label is None:
         return None
     if isinstance(source, DatasetDict | IterableDatasetDict):
-        declared = next(iter(source.values())).features
-    elif not declared:
-        first = next(iter(source.values()))[0]
-        return declared_classes(first, label)
-    kind = (declared or {}).get(label)
+        found = [_names_of(split.features, label) for split in source.values()]
+    else:
+        found = [_names_of(declared, label)]
+        found += [declared_classes(path, label) for paths in source.values() for path in paths]
+    return list(dict.fromkeys(name for names in found for name in names or ())) or None
+
+
+def _names_of(features: Features | None, label: str) -> list[str] | None:
+    kind = (features or {}).get(label)
     return list(kind.names) if isinstance(kind, ClassLabel) else None
 
 
@@ -191,12 +203,20 @@ def _read(source: Source, text: str, label: str | None, classes: list[str] | Non
     """The splits with their two columns."""
     if isinstance(source, DatasetDict | IterableDatasetDict):
         keep = {text: "text"} | ({} if label is None else {label: "label"})
-        source = source.select_columns(list(keep))
-        return source.rename_columns({old: new for old, new in keep.items() if old != new})
+        for split, rows in source.items():
+            present = [name for name in keep if rows.features is None or name in rows.features]
+            if text not in present:
+                raise ValueError(
+                    f"`{text}` must be a column of every split, got only {sorted(rows.features)} in {split!r}; add it."
+                )
+            source[split] = rows.select_columns(present).rename_columns(
+                {name: keep[name] for name in present if name != keep[name]}
+            )
+        return source if streaming or label is None else _agree(source)
     names = ["text"] if label is None else ["text", "label"]
     features, made = Features({name: Value("string") for name in names}), {}
     for split, paths in source.items():
-        stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)  # else a change goes unseen
+        stamps = None if streaming else tuple(map(_stamp, paths))  # else a change goes unseen
         arguments: dict[str, Any] = {"paths": [str(path) for path in paths], "text": text, "label": label}
         arguments |= {"classes": classes and tuple(classes), "stamps": stamps}
         maker = IterableDataset if streaming else Dataset
@@ -207,10 +227,36 @@ def _read(source: Source, text: str, label: str | None, classes: list[str] | Non
     return (IterableDatasetDict if streaming else DatasetDict)(made)
 
 
+def _stamp(path: Path) -> str:
+    """What tells the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _agree(splits: DatasetDict) -> DatasetDict:
+    """Splits whose classes differ in kind, or that lack them, with the names of the classes as text."""
+    kinds = {name: split.features.get("label") for name, split in splits.items()}
+    first = next(iter(kinds.values()))
+    if all(kind == first for kind in kinds.values()):
+        return splits
+    features = Features({"text": Value("string"), "label": Value("string")})
+    for name, split in splits.items():
+        names = _names_of(split.features, "label")
+        splits[name] = split.map(
+            lambda rows, names=names: {
+                "label": [class_name(value, names) for value in rows.get("label", [None] * len(rows["text"]))]
+            },
+            batched=True,
+            features=features,
+            desc="Classes",
+        )
+    return splits
+
+
 def _drop_blank(splits: Splits, text: str, dataset: str, streaming: bool) -> Splits:
     """Leave out rows whose text is blank."""
     if streaming:
-        return splits.filter(lambda row: bool(row["text"].strip()))
+        return splits.filter(lambda row: bool(re.sub(_UNSEEN, "", row["text"]).strip()))
     for name, split in splits.items():
         column = split.data.column("text")
         if column.null_count:
@@ -219,6 +265,7 @@ def _drop_blank(splits: Splits, text: str, dataset: str, streaming: bool) -> Spl
                 f"`{text}` of {dataset!r} must hold a string in every row, got an empty cell in row {row} of split "
                 f"{name!r}; drop such rows."
             )
+        column = pc.replace_substring_regex(column, _UNSEEN, "")
         blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
         rows = pc.indices_nonzero(pc.invert(blank)).to_pylist()
         if not rows:
@@ -236,25 +283,57 @@ def _drop_blank(splits: Splits, text: str, dataset: str, streaming: bool) -> Spl
 def _encode_labels(splits: DatasetDict, column: str, classes: list[str] | None) -> DatasetDict:
     """Classes as numbers, -1 where there is none; no column of classes where no row has one."""
     kind = next(iter(splits.values())).features["label"]
-    if not str(getattr(kind, "dtype", "")).startswith(("string", "large_string", "bool", "int", "uint", "float")):
-        raise ValueError(f"`{column}` must be classes, got {kind}; name another `label_column`.")
     values = {value for split in splits.values() for value in split.unique("label")}
-    found = {class_name(value, classes) for value in values}
+    found = {_class_of(value, classes) for value in values}
     if not found - {None}:
         logger.warning("no row has a class in `%s` (all are -1 or empty): there are no labels", column)
         return splits.remove_columns("label")
     names = classes or _sort_classes(found, column)
+    whole = classes is None and all(map(NUMBER.fullmatch, names))
+    names = list(dict.fromkeys(map(_shorten, names))) if whole else names
     if None in values or not isinstance(kind, ClassLabel):
         ids = {None: -1} | {name: index for index, name in enumerate(names)}
         features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
         splits = splits.map(
-            lambda rows: {"label": [ids[class_name(value, classes)] for value in rows["label"]]},
+            lambda rows: {"label": [ids[_class_of(value, classes, whole)] for value in rows["label"]]},
             batched=True,
             features=features,
             desc="Labels",
         )
     _tell_gaps(splits, column, names)
     return splits
+
+
+def _class_of(value: Any, classes: list[str] | None, whole: bool = False) -> str | None:
+    """The name of a class, where `_check_labels` has seen that -1 is none."""
+    name = class_name(value, classes)
+    if name is None or (classes is None and name in NO_CLASS):
+        return None
+    return _shorten(name) if whole else name
+
+
+def _shorten(name: str) -> str:
+    """A whole number without `.0`, which pandas writes in a column with empty cells."""
+    return re.sub(r"\.0*$", "", name)
+
+
+def _check_labels(splits: Splits, column: str | None, classes: list[str] | None) -> None:
+    """Refuse what is no class, and -1 beside other numbers of a split: it may be a class, or say that there is none."""
+    if column is None or isinstance(splits, IterableDatasetDict):
+        return
+    for split, rows in splits.items():
+        kind = rows.features["label"]
+        if not str(getattr(kind, "dtype", "")).startswith(("string", "large_string", "bool", "int", "uint", "float")):
+            raise ValueError(f"`{column}` must be classes, got {kind}; name another `label_column`.")
+        if classes is not None:
+            continue
+        found = {class_name(value) for value in rows.unique("label")} - {None}
+        others = sorted(name for name in found if name is not None and name not in NO_CLASS)
+        if others and len(others) < len(found) and all(map(NUMBER.fullmatch, others)):
+            raise ValueError(
+                f"`{column}` must not have -1 beside other numbers, got -1 and {others[:3]} in split {split!r}; give "
+                "the classes names if it is one of them, or leave those cells empty if it says that there is no class."
+            )
 
 
 def _sort_classes(found: set[str | None], column: str) -> list[str]:
@@ -267,7 +346,7 @@ def _sort_classes(found: set[str | None], column: str) -> list[str]:
             f"`{column}` must be classes from 0 on, got {min(numbers):g} beside -1 or empty cells, which say that a "
             "row has no class; give the classes names."
         )
-    # pandas writes 1 as 1.0 in a column with empty cells
+    # pandas writes 1 as 1.0 in a column with empty cells, see `_shorten`
     if any(number % 1 for number in numbers) or (None not in found and not all(map(_is_whole, names))):
         raise ValueError(
             f"`{column}` must be classes, got the numbers {sorted(names)[:3]}; name another `label_column`."

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import datasets
 import pyarrow as pa
 from datasets import (
+    DatasetBuilder,
     DatasetDict,
     Features,
     IterableDatasetDict,
@@ -16,8 +17,9 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
+from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.exceptions import DatasetsError
-from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
+from huggingface_hub import DatasetCard, HfApi, HfFileSystem, hf_hub_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
@@ -37,6 +39,8 @@ Source: TypeAlias = "dict[str, list[Path]] | Splits"  # files that `reading` rea
 
 def locate(dataset: str, config_name: str | None, streaming: bool) -> tuple[Source, Features | None]:
     """The files of every split, and the features that a card declares; or the splits, where `datasets` reads them."""
+    if not dataset.strip():
+        raise ValueError(f"`dataset` must be {_KNOWN}, got {dataset!r}; name one, such as '.' for this folder.")
     path = Path(dataset).expanduser()
     if config_name is not None and (dataset == "docstrings" or path.is_file()):
         raise ValueError(f"`dataset_config_name` must be left out for {dataset!r}, which has one configuration.")
@@ -55,9 +59,33 @@ def locate(dataset: str, config_name: str | None, streaming: bool) -> tuple[Sour
         builder = load_dataset_builder(name, config_name)
         ours = SUFFIXES if here else (".csv", ".tsv")  # pandas takes a cell too many for an index
         files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
-        if files and all(Path(file).suffix.lower() in ours for found in files.values() for file in found):
+        read = {file for found in files.values() for file in found}
+        strays = _strays(path, builder, read) if here else []
+        if read and not strays and all(Path(file).suffix.lower() in ours for file in read):
             return {split: [_fetch(file) for file in found] for split, found in files.items()}, builder.info.features
-        return load_dataset(name, config_name, streaming=streaming), None
+        if not strays:
+            return load_dataset(name, config_name, streaming=streaming), None
+    raise ValueError(
+        f"`dataset` must be a folder whose files are all of one kind of {', '.join(SUFFIXES)}, got {dataset!r} with "
+        f"{strays[:3]}; decompress or convert such files, or move them away."
+    )
+
+
+def _strays(path: Path, builder: DatasetBuilder, read: set[str]) -> list[str]:
+    """Files of a folder that are none of `SUFFIXES` though like them, or that `datasets` would leave out."""
+    wild = [file for file in read if Path(file).suffix.lower() not in SUFFIXES]
+    strays = {file for file in wild if builder.name == "csv" or _is_like_ours(file)}
+    card = path / "README.md"
+    if not (card.is_file() and DatasetCard.load(card).data.get("configs")):  # else it says which files to read
+        whole = str(path.resolve())
+        found = DataFilesDict.from_patterns(get_data_patterns(whole), base_path=whole)
+        strays |= {file for files in found.values() for file in files if file not in read and _is_like_ours(file)}
+    return sorted(str(Path(file).relative_to(path.resolve())) for file in strays)
+
+
+def _is_like_ours(file: str) -> bool:
+    named = Path(file).stem.upper() not in ("README", "LICENSE")
+    return named and any(suffix.lower() in SUFFIXES for suffix in Path(file).suffixes)
 
 
 def _fetch(file: str) -> Path:

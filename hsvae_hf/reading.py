@@ -18,6 +18,7 @@ LABEL_COLUMNS = ("label", "labels", "topic", "class", "category", "target")
 SEPARATORS = {".csv": ",\t;|", ".tsv": "\t"}  # of cells; the first one that parts the header
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: what JSON can hold and UTF-8 cannot
+NO_CLASS = ("-1", "-1.0")  # of rows without a class, as `datasets` writes it
 _PEEK = 1000  # rows that tell the columns of a file
 
 
@@ -233,6 +234,11 @@ def find_text_column(columns: dict[str, str], named: str | None, source: str, la
     found = named or next((name for name in TEXT_COLUMNS if name in columns and name != label), None)
     texts = [name for name, kind in columns.items() if kind == "text" and name not in (label, *LABEL_COLUMNS)]
     numbers = [name for name in columns if NUMBER.fullmatch(name)]
+    if found is None and not texts and label in TEXT_COLUMNS:
+        raise ValueError(
+            f"`label_column` must be another column than that of the sentences, got {label!r} among {sorted(columns)}; "
+            "name the column of the classes, or the one of the sentences as `text_column`."
+        )
     if found is None and len(texts) == 1 and not numbers:
         return texts[0]
     if found is None or columns[found] == "other":
@@ -281,7 +287,7 @@ def read_cells(
     """
     columns = [text] if label is None else [text, label]
     for path in map(Path, paths):
-        declared = classes or declared_classes(path, label)
+        declared = declared_classes(path, label) or classes  # a file's numbers are of its own names
         for number, row in read_rows(path, columns):
             value = row.get(text)
             if not isinstance(value, str) or _SURROGATE.search(value):
@@ -313,12 +319,12 @@ def declared_classes(path: Path, column: str | None) -> list[str] | None:
     schema = pq.read_schema(path)
     if b"huggingface" not in (schema.metadata or {}):
         return None
-    kind = Features.from_arrow_schema(schema)[column]
+    kind = Features.from_arrow_schema(schema).get(column)
     return list(kind.names) if isinstance(kind, ClassLabel) else None
 
 
 def class_name(value: Any, classes: Sequence[str] | None = None) -> str | None:
-    """The name of a class; None for what says that a row has none: None, NaN, -1, or a blank.
+    """The name of a class; None for what says that a row has none: None, NaN, a blank, or -1 beside declared `classes`.
 
     Args:
         value: of a cell.
@@ -327,7 +333,7 @@ def class_name(value: Any, classes: Sequence[str] | None = None) -> str | None:
     Raises:
         ValueError: if `value` is none of `classes`, or can be no class at all.
     """
-    if value is None or value != value or str(value).strip() in ("", "-1"):
+    if value is None or value != value or str(value).strip() in ("", *(NO_CLASS if classes else ())):
         return None
     if not isinstance(value, str | int | float):
         raise ValueError(f"`label` must be classes, got {str(value)[:50]!r}; name another `label_column`.")

@@ -74,6 +74,7 @@ def write(tmp_path, name, content):
         ("latin.txt", b"caf\xe9\n", {}, "latin.txt.*in line 1.*iconv"),
         ("x.csv", b"text,label\na b,1\n", {"text_column": "body"}, "`text_column` must be one of the columns"),
         ("x.csv", b"text,label\na b,1\n", {"label_column": "topic"}, "`label_column` must be one of the columns"),
+        ("x.csv", b"text,label\na b,1\n", {"label_column": "text"}, "`label_column` must be another column than that"),
         ("x.csv", b"number\n1\n", {}, "`text_column` must name a column of strings"),
         ("x.jsonl", b'{"text": "a"}\n{"text": null}\n', {}, "must hold a string in every row"),
         ("x.csv", b"text,label\na b,1.5\nc,2.5\n", {}, "must be classes"),
@@ -93,14 +94,14 @@ def test_a_table_is_no_data_set():
 
 
 HIDDEN = [
-    ("csv", ["1", "0", "-1", ""], ["0", "1"]),
-    ("csv", ["1.0", "0.0", "", ""], ["0.0", "1.0"]),  # pandas writes whole numbers so beside empty cells
+    ("csv", ["1", "0", "", ""], ["0", "1"]),
+    ("csv", ["1.0", "0.0", "", ""], ["0", "1"]),  # pandas writes whole numbers so beside empty cells
     ("csv", ["yes", "no", "-1", " "], ["no", "yes"]),
     ("jsonl", ["yes", "no", "", None], ["no", "yes"]),
-    ("jsonl", [10, 9, -1, None], ["9", "10"]),
+    ("jsonl", [10, 9, "", None], ["9", "10"]),
     ("jsonl", [True, False, None, None], ["False", "True"]),
-    ("parquet", [1, 0, -1, None], ["0", "1"]),
-    ("parquet", [1.0, 0.0, float("nan"), None], ["0.0", "1.0"]),
+    ("parquet", [1, 0, None, None], ["0", "1"]),
+    ("parquet", [1.0, 0.0, float("nan"), None], ["0", "1"]),
     ("parquet", ["yes", "no", "", None], ["no", "yes"]),
 ]
 
@@ -119,7 +120,7 @@ def test_rows_without_a_class_are_told_and_are_no_class(tmp_path, caplog, suffix
     splits = load_text_dataset(str(tmp_path))
     assert splits["train"].features["label"].names == names
     named = [names[label] if label >= 0 else None for label in splits["train"]["label"]]
-    assert named == [*map(str, values[:2]), None, None]
+    assert named == [*(str(value).removesuffix(".0") for value in values[:2]), None, None]
     assert labelled(splits["train"])["text"] == ["row 0", "row 1"]
     assert labelled(splits["test"]) is None
     assert "2 of the 4 rows of `train` have no class in `label`" in caplog.text
@@ -144,6 +145,51 @@ def test_declared_classes_keep_their_order_and_hidden_ones_are_left_out(tmp_path
     assert [splits[name]["label"][:] for name in made] == [[2, 0, -1, -1], [2, 2, 0, 0], [-1] * 4]
     assert labelled(splits["validation"]) is splits["validation"]
     assert labelled(splits["test"]) is None
+
+
+@pytest.mark.parametrize("way", ["parquet", "save_to_disk"])
+def test_splits_that_number_their_classes_otherwise_are_read_by_name(tmp_path, way):
+    made = DatasetDict()
+    for split, names in (("train", ["neg", "pos"]), ("validation", ["pos", "neg"]), ("test", ["pos", "new"])):
+        features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+        made[split] = Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, -1]}, features)
+        if way == "parquet":
+            made[split].to_parquet(tmp_path / f"{split}.parquet")
+    if way == "save_to_disk":
+        made.save_to_disk(tmp_path)
+    splits = load_text_dataset(str(tmp_path))
+    assert all(split.features["label"].names == ["neg", "pos", "new"] for split in splits.values())
+    assert [splits[name]["label"][:] for name in made] == [[0, 1, -1], [1, 0, -1], [1, 2, -1]]
+
+
+def test_one_number_is_one_class_and_a_split_of_minus_ones_has_none(tmp_path, caplog):
+    for split, labels in (("train", ["0", "1"]), ("validation", ["0.0", "1.0", ""]), ("test", ["-1", "-1"])):
+        rows = "".join(f"row {number},{label}\n" for number, label in enumerate(labels))
+        (tmp_path / f"{split}.csv").write_text("text,label\n" + rows)
+    splits = load_text_dataset(str(tmp_path))
+    assert splits["train"].features["label"].names == ["0", "1"]
+    found = [splits[name]["label"][:] for name in ("train", "validation", "test")]
+    assert found == [[0, 1], [0, 1, -1], [-1, -1]]
+    assert "2 of the 2 rows of `test` have no class in `label`" in caplog.text
+
+
+@pytest.mark.parametrize("way", ["parquet", "save_to_disk"])
+@pytest.mark.parametrize("kind", [ClassLabel(names=["x", "y"]), Value("string"), Value("int64")])
+def test_a_test_split_may_lack_the_column_of_the_classes(tmp_path, way, kind):
+    features = Features({"text": Value("string"), "label": kind})
+    labels = ["x", "y"] if kind == Value("string") else [0, 1]
+    made = DatasetDict(
+        test=Dataset.from_dict({"text": ["c"]}),
+        train=Dataset.from_dict({"text": ["a", "b"], "label": labels}, features),
+    )
+    made["validation"] = made["train"]
+    if way == "parquet":
+        for split, rows in made.items():
+            rows.to_parquet(tmp_path / f"{split}.parquet")
+    else:
+        made.save_to_disk(tmp_path)
+    splits = load_text_dataset(str(tmp_path))
+    assert [splits[name]["label"][:] for name in ("train", "test")] == [[0, 1], [-1]]
 
 
 def test_classes_that_a_card_declares_are_kept(tmp_path):
@@ -176,7 +222,8 @@ def test_no_class_at_all_is_no_column_of_classes(tmp_path, caplog):
     [
         (["1.5", "2.0"], "must be classes, got the numbers"),
         (["1.0", "2.0"], "must be classes, got the numbers"),
-        (["-2", "-1", "1"], "must be classes from 0 on, got -2 beside -1"),
+        (["-2", "", "1"], "must be classes from 0 on, got -2 beside -1"),
+        (["-1", "0", "1"], r"must not have -1 beside other numbers, got -1 and \['0', '1'\] in split 'train'; give"),
     ],
 )
 def test_numbers_that_are_no_classes_are_refused(tmp_path, labels, message):
@@ -226,10 +273,11 @@ def test_what_was_chosen_is_told(jsonl):
 
 
 def test_blank_texts_are_left_out_and_told(tmp_path, caplog):
-    (tmp_path / "a.txt").write_text("one\n\ntwo\n \u3000\nthree\n")
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n \u3000\nthree\n\u200b\u200d \n\ufeff\n")
     splits = load_text_dataset(str(tmp_path / "a.txt"))
+    assert len(list(load_text_dataset(str(tmp_path / "a.txt"), streaming=True)["train"])) == 3
     assert sorted(row["text"] for split in splits.values() for row in split) == ["one", "three", "two"]
-    assert "2 of the 5 texts of `train` are blank; they are left out" in caplog.text
+    assert "4 of the 7 texts of `train` are blank; they are left out" in caplog.text
     (tmp_path / "a.txt").write_text("\n \n")
     with pytest.raises(ValueError, match="must hold at least one word, got 2 blank texts in split 'train'"):
         load_text_dataset(str(tmp_path / "a.txt"))

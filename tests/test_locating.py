@@ -1,6 +1,8 @@
 """Where a data set is: folders of all kinds, the Hub, and names that are none."""
 
+import gzip
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,41 @@ def test_a_folder_reads_its_files_by_the_same_rules(tmp_path):
     folder(source, test_csv="text,label\nfine,0\nso, then,1\n")
     with pytest.raises(ValueError, match=r"test.csv` must have 2 cells in every line.* got 3 in line 3"):
         load_text_dataset(str(source))
+
+
+@pytest.mark.parametrize(
+    ("files", "stray"),
+    [
+        (["train.csv.gz"], "train.csv.gz"),
+        (["train.zip"], "train.zip"),
+        (["train.csv", "train.csv.bak"], "train.csv.bak"),
+        (["train/a.csv", "train/b.jsonl"], "train/"),
+        (["a.csv", "b.csv", "c.json"], "c.json"),
+    ],
+)
+def test_files_that_would_be_left_out_or_read_otherwise_are_refused(tmp_path, files, stray):
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("train.csv", ROWS)
+        else:
+            content = '{"text": "a"}\n' if "json" in name else ROWS
+            path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
+    with pytest.raises(ValueError, match=rf"files are all of one kind .*with \['{stray}.*move them away") as caught:
+        load_text_dataset(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_data_may_lie_beside_them(tmp_path):
+    source = folder(tmp_path / "f", a_csv=ROWS, LICENSE_txt="yours", README_md="# Rows")
+    assert len(load_text_dataset(str(source))["train"]) == 5
+
+
+def test_no_name_is_no_folder():
+    with pytest.raises(ValueError, match="`dataset` must be docstrings, .* got ''; name one"):
+        load_text_dataset("")
 
 
 def test_a_folder_with_the_name_of_a_format_is_a_folder(tmp_path, monkeypatch):
