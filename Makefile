@@ -1,5 +1,5 @@
 PYTHON ?= python3
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto
 # Which torch `make lock`, `make test-newest` and `make test-oldest` take: that of the lock unless said. Of any other
 # version an index may have no CPU build, and then it brings several gigabytes of CUDA packages.
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)

@@ -39,8 +39,8 @@ def read_lines(path: Path) -> Iterator[str]:
             if bad >= 0:
                 raise ValueError(
                     f"`{path}` must be UTF-8 text, got byte 0x{part[bad]:02x} in line {number + 1}, byte offset "
-                    f"{offset + bad}; convert the file with `iconv -f ENCODING -t utf-8`, ENCODING being latin1, cp1251, "
-                    "utf-16 or what it is."
+                    f"{offset + bad}; convert the file with `iconv -f ENCODING -t utf-8`, from latin1, cp1251, utf-16 "
+                    "or what it is in."
                 )
             offset += len(part)
             for line in re.split(r"(?<=\r)(?=[^\n])", text) if "\r" in text else [text]:

@@ -618,7 +618,9 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
         scores = self.classifier(z).unflatten(0, (-1, samples))  # (batch, samples, num_labels)
         problem = self._problem_type(labels)
         if labels is not None and self.config.problem_type is None and not traced():
-            self.config.problem_type = cast(Any, problem)  # as in transformers: what is saved must know how to read the logits
+            self.config.problem_type = cast(
+                Any, problem
+            )  # as in transformers: what is saved must know how to read the logits
         if problem == "regression":
             logits = scores.mean(1)
         elif problem == "multi_label_classification":
