@@ -4,8 +4,9 @@ PYTEST_ARGS ?= -n auto
 # version an index may have no CPU build, and then it brings several gigabytes of CUDA packages.
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 # What another version of somebody else's package could break; QUICK=1 leaves out what takes minutes.
-VERSION_TESTS := tests/test_modeling_*.py tests/test_generation.py tests/test_saving.py tests/test_quickstart.py
-VERSION_TESTS += $(if $(QUICK),,tests/test_hub.py tests/test_library_*.py tests/test_encoders.py tests/test_training.py)
+VERSION_TESTS := tests/test_modeling_*.py tests/test_library_conventions.py tests/test_generation.py
+VERSION_TESTS += tests/test_saving.py tests/test_quickstart.py
+VERSION_TESTS += $(if $(QUICK),,tests/test_hub.py tests/test_library_tools.py tests/test_encoders.py tests/test_training.py)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,9 +29,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 lock: newest  ## pin the newest versions in constraints.txt; TORCH=2.14.0 moves torch, which else stays
-	@echo '# Made by `make lock`: the exact versions that the project is developed and tested with.' > build/constraints.txt
-	@.venv-newest/bin/python -m pip freeze -q --all --exclude pip --exclude hsvae_hf | sed 's/+.*//' >> build/constraints.txt
-	@mv build/constraints.txt constraints.txt
+	@echo '# Made by `make lock`: the exact versions that the project is developed and tested with.' > build/lock.txt
+	@.venv-newest/bin/python -m pip freeze -q --all --exclude pip --exclude hsvae_hf | sed 's/+.*//' >> build/lock.txt
+	@mv build/lock.txt constraints.txt
 	@echo "constraints.txt has $$(grep -c == constraints.txt) packages; look at the changes, then: make test-all"
 
 newest:
