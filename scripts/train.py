@@ -64,7 +64,6 @@ FIRST = {
     "training": TRAINING_FIRST,
     "output": OUTPUT_FIRST,
 }
-SMALL_REMEDY = "these sizes are for a GPU: --preset small takes minutes on two cores"
 MODEL_HELP = f"With --model_type, the options are those of that model: {', '.join(hsvae_hf.MODELS)}."
 
 
@@ -182,6 +181,12 @@ def model_of(option: str) -> str | None:
         if option in {f.name for f in fields(config_arguments(kinds[0]))}
     ]
     return f"--model_type {' and '.join(found)}" if found else None
+
+
+def remedy(data: DataArguments) -> str | None:
+    """What to do where training takes long on a CPU: the small preset, if it is for this input and not set."""
+    large = data.preset != "small" and data.encoder_name_or_path is None and data.vectors is None
+    return "these sizes are for a GPU: --preset small takes minutes on two cores" if large else None
 
 
 def load_text(data: DataArguments, seed: int) -> Any:
@@ -352,7 +357,7 @@ def train(
         data_collator=collator,
         processing_class=tokenizer,
     )
-    report_steps(trainer, None if data.preset == "small" or flags["decoder_type"] == "vector" else SMALL_REMEDY)
+    report_steps(trainer, remedy(data))
     say(model_facts(model))
     monitor = CollapseMonitor(trainer)
     if "validation" in splits:

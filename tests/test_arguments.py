@@ -120,6 +120,21 @@ def test_every_field_of_a_configuration_is_explained_by_its_own_text(name):
         assert "What models" not in text
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dataset", "x.txt"], True),
+        (["--dataset", "x.txt", "--preset", "released"], True),
+        (["--dataset", "x.txt", "--preset", "small"], False),
+        (["--dataset", "x.txt", "--encoder_name_or_path", "bert"], False),
+        (["--vectors", "x.npy"], False),
+    ],
+)
+def test_the_small_preset_is_named_where_it_can_be_had(monkeypatch, words, said):
+    data, _, _ = train_arguments(monkeypatch, "--output_dir", "x", "--report_to", "none", *words)
+    assert ("--preset small" in (runpy.run_path(str(SCRIPTS / "train.py"))["remedy"](data) or "")) == said
+
+
 def train_arguments(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, words)])
     return runpy.run_path(str(SCRIPTS / "train.py"))["parse_arguments"]()
