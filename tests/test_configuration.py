@@ -103,7 +103,7 @@ def test_the_vocabulary_is_that_of_the_encoder():
 
 @pytest.mark.parametrize(("eos", "ids"), [(1, [1]), ([1, 5], [1, 5]), (None, [])])
 def test_a_sentence_may_end_in_several_tokens_or_in_none(eos, ids):
-    assert HSVAEConfig(eos_token_id=eos).eos_token_ids == ids
+    assert HSVAEConfig(eos_token_id=eos, bos_token_id=None).eos_token_ids == ids
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ class TextVAEConfig(PreTrainedConfig):
         freeze_encoder: train the classifier alone, on a frozen encoder and latent head.
         initializer_range: standard deviation of the word embeddings at initialisation.
         pad_token_id: padding id, never read by the model.
-        bos_token_id: first decoder input; the end-of-sentence token, as in the released code.
+        bos_token_id: first decoder input; the end-of-sentence token, as in the released code. None, which
+            some versions of the Trainer write, changes nothing: `decoder_start_token_id` is what is read.
         eos_token_id: end-of-sentence id; the encoder reads it, the decoder predicts it. Generation stops at it; at any
             of them where it is a list, at none where it is None.
         unk_token_id: unknown-word id, the replacement of word dropout.
@@ -130,7 +131,7 @@ class TextVAEConfig(PreTrainedConfig):
     initializer_range: float | int = 0.05
     is_encoder_decoder: bool = True
     pad_token_id: int = 0
-    bos_token_id: int = 1
+    bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 1
     unk_token_id: int = 2
     decoder_start_token_id: int = 1
@@ -245,8 +246,9 @@ class TextVAEConfig(PreTrainedConfig):
 
     def validate_special_tokens(self) -> None:
         """The special tokens are words of the vocabulary, and padding is none of the others."""
-        names = ("pad_token_id", "bos_token_id", "unk_token_id", "decoder_start_token_id")
+        names = ("pad_token_id", "unk_token_id", "decoder_start_token_id")
         ids = [(name, getattr(self, name)) for name in names] + [("eos_token_id", id) for id in self.eos_token_ids]
+        ids += [] if self.bos_token_id is None else [("bos_token_id", self.bos_token_id)]
         for name, value in ids:
             remedy = "take it and `vocab_size` from the tokenizer"
             require(0 <= value < self.vocab_size, name, f"an id below `vocab_size` ({self.vocab_size})", value, remedy)
