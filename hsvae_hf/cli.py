@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from hsvae_hf.files import SIGNALS
+from hsvae_hf.models.sources import HTTP_ERROR
 from hsvae_hf.reporting import prepare_output
-from hsvae_hf.sources import HTTP_ERROR
 
-# A script's folder is no place to import from: there, evaluate.py would hide the package of that name.
+# A script's folder is no place to import from: there, evaluate_model.py would hide the package of that name.
 _FOLDER = Path(sys.argv[0]).resolve().parent
-if (_FOLDER / "evaluate.py").is_file():
+if (_FOLDER / "evaluate_model.py").is_file():
     sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != _FOLDER]
 
 # What bad input raises. Anything else is a fault of the program, and keeps its traceback.

@@ -4,17 +4,16 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
-import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 from datasets.exceptions import DatasetsError
-from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from hsvae_hf.locating import Source, Splits, first_line, locate
@@ -32,7 +31,6 @@ from hsvae_hf.reading import (
 from hsvae_hf.tokens import token_limit, tokenize
 
 logger = logging.getLogger(__name__)
-
 SPLIT_SEED = 42  # of held-out rows: a report must not be on what another seed trained on
 MAX_LENGTHS = {"yelp": 200, "dbpedia": 60, "yahoo": 30}  # the paper's
 VALIDATION_SHARE = 0.05
@@ -398,66 +396,15 @@ def tokenize_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Da
     return dataset.map(ids_of, batched=True, remove_columns=["text"], **progress)
 
 
-@dataclass
-class TextCollator:
-    """Pad tokenized rows to a batch.
-
-    Args:
-        tokenizer: pads, on its own side.
-        with_labels: carry `label` on as `labels` (classification); without, `labels` are the tokens, which pre-training
-            reconstructs, as a stock Trainer wants them for its evaluation.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    with_labels: bool = False
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Make `input_ids` and `attention_mask`, `(batch, steps)`, and `labels`, `(batch,)` or `(batch, steps)`."""
-        batch = dict(self.tokenizer.pad({"input_ids": [row["input_ids"] for row in rows]}, return_tensors="pt"))
-        if self.with_labels:
-            batch["labels"] = torch.tensor([row["label"] for row in rows])
-        else:
-            batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-        return batch
-
-
-class LengthGroupedSampler(Sampler[int]):
-    """Random batches of sentences of similar length: windows of batches are sorted, then the batches shuffled.
-
-    The same epoch gives the same order, so a resumed run sees what an uninterrupted one would.
-
-    Args:
-        lengths: tokens per row.
-        batch_size: rows per step over all processes.
-        seed: of the order.
-        window: batches sorted together; larger means less padding and less randomness.
-        epoch: tells the current epoch whenever an order is drawn. (Accelerate's `set_epoch` does not reach a sampler
-            behind the batches that a resumed run skips.)
-    """
-
-    def __init__(
-        self,
-        lengths: list[int],
-        batch_size: int,
-        seed: int = 42,
-        window: int = 8,
-        epoch: Callable[[], int] = lambda: 0,
-    ) -> None:
-        self.lengths, self.batch_size, self.seed, self.window, self.epoch = lengths, batch_size, seed, window, epoch
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        """Row numbers; the last, smaller batch comes last."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch())
-        rows = torch.randperm(len(self), generator=generator).tolist()
-        whole = len(rows) - len(rows) % self.batch_size
-        rows, last = rows[:whole], rows[whole:]  # set aside before sorting, or it would hold long sentences alone
-        size, batches = self.window * self.batch_size, []
-        for start in range(0, whole, size):
-            window = sorted(rows[start : start + size], key=self.lengths.__getitem__)
-            batches += [window[first : first + self.batch_size] for first in range(0, len(window), self.batch_size)]
-        order = torch.randperm(len(batches), generator=generator).tolist()
-        return iter([row for index in order for row in batches[index]] + last)
+def split_vectors(
+    vectors: np.ndarray, seed: int, max_train_samples: int | None = None, max_samples: int | None = None
+) -> dict[str, np.ndarray]:
+    """Split rows into `train` and `validation` (5%), drawn with `seed`, of at most so many rows each."""
+    order = np.random.default_rng(seed).permutation(len(vectors))
+    for name, limit in (("max_train_samples", max_train_samples), ("max_samples", max_samples)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {limit}; leave it out to take all rows.")
+    size = max(1, int(VALIDATION_SHARE * len(vectors)))
+    if len(vectors) < 2:
+        raise ValueError(f"`vectors` must have at least 2 rows, got {len(vectors)}; one is for validation.")
+    return {"train": vectors[order[size:][:max_train_samples]], "validation": vectors[order[:size][:max_samples]]}

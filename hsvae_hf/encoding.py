@@ -20,15 +20,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.files import staged_file
-from hsvae_hf.inputs import (
-    check_model,
-    check_positive,
-    check_sentences,
-    check_strings,
-    check_tokenizer,
-    check_vectors,
-)
-from hsvae_hf.modeling_text_vae import keep_largest
+from hsvae_hf.inputs import check_model, check_positive, check_sentences, check_strings, check_tokenizer, check_vectors
+from hsvae_hf.models.modeling_text_vae import keep_largest
 from hsvae_hf.tokens import check_limit, length_batches, pad_batch, token_limit, tokenize
 
 CODE_FILES = (".npz", ".parquet", ".jsonl")
@@ -64,7 +57,7 @@ def encode(
         sentences: strings, such as a list or a column. The empty string has a code too. A single string and a table
             are refused: pass `[sentence]`, or one column.
         batch_size: sentences per forward pass (>= 1). None takes sentences of similar length up to a number of tokens,
-            which is the fastest on a CPU, or within some percent of it (`scripts/benchmark.py batches`).
+            which is the fastest on a CPU, or within some percent of it (`scripts/experiments/benchmark.py batches`).
         show_progress_bar: whether to show one.
         max_active_dims: keep at most this many non-zero dimensions per code, the largest magnitudes (>= 1), on top of
             the model's own limit.

@@ -19,9 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 if sys.platform != "win32":  # which has no such locks: there, two processes at once are not noticed
     import fcntl
-
 logger = logging.getLogger(__name__)
 UNFINISHED = ".unfinished"
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -226,3 +229,37 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
         except OSError:
             return
+
+
+def load_vectors(path: str | Path) -> np.ndarray:
+    """Vectors made elsewhere, `(rows, size)` float32.
+
+    Args:
+        path: a `.npy` file of such an array, or a `.parquet` file with the column `vectors`, or only one column, of
+            lists of numbers.
+
+    Raises:
+        ValueError: for another file, shape, or a number that is not finite.
+    """
+    path = Path(path)
+    if path.suffix not in (".npy", ".parquet") or not path.is_file():
+        raise ValueError(f"`vectors` must be a .npy or .parquet file, got {str(path)!r}; check the path.")
+    try:
+        if path.suffix == ".npy":
+            found = np.load(path, allow_pickle=False)
+        else:
+            table = pq.read_table(path)
+            name = "vectors" if "vectors" in table.column_names else table.column_names[0]
+            if name != "vectors" and len(table.column_names) > 1:
+                raise ValueError(f"it has the columns {', '.join(table.column_names)} and no `vectors`")
+            found = np.stack(table.column(name).to_numpy())
+        found = np.ascontiguousarray(found, dtype=np.float32)
+        if found.ndim != 2 or 0 in found.shape:
+            raise ValueError(f"it has the shape {found.shape}")
+        if not np.isfinite(found).all():
+            raise ValueError("it holds NaN or infinity")
+    except (ValueError, TypeError, IndexError, EOFError, pa.ArrowException) as error:
+        raise ValueError(
+            f"`vectors` must hold finite numbers, (rows, size), got {str(path)!r}: {error}; write it again."
+        ) from error
+    return found

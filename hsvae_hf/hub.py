@@ -15,10 +15,10 @@ from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, Rep
 from huggingface_hub.utils import get_session, hf_raise_for_status
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
-from hsvae_hf.configuration_text_vae import TextVAEConfig
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.locating import HUB_IDS
 from hsvae_hf.metrics import metric_path
+from hsvae_hf.models.configuration_text_vae import TextVAEConfig
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 REPORT, RESULTS, SETTINGS, HEATMAP = "report.json", "all_results.json", "train_settings.json", "gates.png"
@@ -87,7 +87,7 @@ def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) 
 
     Args:
         folder: of a run: `config.json`, and where they exist `all_results.json`, `train_settings.json`, `report.json`
-            (of `scripts/evaluate.py --output`) and `gates.png` (of its `--heatmap`).
+            (of `scripts/evaluate_model.py --output`) and `gates.png` (of its `--heatmap`).
         repo_id: where the model goes, for the usage block.
         dataset_id: the training data on the Hub, where the settings do not tell.
     """
@@ -197,7 +197,7 @@ def _shown(value: Any) -> Any:
 def _evaluated(report: dict[str, Any], results: dict[str, Any]) -> str:
     found = report.get("settings", {})
     if {"hsvae_hf", "split"} <= set(found) and "rows" in report:
-        by = f"by `scripts/evaluate.py` of hsvae_hf {found['hsvae_hf']}"
+        by = f"by `scripts/evaluate_model.py` of hsvae_hf {found['hsvae_hf']}"
         return f"On {report['rows']} rows, split `{found['split']}`, {by}."
     return "By the training script." if results else ""
 

@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from hsvae_hf.configuration_text_vae import TextVAEConfig
 from hsvae_hf.inputs import foreign_words
-from hsvae_hf.sources import check_source
+from hsvae_hf.models.configuration_text_vae import TextVAEConfig
+from hsvae_hf.models.sources import check_source
 from hsvae_hf.tokens import check_limit
 
 _LOADING = threading.RLock()  # the library's verbosity, and its state while it builds a model, are the process's

@@ -24,8 +24,8 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from hsvae_hf.docstrings import docstring_corpus
+from hsvae_hf.models.sources import ASK_SECONDS, advise, is_path
 from hsvae_hf.reading import SUFFIXES
-from hsvae_hf.sources import ASK_SECONDS, advise, is_path
 
 HUB_IDS = {
     "yelp": "Yelp/yelp_review_full",

@@ -20,12 +20,11 @@ from transformers import PreTrainedModel
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, save_codes
-from hsvae_hf.files import claimed_file
+from hsvae_hf.files import claimed_file, load_vectors
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.reading import SUFFIXES, find_text_column, read_columns, read_sentences
 from hsvae_hf.reporting import device_name, finish, model_facts, say, size_of
 from hsvae_hf.tokenization import warn_unknown
-from hsvae_hf.vectors import load_vectors
 
 INPUT_FILES = (*SUFFIXES, ".npy")
 

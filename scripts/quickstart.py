@@ -14,19 +14,24 @@ import torch
 from transformers import set_seed
 
 import hsvae_hf
-from hsvae_hf.analysis import class_gate_activity, plot_gate_heatmap
+from hsvae_hf.active_dims import hold_target
 from hsvae_hf.arguments import parse
-from hsvae_hf.batches import input_batches
-from hsvae_hf.calibration import hold_target
+from hsvae_hf.batching import TextCollator, input_batches
+from hsvae_hf.checkpoints import claimed_output_dir
 from hsvae_hf.cli import run
-from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
-from hsvae_hf.evaluation import evaluate_model, print_report, representations
+from hsvae_hf.data import load_text_dataset, tokenize_dataset
 from hsvae_hf.extras import require
-from hsvae_hf.modeling_text_vae import tokenizer_fields
+from hsvae_hf.models.modeling_text_vae import tokenizer_fields
+from hsvae_hf.plots import plot_gate_heatmap
 from hsvae_hf.presets import SMALL_LENGTH, SMALL_MODEL, SMALL_TRAINING
+from hsvae_hf.probes import representations
+from hsvae_hf.report import evaluate_model, print_report
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, say
+from hsvae_hf.statistics import class_gate_activity
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, claimed_output_dir, run_settings, save_run
+from hsvae_hf.trainer import TextVAETrainer
+from hsvae_hf.training import run_settings, save_run
+from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 
 @dataclass

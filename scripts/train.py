@@ -15,36 +15,25 @@ import torch
 from transformers import set_seed
 
 import hsvae_hf
+from hsvae_hf.active_dims import fit_code_scale, hold_target
 from hsvae_hf.arguments import MODEL_NAMES, OUTPUT_FIRST, TRAINING_FIRST, ScriptParser, choose, config_arguments
-from hsvae_hf.calibration import fit_code_scale, hold_target
+from hsvae_hf.batching import TextCollator, VectorDataset, collate_vectors
+from hsvae_hf.callbacks import CALIBRATION_ROWS, CollapseMonitor, held_out_batches
+from hsvae_hf.checkpoints import check_resumable, check_same_vectors, claimed_output_dir
 from hsvae_hf.cli import run
-from hsvae_hf.data import MAX_LENGTHS, TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, split_vectors, tokenize_dataset
+from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
+from hsvae_hf.files import load_vectors
 from hsvae_hf.loading import load_tokenizer
 from hsvae_hf.locating import HUB_IDS
-from hsvae_hf.modeling_text_vae import tokenizer_fields
-from hsvae_hf.monitor import CALIBRATION_ROWS, CollapseMonitor, held_out_batches
-from hsvae_hf.presets import SMALL_LENGTH, SMALL_MODEL, SMALL_TRAINING
+from hsvae_hf.models.modeling_text_vae import tokenizer_fields
+from hsvae_hf.models.sources import check_source
+from hsvae_hf.presets import HEAD_DEFAULTS, SMALL_LENGTH, SMALL_MODEL, SMALL_TRAINING, VECTOR_DEFAULTS
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, report_steps, say
-from hsvae_hf.resuming import check_resumable, check_same_vectors
-from hsvae_hf.sources import check_source
 from hsvae_hf.tokenization import train_tokenizer, warn_unknown
-from hsvae_hf.training import (
-    TextVAETrainer,
-    TextVAETrainingArguments,
-    claimed_output_dir,
-    run_settings,
-    save_run,
-)
-from hsvae_hf.vectors import (
-    HEAD_DEFAULTS,
-    VECTOR_DEFAULTS,
-    VectorDataset,
-    collate_vectors,
-    embed_dataset,
-    load_encoder_tokenizer,
-    load_vectors,
-    split_vectors,
-)
+from hsvae_hf.trainer import TextVAETrainer
+from hsvae_hf.training import run_settings, save_run
+from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 LARGE_SHARE_CUT = 0.05  # of the rows, from which on it is said
 ENCODER_LEARNING_RATE = 8e-5  # the paper's, with BERT
@@ -393,7 +382,7 @@ def tell(data: DataArguments, folder: str, metrics: dict[str, Any]) -> None:
     source = {name: getattr(data, name) for name in names}
     result = f"{folder}: the model{'' if data.vectors else ', its tokenizer'}, and all figures in all_results.json"
     report = Path(folder) / "report.json"
-    finish(result, figures, command_line("evaluate.py", model_name_or_path=folder, **source, output=report))
+    finish(result, figures, command_line("evaluate_model.py", model_name_or_path=folder, **source, output=report))
 
 
 if __name__ == "__main__":

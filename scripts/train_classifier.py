@@ -12,14 +12,17 @@ if __name__ == "__main__":  # the imports take seconds: a signal ends them witho
 from transformers import AutoModelForSequenceClassification, set_seed
 
 from hsvae_hf.arguments import OUTPUT_FIRST, TRAINING_FIRST, ScriptParser
+from hsvae_hf.batching import TextCollator
+from hsvae_hf.checkpoints import check_resumable, claimed_output_dir, weights_fingerprint
 from hsvae_hf.cli import run
-from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
+from hsvae_hf.data import labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.loading import load_for_inference
+from hsvae_hf.models.sources import check_source
 from hsvae_hf.reporting import data_facts, finish, model_facts, say
-from hsvae_hf.resuming import check_resumable, weights_fingerprint
-from hsvae_hf.sources import check_source
 from hsvae_hf.tokenization import warn_unknown
-from hsvae_hf.training import RunArguments, WholeCheckpointTrainer, accuracy, claimed_output_dir, run_settings, save_run
+from hsvae_hf.trainer import WholeCheckpointTrainer
+from hsvae_hf.training import accuracy, run_settings, save_run
+from hsvae_hf.training_arguments import RunArguments
 
 KEPT = ("model_type", "vocab_size", "hidden_size", "latent_size", "num_samples", "freeze_encoder", "id2label")
 FIRST = {

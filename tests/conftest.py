@@ -13,9 +13,11 @@ from datasets import Dataset
 from families import bert
 
 import hsvae_hf
-from hsvae_hf.data import TextCollator, tokenize_dataset
+from hsvae_hf.batching import TextCollator
+from hsvae_hf.data import tokenize_dataset
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
+from hsvae_hf.trainer import TextVAETrainer
+from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 TOPICS = {
     "animals": [

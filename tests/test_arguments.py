@@ -95,8 +95,9 @@ def test_help_shows_what_is_needed_first_and_help_all_everything(capsys):
     [("HSVAE", "hsvae"), ("Vae", "gaussian-vae"), ("mat-VAE", "mat-vae"), ("Sparsemax", "sparsemax-ae")],
 )
 def test_a_model_has_one_name_however_it_is_spelt(word, name):
+    from comparison import SYSTEMS, system_name
+
     from hsvae_hf.arguments import MODEL_NAMES
-    from hsvae_hf.comparison import SYSTEMS, system_name
 
     assert choose("model_type", word, hsvae_hf.MODELS, MODEL_NAMES) == name
     assert SYSTEMS[system_name(word)][0] == name

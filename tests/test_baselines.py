@@ -9,7 +9,7 @@ from torch.autograd import gradcheck
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
 import hsvae_hf
-from hsvae_hf.distributions import (
+from hsvae_hf.models.distributions import (
     bernoulli_kl,
     choice_entropies,
     gumbel_like,
@@ -22,10 +22,10 @@ from hsvae_hf.distributions import (
     select_dimensions,
     sparsemax,
 )
-from hsvae_hf.modeling_gaussian_vae import GaussianVAEHead
-from hsvae_hf.modeling_mat_vae import MATVAEHead
-from hsvae_hf.modeling_sdlgm import SDLGMHead
-from hsvae_hf.modeling_vsc import VSCHead
+from hsvae_hf.models.modeling_gaussian_vae import GaussianVAEHead
+from hsvae_hf.models.modeling_mat_vae import MATVAEHead
+from hsvae_hf.models.modeling_sdlgm import SDLGMHead
+from hsvae_hf.models.modeling_vsc import VSCHead
 
 SIZES = {"vocab_size": 40, "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
 GRID = torch.linspace(-14, 14, 560_001, dtype=torch.float64)

@@ -20,7 +20,7 @@ from transformers import Trainer
 import hsvae_hf
 from hsvae_hf.cli import run
 from hsvae_hf.files import uninterrupted
-from hsvae_hf.sources import HTTP_ERROR
+from hsvae_hf.models.sources import HTTP_ERROR
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--embedding_size", "8", "--hidden_size", "12", "--latent_size", "6", "--per_device_train_batch_size", "4"]
@@ -84,13 +84,13 @@ def interrupt(monkeypatch, place, number):
         ("train", "hsvae_hf.data:locate"),
         ("train", "torch.optim:AdamW.step"),
         ("train", "transformers:Trainer._save_optimizer_and_scheduler"),
-        ("train", "hsvae_hf.monitor:corpus_statistics"),
+        ("train", "hsvae_hf.callbacks:corpus_statistics"),
         ("train", "transformers:PreTrainedTokenizerBase.save_pretrained"),
         ("train_classifier", "torch.optim:AdamW.step"),
         ("embed", "hsvae_hf.loading:AutoConfig.from_pretrained"),
         ("embed", "hsvae_hf.encoding:_encode_batch"),
         ("embed", "numpy.lib.format:write_array"),
-        ("evaluate", "hsvae_hf.evaluation:probe_accuracy"),
+        ("evaluate", "hsvae_hf.report:probe_accuracy"),
         ("evaluate", "matplotlib.figure:Figure.savefig"),
         ("explain", "hsvae_hf.encoding:_encode_batch"),
         ("quickstart", "transformers:set_seed"),

@@ -5,15 +5,16 @@ import re
 import shutil
 from pathlib import Path
 
+import comparison
 import numpy as np
 import pytest
 import torch
 import transformers
+from comparison import CompareArguments, Comparison, compare
 from families import bert
 
-from hsvae_hf import comparison, vectors
-from hsvae_hf.comparison import CompareArguments, Comparison, compare
-from hsvae_hf.modeling_encoders import TransformerEncoder
+from hsvae_hf import embedding_cache
+from hsvae_hf.models.modeling_encoders import TransformerEncoder
 
 SMALL = {"max_steps": 3, "batch_size": 8, "vocab_size": 60, "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
 
@@ -83,7 +84,7 @@ def test_models_on_a_pretrained_encoder_decode_the_words_of_the_others(options, 
 
 
 def test_a_frozen_encoder_reads_every_sentence_once(options, encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(vectors.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(embedding_cache.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     trained, read = [], []
     monkeypatch.setattr(
         TransformerEncoder,

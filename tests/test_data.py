@@ -9,7 +9,8 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hsvae_hf.data import LengthGroupedSampler, TextCollator, labelled, load_text_dataset, tokenize_dataset
+from hsvae_hf.batching import LengthGroupedSampler, TextCollator
+from hsvae_hf.data import labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.reporting import data_facts
 
 ROWS = [{"sentence": f"sentence number {index} is here", "kind": "ab"[index % 2]} for index in range(40)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Beta, Categorical, Normal, kl_divergence
 
-from hsvae_hf.distributions import (
+from hsvae_hf.models.distributions import (
     beta_kl,
     clamp_with_gradient,
     neighbour_kl,

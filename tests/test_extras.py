@@ -69,7 +69,7 @@ def test_without_the_extras_it_imports_encodes_and_explains(tmp_path, tokenizer,
     modules = [f"hsvae_hf.{path.stem}" for path in MODULES]
     code = f"""
 import importlib, hsvae_hf
-from hsvae_hf.calibration import calibrate_threshold
+from hsvae_hf.active_dims import calibrate_threshold
 from hsvae_hf.loading import load_for_inference
 for name in {modules}: importlib.import_module(name)
 model, tokenizer = load_for_inference({str(tmp_path)!r})
@@ -83,28 +83,28 @@ assert isinstance(hsvae_hf.explain(model, tokenizer, *sentences).similarity, flo
 
 NEEDING = {
     "evaluate": [
-        "from hsvae_hf.evaluation import evaluate_model; evaluate_model(None, None, None, None)",
-        "from hsvae_hf.evaluation import corpus_statistics; import hsvae_hf; "
+        "from hsvae_hf.report import evaluate_model; evaluate_model(None, None, None, None)",
+        "from hsvae_hf.report import corpus_statistics; import hsvae_hf; "
         "corpus_statistics(hsvae_hf.HSVAEForPreTraining(hsvae_hf.HSVAEConfig("
         "vocab_size=9, embedding_size=4, hidden_size=4, latent_size=4)), [])",
-        "from hsvae_hf.evaluation import average_hoyer; average_hoyer([[1.0, 2.0]])",
-        "from hsvae_hf.monitor import CollapseMonitor; CollapseMonitor(None)",
+        "from hsvae_hf.report import average_hoyer; average_hoyer([[1.0, 2.0]])",
+        "from hsvae_hf.callbacks import CollapseMonitor; CollapseMonitor(None)",
     ],
     "sklearn": [
-        "from hsvae_hf.evaluation import probe_accuracy; import numpy as np; x = np.ones((2, 2)); "
+        "from hsvae_hf.report import probe_accuracy; import numpy as np; x = np.ones((2, 2)); "
         "probe_accuracy(x, np.arange(2), x, np.arange(2))",
-        "from hsvae_hf.evaluation import tfidf_accuracy; tfidf_accuracy({'text': ['a'], 'label': [0]}, None)",
+        "from hsvae_hf.report import tfidf_accuracy; tfidf_accuracy({'text': ['a'], 'label': [0]}, None)",
         "from hsvae_hf.explanation import describe_dimensions; from scipy import sparse; "
         "describe_dimensions(sparse.csr_matrix((1, 2)), ['a'])",
     ],
     "matplotlib": [
-        "from hsvae_hf.analysis import plot_gate_heatmap; import numpy as np; "
+        "from hsvae_hf.statistics import plot_gate_heatmap; import numpy as np; "
         "plot_gate_heatmap(np.ones((1, 2)), ['a'], 'picture.png')",
     ],
     "accelerate": [
         "from hsvae_hf.training import TextVAETrainingArguments; TextVAETrainingArguments(output_dir='run')",
-        "from hsvae_hf.comparison import CompareArguments, compare; compare(CompareArguments('docstrings', 'run'))",
-        "from hsvae_hf.reproduction import ReproduceArguments, reproduce; "
+        "from comparison import CompareArguments, compare; compare(CompareArguments('docstrings', 'run'))",
+        "from reproduction import ReproduceArguments, reproduce; "
         "reproduce(ReproduceArguments('figure2', ['docstrings'], 'run'))",
     ],
 }
@@ -134,7 +134,7 @@ RUNS = {
     "quickstart.py": ["--output_dir", "{run}"],
     "train.py": ["--dataset", "docstrings", "--output_dir", "{run}"],
     "train_classifier.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings", "--output_dir", "{run}"],
-    "evaluate.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings", "--output", "{run}.json"],
+    "evaluate_model.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings", "--output", "{run}.json"],
     "explain.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings"],
     "compare.py": ["--dataset", "docstrings", "--output_dir", "{run}"],
     "reproduce.py": ["figure2", "--dataset", "docstrings", "--output_dir", "{run}"],

@@ -20,7 +20,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import hsvae_hf
 from hsvae_hf.hub import model_card
-from hsvae_hf.training import TextVAETrainingArguments, run_settings
+from hsvae_hf.training import run_settings
+from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 ROOT = Path(__file__).parent.parent
 SENTENCES = ["the cat sees a dog", "one and two", "", "paris has a river and the road to rome is long and old too"]
@@ -345,8 +346,10 @@ def test_trainer_and_model_push_themselves(hub, run_folder, tmp_path):
 import hsvae_hf, torch
 from datasets import Dataset
 from transformers import AutoModelForPreTraining, AutoTokenizer
-from hsvae_hf.data import TextCollator, tokenize_dataset
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
+from hsvae_hf.batching import TextCollator
+from hsvae_hf.data import tokenize_dataset
+from hsvae_hf.trainer import TextVAETrainer
+from hsvae_hf.training_arguments import TextVAETrainingArguments
 folder = {str(run_folder)!r}
 tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForPreTraining.from_pretrained(folder)
 rows = tokenize_dataset(Dataset.from_dict({{"text": {SENTENCES!r}}}), tokenizer)

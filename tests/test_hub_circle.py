@@ -12,17 +12,20 @@ import circle
 import datasets
 import pytest
 import torch
+from comparison import PAPER
 from datasets import DatasetDict
 from hub_server import Hub
 from safetensors.torch import load as load_weights
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback, set_seed
 
 import hsvae_hf
-from hsvae_hf.comparison import PAPER
-from hsvae_hf.data import TextCollator, load_text_dataset, tokenize_dataset
+from hsvae_hf.batching import TextCollator
+from hsvae_hf.data import load_text_dataset, tokenize_dataset
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments, run_settings, save_run
+from hsvae_hf.trainer import TextVAETrainer
+from hsvae_hf.training import run_settings, save_run
+from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 ROOT = Path(__file__).parent.parent
 PUSH = """

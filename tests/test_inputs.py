@@ -14,13 +14,13 @@ from scipy import sparse
 from vector_models import small, vector_model
 
 import hsvae_hf
-from hsvae_hf.calibration import calibrate_threshold, fit_code_scale, set_threshold
+from hsvae_hf.active_dims import calibrate_threshold, fit_code_scale, set_threshold
+from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.encoding import encode, encode_stream, encode_vectors, sentence_vectors
 from hsvae_hf.explanation import decode_switched, explain
 from hsvae_hf.loading import load_for_inference, load_tokenizer
-from hsvae_hf.modeling_text_vae import tokenizer_checksum
+from hsvae_hf.models.modeling_text_vae import tokenizer_checksum
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer
 
 
 @pytest.fixture

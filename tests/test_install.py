@@ -20,7 +20,7 @@ from pathlib import Path
 for name in ("accelerate", "evaluate", "matplotlib", "sentence_transformers", "sklearn", "tensorboard"):
     assert find_spec(name) is None, name
 import hsvae_hf, torch
-from hsvae_hf.calibration import calibrate_threshold
+from hsvae_hf.active_dims import calibrate_threshold
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.hub import model_card
 from hsvae_hf.tokenization import train_tokenizer
@@ -45,7 +45,7 @@ assert small.generate(**inputs, num_beams=2, max_new_tokens=5).shape[0] == 1
 assert small.sample_prior(3).shape[0] == 3
 calibrate_threshold(small, words, ["the cat sees a dog", "a dog sees the cat"], 3)
 try:
-    from hsvae_hf.training import TextVAETrainingArguments
+    from hsvae_hf.training_arguments import TextVAETrainingArguments
     TextVAETrainingArguments(output_dir="run")
 except ImportError as error:
     assert "hsvae_hf[train]" in str(error)

@@ -12,8 +12,8 @@ from test_library_conventions import AUTO, build, inputs, run
 from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 import hsvae_hf
-from hsvae_hf.evaluation import corpus_statistics
-from hsvae_hf.modeling_decoder import is_bare_linear, vocabulary_loss
+from hsvae_hf.models.modeling_decoder import is_bare_linear, vocabulary_loss
+from hsvae_hf.statistics import corpus_statistics
 
 BY_NAME = {family.name: family for family in EVERY}
 offloads = pytest.mark.skipif(
@@ -210,7 +210,7 @@ def test_every_model_counts_its_parameters_and_has_its_encoder():
         model = build(family, "pretraining")
         assert model.num_parameters() == sum(value.numel() for value in model.parameters())
         assert model.get_encoder() is model.model
-        assert isinstance(model.model.encoder, hsvae_hf.modeling_encoders.TextEncoder)
+        assert isinstance(model.model.encoder, hsvae_hf.models.modeling_encoders.TextEncoder)
 
 
 def test_weights_that_would_learn_in_fp16_are_warned_of(tmp_path):

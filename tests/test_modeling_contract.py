@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from hsvae_hf import modeling_decoder
-from hsvae_hf.modeling_decoder import vocabulary_loss
+from hsvae_hf.models import modeling_decoder
+from hsvae_hf.models.modeling_decoder import vocabulary_loss
 
 SENTENCES = [[5, 6, 7, 8, 1], [9, 1], [10, 11, 12, 1], [1]]
 

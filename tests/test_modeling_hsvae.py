@@ -6,7 +6,7 @@ from torch.distributions import Bernoulli, kl_divergence
 from torch.nn import functional as F
 
 from hsvae_hf import RELEASED, HSVAEConfig, HSVAEForPreTraining, HSVAEModel
-from hsvae_hf.modeling_hsvae import HSVAEHead
+from hsvae_hf.models.modeling_hsvae import HSVAEHead
 
 SMALL = {"vocab_size": 40, "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
 ESTIMATORS = [

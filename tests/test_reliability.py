@@ -5,7 +5,7 @@ import torch
 from datasets import load_dataset
 
 from hsvae_hf import MODELS, RELEASED
-from hsvae_hf.data import LengthGroupedSampler, TextCollator
+from hsvae_hf.batching import LengthGroupedSampler, TextCollator
 from hsvae_hf.tokenization import train_tokenizer
 
 

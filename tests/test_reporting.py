@@ -11,7 +11,7 @@ import pytest
 from vector_models import script
 
 from hsvae_hf import reporting
-from hsvae_hf.evaluation import print_report
+from hsvae_hf.report import print_report
 from hsvae_hf.reporting import ReportCallback, command_line, duration, figure, finish, report_steps, size_of
 
 SIZES = ["--embedding_size", 8, "--hidden_size", 12, "--latent_size", 6, "--per_device_train_batch_size", 4]
@@ -134,7 +134,7 @@ def test_a_run_begins_with_its_data_and_sizes_and_ends_with_what_to_type(tmp_pat
     assert len(figures) == 3
     assert not any(len(word.strip("0123456789.")) == 0 and len(word) > 6 for word in printed.out.split())
     command = shlex.split(lines[-1])
-    assert command[1] == "evaluate.py"
+    assert command[1] == "evaluate_model.py"
     monkeypatched = [str(word) for word in command[2:]]
     script("evaluate", *monkeypatched)  # what it says works
     printed = capfd.readouterr().out

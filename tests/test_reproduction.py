@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reproduction
 import torch
 import transformers
+from comparison import Comparison
 from families import bert
+from reproduction import ReproduceArguments, reproduce
 from vector_models import script
 
-from hsvae_hf import modeling_hsvae, reproduction, vectors
-from hsvae_hf.comparison import Comparison
-from hsvae_hf.reproduction import ReproduceArguments, reproduce
+from hsvae_hf import embedding_cache
+from hsvae_hf.models import modeling_hsvae
 
 TINY = {"max_steps": 2, "batch_size": 8, "learning_rate": 1e-3, "vocab_size": 60, "embedding_size": 8}
 TINY |= {"hidden_size": 12, "classifier_epochs": 1, "max_train_samples": None, "max_samples": None}
@@ -28,7 +30,7 @@ def call(sentences, labels, tokenizer, tmp_path, monkeypatch):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     transformers.BertModel(bert(len(tokenizer))["encoder_config"]).save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
-    monkeypatch.setattr(vectors.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(embedding_cache.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setitem(reproduction.SIZES, "small", TINY)
     monkeypatch.setitem(reproduction.LONGER, "small", {})
     monkeypatch.setattr(reproduction, "TARGETS", [2, 4])

@@ -9,10 +9,10 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
 import hsvae_hf
-from hsvae_hf import sources
+from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.loading import load_for_inference, load_tokenizer
-from hsvae_hf.sources import check_source
-from hsvae_hf.vectors import load_encoder_tokenizer
+from hsvae_hf.models import sources
+from hsvae_hf.models.sources import check_source
 
 
 @pytest.fixture

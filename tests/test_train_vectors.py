@@ -15,10 +15,10 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 from vector_models import ROOT, as_sentence_transformers, script
 
 import hsvae_hf
+from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.encoding import encode_vectors, sentence_vectors
 from hsvae_hf.hub import model_card
 from hsvae_hf.loading import load_for_inference
-from hsvae_hf.vectors import load_encoder_tokenizer
 
 TRAIN = ["--latent_size", 6, "--max_steps", 4, "--eval_steps", 2, "--save_steps", 2, "--report_to", "none"]
 

@@ -21,14 +21,14 @@ from families import FAMILIES, bert
 from transformers import AutoModelForPreTraining, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import hsvae_hf
-from hsvae_hf.callbacks import AnnealingCallback
+from hsvae_hf.batching import TextCollator, VectorDataset, collate_vectors
+from hsvae_hf.callbacks import AnnealingCallback, CollapseMonitor
+from hsvae_hf.checkpoints import check_output_dir, check_resumable, claimed_output_dir, data_fingerprint
 from hsvae_hf.cli import run as run_script
-from hsvae_hf.data import TextCollator, tokenize_dataset
+from hsvae_hf.data import tokenize_dataset
 from hsvae_hf.files import staged_folder
-from hsvae_hf.monitor import CollapseMonitor
-from hsvae_hf.resuming import check_resumable, data_fingerprint
-from hsvae_hf.training import RunArguments, TextVAETrainingArguments, check_output_dir, claimed_output_dir, save_run
-from hsvae_hf.vectors import VectorDataset, collate_vectors
+from hsvae_hf.training import save_run
+from hsvae_hf.training_arguments import RunArguments, TextVAETrainingArguments
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--embedding_size", "8", "--hidden_size", "12", "--latent_size", "6", "--per_device_train_batch_size", "4"]
@@ -504,7 +504,7 @@ def test_the_scripts_work_as_typed(corpus, tmp_path):
     assert json.loads((classifier / "config.json").read_text())["id2label"]["0"] == "animals"
 
     result = script(
-        "evaluate.py", *options, "--output", report, "--split", "validation", "--heatmap", tmp_path / "g.png"
+        "evaluate_model.py", *options, "--output", report, "--split", "validation", "--heatmap", tmp_path / "g.png"
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert {"code", "gate", "samples", "tfidf", "majority"} <= set(json.loads(report.read_text())["accuracy"])

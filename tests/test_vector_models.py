@@ -11,13 +11,15 @@ from transformers import AutoModelForPreTraining, AutoModelForSequenceClassifica
 from vector_models import VECTOR_FAMILIES, small, vector_model
 
 import hsvae_hf
-from hsvae_hf.analysis import neighbours_kept
-from hsvae_hf.distributions import neighbour_kl
 from hsvae_hf.encoding import encode_vectors, sentence_vectors
-from hsvae_hf.evaluation import corpus_statistics, evaluate_model, probe_accuracy
 from hsvae_hf.loading import load_for_inference
-from hsvae_hf.modeling_decoder import VectorDecoder
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
+from hsvae_hf.models.distributions import neighbour_kl
+from hsvae_hf.models.modeling_decoder import VectorDecoder
+from hsvae_hf.probes import probe_accuracy
+from hsvae_hf.report import evaluate_model
+from hsvae_hf.statistics import corpus_statistics, neighbours_kept
+from hsvae_hf.trainer import TextVAETrainer
+from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 
 @pytest.mark.parametrize("learned", [False, True])

@@ -1,16 +1,98 @@
-"""Training options that cannot work are refused before the data is read, not hours later at the first checkpoint."""
+"""Arguments of a training run: the paper's settings, and checks that refuse at once what fails or harms later."""
 
 import copy
+import math
 import sys
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from huggingface_hub import HfApi
 from transformers import SchedulerType, Trainer, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.utils import is_torch_xla_available
 
 from hsvae_hf.arguments import CHOICES, choose
-from hsvae_hf.sources import HTTP_ERROR
+from hsvae_hf.callbacks import AnnealingCallback
+from hsvae_hf.extras import require
+from hsvae_hf.models.sources import HTTP_ERROR
+
+TERMS = ("reconstruction_loss", "z_kl", "gamma_kl", "penalty", "similarity", "squared_error")  # of the objective
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """TrainingArguments with the paper's settings: Adam 8e-4, batches of 256, 15 epochs, no decay, no warm-up.
+
+    The gradient is clipped at norm 100, far above what training shows: a guard against a single bad batch, which the
+    paper does not have.
+    """
+
+    output_dir: str = field(default="", metadata={"help": "Folder of the run: model, tokenizer, checkpoints, logs."})
+    learning_rate: float = field(default=8e-4, metadata={"help": "Learning rate of Adam."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the learning rate."})
+    per_device_train_batch_size: int = field(default=256, metadata={"help": "Sentences per step and process."})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Sentences per evaluation step."})
+    num_train_epochs: float = field(default=15.0, metadata={"help": "Passes over the training split."})
+    max_grad_norm: float = field(default=100.0, metadata={"help": "Gradient norm to clip at; 0 is off."})
+    train_sampling_strategy: str = field(default="group_by_length", metadata={"help": "random or group_by_length."})
+    logging_steps: float = field(default=50, metadata={"help": "Log the loss terms every so many steps."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps or epoch."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    prediction_loss_only: bool = field(default=True, metadata={"help": "Evaluate the loss terms alone."})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory, for a GPU."}
+    )
+    report_to: str = field(default="tensorboard", metadata={"help": "Where to log."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN and infinity out of the log."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete what is in output_dir."})
+    measured: ClassVar[tuple[str, ...]] = ("loss", "accuracy")  # in evaluation, for `metric_for_best_model`
+
+    def __post_init__(self) -> None:
+        """Refuse what would train nothing, or fails at the first step or checkpoint, before anything is read."""
+        require("accelerate")
+        for name in ("learning_rate", "num_train_epochs"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"`{name}` must be positive and finite, got {value}; choose a value above 0.")
+        batches = ("per_device_train_batch_size", "per_device_eval_batch_size")
+        for name in (*batches, "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}; choose a positive number.")
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise ValueError(f"`max_steps` must be at least 1, got {self.max_steps}; -1 goes by `num_train_epochs`.")
+        check_ranges(self)
+        check_choices(self)
+        check_warmup(self)
+        check_best_metric(self, self.measured)
+        if not torch.accelerator.is_available() and not is_torch_xla_available():
+            self.use_cpu = True  # without it, processes of torchrun on CPUs would not know of each other
+        super().__post_init__()
+
+
+@dataclass
+class TextVAETrainingArguments(RunArguments):
+    """The settings of every run, and the annealing of the KL."""
+
+    kl_annealing: Literal["none", "linear", "cyclical"] = field(
+        default="none", metadata={"help": "Scale the KL terms: linear warm-up, or cycles of ramp and plateau."}
+    )
+    kl_warmup_steps: int | None = field(
+        default=None, metadata={"help": "Steps of the linear warm-up; a third of all steps by default."}
+    )
+    kl_cycles: int = field(default=4, metadata={"help": "Number of cycles of cyclical annealing."})
+    measured: ClassVar[tuple[str, ...]] = ("loss", *TERMS, "perplexity")
+
+    def __post_init__(self) -> None:
+        """Refuse an annealing that there is not."""
+        AnnealingCallback(self.kl_annealing, self.kl_warmup_steps, self.kl_cycles)
+        if self.label_smoothing_factor != 0:
+            raise ValueError(
+                f"`label_smoothing_factor` must be 0 without classes, got {self.label_smoothing_factor}; leave it out."
+            )
+        super().__post_init__()
+
 
 _TIMES = ("runtime", "samples_per_second", "steps_per_second")  # that every evaluation reports, and nobody wants
 _LEAST, _MOST = sys.float_info.min, sys.float_info.max

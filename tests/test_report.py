@@ -7,16 +7,12 @@ from datasets import ClassLabel, Dataset, concatenate_datasets
 from sklearn.linear_model import LogisticRegression
 
 import hsvae_hf
-from hsvae_hf import evaluation
-from hsvae_hf.batches import input_batches
-from hsvae_hf.evaluation import (
-    advice,
-    evaluate_model,
-    mutual_information,
-    probe_accuracy,
-    representations,
-)
+from hsvae_hf import statistics
+from hsvae_hf.batching import input_batches
 from hsvae_hf.files import check_output
+from hsvae_hf.probes import probe_accuracy, representations
+from hsvae_hf.report import advice, evaluate_model
+from hsvae_hf.statistics import mutual_information
 
 
 @pytest.fixture
@@ -195,12 +191,12 @@ def test_what_assumes_independent_gates_is_not_said_of_others(tokenizer, dataset
 @torch.no_grad()
 def test_mutual_information_is_of_an_even_sample(model, tokenizer, dataset, monkeypatch):
     rows = concatenate_datasets([dataset] * 3)
-    monkeypatch.setattr(evaluation, "MUTUAL_INFORMATION_ROWS", 8)
+    monkeypatch.setattr(statistics, "MUTUAL_INFORMATION_ROWS", 8)
     batches = [inputs for _, inputs in input_batches(model.eval(), tokenizer, rows, 4, "Test")]
-    statistics = evaluation._Statistics(model)
+    found = statistics._Statistics(model)
     for inputs in batches:
-        statistics.update(inputs)
-    kept = statistics.sample[1]
+        found.update(inputs)
+    kept = found.sample[1]
     everything = torch.cat([model.model(**inputs).gate_mean for inputs in batches]).double()
     chosen = np.random.default_rng(0).random(len(rows)).argsort()[:8]
     assert torch.allclose(kept, everything[chosen])

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 from vector_models import VECTOR_FAMILIES, small
 
 import hsvae_hf
-from hsvae_hf.calibration import (
+from hsvae_hf.active_dims import (
     NEAR_PAIRS,
     RIDGE,
     _pairs,

@@ -1,21 +1,174 @@
-"""What gates and codes do over a corpus: statistics, use by class, neighbours kept, and figures.
+"""Statistics of codes, gates and posteriors over a corpus."""
 
-Gates come as `gate_mean`, E[gamma|x], shape `(sentences, latent_size)`. gamma is the spike probability: near 1 the
-dimension is off. A dimension is on where `gate_mean < threshold`, as in the model's sparse embedding.
-"""
-
-import os
+import itertools
+import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from scipy import sparse
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from hsvae_hf.extras import require
-from hsvae_hf.files import staged_file
 from hsvae_hf.inputs import check_positive
+from hsvae_hf.metrics import metric_path
+
+MUTUAL_INFORMATION_ROWS = 512  # the estimate's ceiling is their logarithm, 6.2 nats
+NEIGHBOURS, FEWEST_ROWS, NEIGHBOUR_ROWS = 10, 100, 1000  # of few rows, ten are a large share
+ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] varies more than this over sentences
+
+
+def average_hoyer(codes: np.ndarray) -> float:
+    """Average Hoyer of `codes` `(rows, latent_size)`, normalised; see the metric of that name."""
+    return float(_metric("average_hoyer").compute(predictions=codes)["average_hoyer"])
+
+
+def _metric(name: str, experiment_id: str | None = None) -> Any:
+    require("evaluate")
+    import evaluate
+
+    return evaluate.load(metric_path(name), experiment_id=experiment_id)
+
+
+def _means(sums: dict[str, float], rows: int) -> dict[str, float]:
+    """Per sentence; where there are words, their number and the perplexity too."""
+    tokens = sums.pop("num_tokens", None)
+    means = {name: value / rows for name, value in sums.items()}
+    if tokens is None:
+        return means
+    return means | {"tokens": int(tokens), "perplexity": float(np.exp(means["reconstruction_loss"] * rows / tokens))}
+
+
+@torch.inference_mode()
+def corpus_statistics(model: PreTrainedModel, batches: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Loss terms, sparsity, gates and collapse on a corpus, in one pass and in bounded memory.
+
+    Args:
+        model: for pre-training, in evaluation mode.
+        batches: the corpus, as the model takes it; see `input_batches`.
+
+    Returns:
+        Among the rest: `kl_per_dimension`, nats, unweighted, of values and gate; `dead_dims` and `always_on_dims`,
+        dimensions that no code uses, and those that more than 99% use; `mutual_information`, see there; where vectors
+        are reconstructed `squared_error`, per standardised dimension, of a draw, and `squared_error_code`, of the
+        deterministic code, and of the first 1,000 rows (at least 100) `neighbours_kept`, see there.
+    """
+    statistics = _Statistics(model)
+    for inputs in batches:
+        statistics.update(inputs)
+    return statistics.result()
+
+
+class _Statistics:
+    """What `corpus_statistics` sums up."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.base, self.decoder = cast(Any, model), cast(Any, model.base_model), cast(Any, model).decoder
+        self.hoyer: dict[tuple[str, bool], Any] = {}
+        self.active = _metric("active_dims")
+        self.gates = GateStatistics()
+        self.sums: dict[str, float] = {}
+        self.squares, self.means, self.used, self.kl = np.zeros((4, model.config.latent_size))
+        self.sample: tuple[Tensor, ...] | None = None
+        self.draw = np.random.default_rng(0)
+        self.vectors: list[tuple[np.ndarray, sparse.csr_matrix]] = []
+        self.rows = 0
+
+    def update(self, inputs: dict[str, Any]) -> None:
+        """Add a batch."""
+        posterior = self.base(**inputs, return_dict=True)
+        report = self.base.latent_head.diagnostics(posterior)
+        draw = self.base.sample(posterior)
+        self._add_terms(posterior, dict(self.model(**inputs, encoder_outputs=posterior, return_dict=True)))
+        self._add_codes(posterior, {"samples": draw["z"]} | report)
+        independent = self.base.latent_head.independent_gates
+        for name, cost in self.base.costs(posterior, draw).items():
+            if name == "z_kl" or (name == "gamma_kl" and independent):
+                self.kl += cost.double().sum(0).cpu().numpy()
+        std = posterior.get("slab_std", posterior.get("std"))
+        if std is not None and independent:
+            mean = report.get("slab_mean", report["posterior_mean"])
+            off = report.get("spike_probability", torch.zeros_like(mean))
+            keys = torch.from_numpy(self.draw.random(len(mean))).to(mean.device)  # the smallest stay: an even sample
+            rows = keys, *(part.double() for part in (off, mean, std))
+            rows = rows if self.sample is None else tuple(map(torch.cat, zip(self.sample, rows, strict=True)))
+            order = rows[0].argsort()[:MUTUAL_INFORMATION_ROWS]
+            self.sample = tuple(part[order] for part in rows)
+        self.rows += len(posterior.latent)
+
+    def _add_terms(self, posterior: Any, terms: dict[str, Tensor]) -> None:
+        if self.model.config.decoder_type == "vector":
+            latents = posterior.sparse_embedding / self.base.code_scale
+            terms["squared_error_code"] = (self.decoder.mean(latents) - posterior.features).square().mean()
+            if self.rows < NEIGHBOUR_ROWS:
+                pair = self.base.standardizer.undo(posterior.features), posterior.sparse_embedding
+                vectors, codes = (part[: NEIGHBOUR_ROWS - self.rows].float().cpu().numpy() for part in pair)
+                self.vectors.append((vectors, sparse.csr_matrix(codes)))
+        for name, value in terms.items():
+            weight = 1 if name == "num_tokens" else len(posterior.latent)
+            self.sums[name] = self.sums.get(name, 0.0) + float(value) * weight
+
+    def _add_codes(self, posterior: Any, report: dict[str, Tensor]) -> None:
+        names = {"samples": "samples", "posterior_means": "posterior_mean", "slab_means": "slab_mean"}
+        for (plural, name), normalize in itertools.product(names.items(), (True, False)):
+            if name in report and report[name].shape[-1] > 1:  # of one dimension it is not defined
+                key = plural, normalize
+                if key not in self.hoyer:
+                    self.hoyer[key] = _metric("average_hoyer", f"{plural}-{normalize}")
+                self.hoyer[key].add_batch(predictions=report[name].float().cpu().numpy())
+        self.active.add_batch(predictions=posterior.sparse_embedding.float().cpu().numpy())
+        self.used += (posterior.sparse_embedding != 0).sum(0).cpu().numpy()
+        if "spike_probability" in report:
+            self.gates.update(report["spike_probability"].float().cpu().numpy(), posterior.sparse_embedding)
+        mean = report["posterior_mean"].double().cpu().numpy()
+        self.means += mean.sum(0)
+        self.squares += (mean**2).sum(0)
+
+    def result(self) -> dict[str, Any]:
+        """Everything, over all batches."""
+        result: dict[str, Any] = {"rows": self.rows} | _means(self.sums, self.rows)
+        for (name, normalize), metric in self.hoyer.items():
+            scores = metric.compute(normalize=normalize)
+            result[f"average_hoyer_{name}{'' if normalize else '_raw'}"] = scores["average_hoyer"]
+        result |= self.active.compute()
+        if self.gates.sentences:
+            found = self.gates.result()
+            result |= {name: found[name] for name in ("gate_std", "switching_fraction")}
+        variance = self.squares / self.rows - (self.means / self.rows) ** 2
+        result["active_units"] = int((variance > ACTIVE_UNIT_VARIANCE).sum())
+        result["dead_dims"] = int((self.used == 0).sum())
+        result["always_on_dims"] = int((self.used > 0.99 * self.rows).sum())
+        if self.sample is not None:
+            result["mutual_information"] = mutual_information(*self.sample[1:])
+        if self.kl.any():
+            result["kl_per_dimension"] = (self.kl / self.rows).tolist()
+        if self.vectors and self.rows >= FEWEST_ROWS:
+            vectors, codes = zip(*self.vectors, strict=True)
+            result["neighbours_kept"] = neighbours_kept(np.concatenate(vectors), sparse.vstack(codes), NEIGHBOURS)
+        return result
+
+
+def mutual_information(off: Tensor, mean: Tensor, std: Tensor) -> float:
+    """Estimate of I(x; z) in nats: how well a draw tells which of these N sentences it is of; at most log N.
+
+    `1/N sum_n [log q(z_n|x_n) - log 1/N sum_m q(z_n|x_m)]`, `z_n ~ q(z|x_n)`, where z is taken with its spike/slab
+    indicator, `q = prod_i off_i^(1-s_i) ((1 - off_i) N(z_i; mean_i, std_i^2))^(s_i)`.
+
+    Args:
+        off: probabilities of the spike, `(N, latent_size)`, 0 where there is none.
+        mean: of the slab, likewise.
+        std: of the slab, likewise.
+    """
+    on = (torch.rand_like(off) >= off).to(off.dtype)
+    z = on * (mean + std * torch.randn_like(mean))
+    log_on, log_off = torch.log1p(-off.clamp_max(1 - 1e-12)), off.clamp_min(1e-12).log()
+    precision = std**-2
+    constant = log_on - std.log() - 0.5 * mean**2 * precision - log_off  # of the slab against the spike, without z
+    log_q = log_off.sum(1) + on @ constant.T + z @ (mean * precision).T - 0.5 * z**2 @ precision.T
+    own = log_q.diagonal() - log_q.logsumexp(1) + math.log(len(off))
+    return float(own.mean())
 
 
 def _to_array(values: Any) -> np.ndarray:
@@ -192,77 +345,6 @@ def class_kl(token_ids: Iterable[Sequence[int]], labels: object, num_classes: in
     log_share = np.log(counts) - np.log(counts.sum(axis=1, keepdims=True))
     share = np.exp(log_share)
     return np.sum(share * log_share, axis=1)[:, None] - share @ log_share.T
-
-
-def dimension_order(activity: np.ndarray) -> np.ndarray:
-    """Order of the dimensions that shows structure: a block for each class, then what classes share, then the unused.
-
-    A dimension belongs to the class that uses it most if that class stands out from the mean by at least 0.1.
-    """
-    share = activity[~np.isnan(activity).any(axis=1)]
-    mean = share.mean(axis=0)
-    contrast = share.max(axis=0) - mean
-    distinctive = contrast >= 0.1
-    block = np.where(distinctive, share.argmax(axis=0), len(share))
-    return np.lexsort((-np.where(distinctive, contrast, mean), block))
-
-
-def new_figure(**options: Any) -> Any:
-    """A matplotlib `Figure` without a screen.
-
-    Raises:
-        ImportError: without matplotlib, of the extra `train`.
-    """
-    require("matplotlib")
-    from matplotlib.figure import Figure
-
-    return Figure(**options)
-
-
-def plot_gate_heatmap(
-    activity: np.ndarray, class_names: Sequence[str], path: str | os.PathLike[str], title: str | None = None
-) -> None:
-    """Write a heat map of the dimensions each class uses, classes by dimensions, as a PNG.
-
-    Dimensions are reordered: first a block for each class, of the dimensions that class uses more than the others do,
-    then the others, from always on to never on.
-
-    Args:
-        activity: result of `class_gate_activity`, `(num_classes, latent_size)`; a row of NaN is left grey.
-        class_names: one name per class.
-        path: file to write; it appears under this name only when complete.
-        title: line above the heat map.
-
-    Raises:
-        ImportError: without matplotlib, of the extra `train`.
-        ValueError: if there is not one name per class.
-    """
-    activity = _to_array(activity)
-    if activity.ndim != 2 or len(class_names) != len(activity):
-        raise ValueError(
-            f"`class_names` must name each row of `activity`, got {len(class_names)} names for shape {activity.shape}. "
-            "Pass the names in the order of the labels."
-        )
-    num_classes, latent_size = activity.shape
-    figure = new_figure(figsize=(9, 1.3 + 0.3 * num_classes), dpi=200, layout="constrained")
-    axes = figure.subplots()
-    axes.set_facecolor("0.8")
-    image = axes.imshow(
-        activity[:, dimension_order(activity)], aspect="auto", cmap="magma_r", vmin=0, vmax=1, interpolation="nearest"
-    )
-    axes.set_yticks(range(num_classes), class_names)
-    axes.set_yticks(np.arange(0.5, num_classes - 1), minor=True)
-    axes.grid(axis="y", which="minor", color="white", linewidth=1)
-    axes.tick_params(which="both", length=0)
-    axes.set_xticks([])
-    axes.set_ylabel("class")
-    axes.set_xlabel(f"{latent_size} latent dimensions: those of each class, then those shared, then those hardly on")
-    axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, label="share of sentences\nwith the dimension on", aspect=25, pad=0.02)
-    if title is not None:
-        axes.set_title(title, loc="left")
-    with staged_file(Path(path), "path") as unfinished:
-        figure.savefig(unfinished, format="png")
 
 
 def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 10) -> float:

@@ -12,11 +12,12 @@ from sentence_transformers import SentenceTransformer, SparseEncoder
 from vector_models import SENTENCES, as_sentence_transformers, vector_model
 
 import hsvae_hf
-from hsvae_hf import vectors as vectors_module
+from hsvae_hf import embedding_cache as vectors_module
+from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.encoding import sentence_vectors
+from hsvae_hf.files import load_vectors
 from hsvae_hf.loading import load_for_inference
-from hsvae_hf.pooling import read_pooling
-from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer, load_vectors
+from hsvae_hf.models.pooling import read_pooling
 
 
 @pytest.mark.parametrize("place", ["../outside", "/etc", "1_Pooling/../../outside", "..\\outside", "C:/outside"])

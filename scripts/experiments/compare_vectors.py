@@ -22,25 +22,21 @@ from scipy import sparse
 from transformers import set_seed
 
 import hsvae_hf
-from hsvae_hf.analysis import neighbours_kept, new_figure
+from hsvae_hf.active_dims import calibrate_threshold, fit_code_scale
 from hsvae_hf.arguments import choose, parse
-from hsvae_hf.calibration import calibrate_threshold, fit_code_scale
+from hsvae_hf.batching import VectorDataset, collate_vectors
 from hsvae_hf.cli import run
 from hsvae_hf.data import labelled, load_text_dataset
+from hsvae_hf.embedding_cache import CSRModel, embed_dataset, load_encoder_tokenizer
 from hsvae_hf.encoding import encode_vectors
-from hsvae_hf.evaluation import probe_accuracy
 from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder, write_json
-from hsvae_hf.training import TextVAETrainer, TextVAETrainingArguments
-from hsvae_hf.vectors import (
-    HEAD_DEFAULTS,
-    VECTOR_DEFAULTS,
-    CSRModel,
-    VectorDataset,
-    collate_vectors,
-    embed_dataset,
-    load_encoder_tokenizer,
-)
+from hsvae_hf.plots import new_figure
+from hsvae_hf.presets import HEAD_DEFAULTS, VECTOR_DEFAULTS
+from hsvae_hf.probes import probe_accuracy
+from hsvae_hf.statistics import neighbours_kept
+from hsvae_hf.trainer import TextVAETrainer
+from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 BATCH_SIZE = 128  # half of train.py's, and two thirds of its steps, so that a whole table takes hours, not days
 CSR_LEARNING_RATE = 1e-3  # better than 3e-3 on Yahoo at 16 non-zeros

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from comparison import CompareArguments, Comparison, base_of, is_classifier, read_json, system_name
 
 import hsvae_hf
-from hsvae_hf.analysis import class_kl, dimension_order, new_figure
 from hsvae_hf.arguments import choose
-from hsvae_hf.comparison import CompareArguments, Comparison, base_of, is_classifier, read_json, system_name
 from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, tokenize_dataset
-from hsvae_hf.evaluation import probe_accuracy
+from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder
-from hsvae_hf.modeling_hsvae import HSVAEForPreTraining
-from hsvae_hf.vectors import embed_dataset, load_encoder_tokenizer
+from hsvae_hf.models.modeling_hsvae import HSVAEForPreTraining
+from hsvae_hf.plots import dimension_order, new_figure
+from hsvae_hf.probes import probe_accuracy
+from hsvae_hf.statistics import class_kl
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {

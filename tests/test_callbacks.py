@@ -8,8 +8,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import hsvae_hf
-from hsvae_hf.evaluation import corpus_statistics
-from hsvae_hf.monitor import CollapseMonitor, held_out_batches
+from hsvae_hf.callbacks import CollapseMonitor, held_out_batches
+from hsvae_hf.statistics import corpus_statistics
 
 
 def test_it_logs_the_latent_and_changes_nothing(make_trainer, tmp_path):
@@ -42,7 +42,7 @@ def test_a_collapsed_latent_is_named(make_trainer, caplog):
     for parameter in trainer.model.model.latent_head.parameters():
         torch.nn.init.zeros_(parameter)
     trainer.add_callback(CollapseMonitor(trainer))
-    with caplog.at_level(logging.WARNING, logger="hsvae_hf.monitor"):
+    with caplog.at_level(logging.WARNING, logger="hsvae_hf.callbacks"):
         trainer.evaluate()
     assert "step 0: The code ignores the sentence (posterior collapse)" in caplog.text
 
@@ -55,7 +55,7 @@ def test_codes_are_counted_as_those_of_the_finished_model(make_trainer, small_co
     trainer = make_trainer(model=model)
     monitor = CollapseMonitor(trainer)
     trainer.add_callback(monitor)
-    with caplog.at_level(logging.WARNING, logger="hsvae_hf.monitor"):
+    with caplog.at_level(logging.WARNING, logger="hsvae_hf.callbacks"):
         trainer.evaluate()
         trainer.evaluate()
     assert monitor.statistics["active_dims"] == pytest.approx(2.0, abs=0.2)
@@ -82,10 +82,10 @@ def test_held_out_rows_are_no_single_class_of_sorted_ones(make_trainer):
 
 def test_advice_is_given_once_and_again_at_the_end(make_trainer, caplog, monkeypatch):
     numbers = iter(range(100))
-    monkeypatch.setattr("hsvae_hf.monitor.advice", lambda *_: f"{next(numbers)} of 6 dimensions are never on.")
+    monkeypatch.setattr("hsvae_hf.callbacks.advice", lambda *_: f"{next(numbers)} of 6 dimensions are never on.")
     trainer = make_trainer(num_train_epochs=4, save_strategy="no")
     trainer.add_callback(CollapseMonitor(trainer))
-    with caplog.at_level(logging.WARNING, logger="hsvae_hf.monitor"):
+    with caplog.at_level(logging.WARNING, logger="hsvae_hf.callbacks"):
         trainer.train()
         trainer.evaluate()
     assert caplog.messages == ["step 3: 0 of 6 dimensions are never on.", "step 12: 3 of 6 dimensions are never on."]

@@ -25,25 +25,23 @@ from transformers import (
 )
 
 import hsvae_hf
-from hsvae_hf.analysis import class_gate_activity, new_figure
+from hsvae_hf.active_dims import hold_target
 from hsvae_hf.arguments import MODEL_NAMES, choose
-from hsvae_hf.calibration import hold_target
-from hsvae_hf.data import TextCollator, labelled, load_text_dataset, tokenize_dataset
-from hsvae_hf.evaluation import average_hoyer, corpus_statistics, probe_accuracy, representations, tfidf_accuracy
+from hsvae_hf.batching import TextCollator
+from hsvae_hf.callbacks import CollapseMonitor, held_out_batches
+from hsvae_hf.data import labelled, load_text_dataset, tokenize_dataset
+from hsvae_hf.embedding_cache import embed_dataset
 from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder, write_json
 from hsvae_hf.loading import load_for_inference, load_tokenizer
-from hsvae_hf.modeling_text_vae import special_token_ids
-from hsvae_hf.monitor import CollapseMonitor, held_out_batches
+from hsvae_hf.models.modeling_text_vae import special_token_ids
+from hsvae_hf.plots import new_figure
+from hsvae_hf.probes import probe_accuracy, representations, tfidf_accuracy
+from hsvae_hf.statistics import average_hoyer, class_gate_activity, corpus_statistics
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.training import (
-    RunArguments,
-    TextVAETrainer,
-    TextVAETrainingArguments,
-    WholeCheckpointTrainer,
-    accuracy,
-)
-from hsvae_hf.vectors import embed_dataset
+from hsvae_hf.trainer import TextVAETrainer, WholeCheckpointTrainer
+from hsvae_hf.training import accuracy
+from hsvae_hf.training_arguments import RunArguments, TextVAETrainingArguments
 
 System = tuple[str, dict[str, Any], tuple[str, ...]]
 # The released settings with an estimator of less noise; words are dropped alike for all.

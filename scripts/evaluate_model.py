@@ -16,18 +16,19 @@ from datasets import Dataset
 from transformers import AutoModelForPreTraining
 
 import hsvae_hf
-from hsvae_hf.analysis import class_gate_activity, plot_gate_heatmap
 from hsvae_hf.arguments import parse
-from hsvae_hf.batches import input_batches
+from hsvae_hf.batching import input_batches
 from hsvae_hf.cli import run
 from hsvae_hf.data import labelled, load_text_dataset
-from hsvae_hf.evaluation import evaluate_model, print_report, representations
 from hsvae_hf.extras import require
-from hsvae_hf.files import check_output, claimed_files, write_json
+from hsvae_hf.files import check_output, claimed_files, load_vectors, write_json
 from hsvae_hf.loading import load_for_inference
+from hsvae_hf.plots import plot_gate_heatmap
+from hsvae_hf.probes import representations
+from hsvae_hf.report import evaluate_model, print_report
 from hsvae_hf.reporting import command_line, data_facts, device_name, finish, model_facts, say
+from hsvae_hf.statistics import class_gate_activity
 from hsvae_hf.tokenization import warn_unknown
-from hsvae_hf.vectors import load_vectors
 
 
 @dataclass
@@ -104,7 +105,7 @@ def main() -> None:
 def measure(options: EvaluateArguments, output: Path, picture: Path | None) -> None:
     """Load, measure, write, print."""
     source = options.dataset or options.vectors
-    say(f"evaluate.py: {options.model_name_or_path} on {source}, to {options.output}")
+    say(f"evaluate_model.py: {options.model_name_or_path} on {source}, to {options.output}")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     name, train, test = load_splits(options)
     if options.dataset is not None and name != options.split:

@@ -319,7 +319,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         Returns:
             The latent head's output; first field `sparse_embedding`, `(batch, latent_size)`. Where vectors are
             reconstructed, its values are those the decoder reads, scaled so that dot products of codes are near those
-            of the vectors (`hsvae_hf.calibration.fit_code_scale`).
+            of the vectors (`hsvae_hf.active_dims.fit_code_scale`).
 
         Raises:
             ValueError: if `vectors` have another shape, or come with text; if the encoder has not what is asked for.

@@ -30,10 +30,11 @@ import hsvae_hf
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
+from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.extras import require
 from hsvae_hf.loading import load_for_inference, load_tokenizer
+from hsvae_hf.presets import HEAD_DEFAULTS, VECTOR_DEFAULTS
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.vectors import HEAD_DEFAULTS, VECTOR_DEFAULTS, load_encoder_tokenizer
 
 
 @dataclass
@@ -201,7 +202,7 @@ def memory_of_a_batch(config: hsvae_hf.HSVAEConfig, batch_size: int, max_length:
 
     `plain` is the formulation with the whole `(tokens, vocab_size)` logits.
     """
-    from hsvae_hf import modeling_decoder
+    from hsvae_hf.models import modeling_decoder
 
     if plain:
         modeling_decoder.vocabulary_loss = lambda states, head, targets: F.cross_entropy(
@@ -281,7 +282,7 @@ def benchmark_vectors(arguments: BenchmarkArguments) -> dict:
     from sentence_transformers.sparse_encoder.losses import CSRLoss
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
-    from hsvae_hf.vectors import CSRModel
+    from hsvae_hf.embedding_cache import CSRModel
 
     size, width = arguments.vector_size, arguments.latent_size
     batch = torch.randn(arguments.batch_size, size)

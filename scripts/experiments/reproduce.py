@@ -7,10 +7,11 @@ if __name__ == "__main__":  # the imports take seconds: a signal ends them witho
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
+from reproduction import ReproduceArguments, reproduce
+
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.reporting import finish, say
-from hsvae_hf.reproduction import ReproduceArguments, reproduce
 
 
 def main() -> None:

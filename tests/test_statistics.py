@@ -8,14 +8,8 @@ import pytest
 import torch
 from scipy import sparse
 
-from hsvae_hf.analysis import (
-    GateStatistics,
-    class_gate_activity,
-    class_kl,
-    dimension_order,
-    neighbours_kept,
-    plot_gate_heatmap,
-)
+from hsvae_hf.plots import dimension_order, plot_gate_heatmap
+from hsvae_hf.statistics import GateStatistics, class_gate_activity, class_kl, neighbours_kept
 
 
 def class_gates(num_classes=4, per_class=50, seed=0):

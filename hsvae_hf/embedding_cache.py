@@ -9,120 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, config
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hsvae_hf.data import VALIDATION_SHARE
 from hsvae_hf.encoding import sentence_vectors
 from hsvae_hf.inputs import check_strings, check_vectors
 from hsvae_hf.loading import load_tokenizer
-from hsvae_hf.pooling import read_pooling
-from hsvae_hf.sources import check_source
+from hsvae_hf.models.pooling import read_pooling
+from hsvae_hf.models.sources import check_source
 from hsvae_hf.tokens import NO_LIMIT, check_limit, token_limit
 
-# What trains on vectors without tuning, for every model type, and for one.
-VECTOR_DEFAULTS: dict[str, Any] = {
-    "freeze_text_encoder": True,
-    "tie_word_embeddings": False,
-    "latent_size": 512,
-    "z_kl_weight": 0.1,
-    "gamma_kl_weight": 0.1,
-    "similarity_weight": 20.0,
-    "learning_rate": 1e-2,
-    "weight_decay": 1.0,
-    "lr_scheduler_type": "cosine",
-    "max_steps": 1500,
-    "kl_annealing": "linear",
-    "eval_strategy": "steps",
-    "eval_steps": 500,
-    "save_strategy": "steps",
-    "save_steps": 500,
-    "train_sampling_strategy": "random",
-}
-HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "text-encoder": {"latent_size": 0},  # its features' own
-    # With concentrations of at least 0.5, every dimension that is off would be drawn on in one sentence of twenty.
-    "hsvae": {"prior_alpha": 10.0, "prior_beta": 0.05, "gate_concentration_min": 0.001},
-}
-
 _ROWS = 1024  # tokenised, and sorted by length, together
-
-
-class VectorDataset(torch.utils.data.Dataset[Any]):
-    """Rows of vectors as the model's input, a batch at a time, without a Python object per row.
-
-    Args:
-        vectors: `(rows, size)`, float32.
-    """
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        self.vectors = torch.from_numpy(vectors)
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.vectors)
-
-    def __getitems__(self, rows: list[int]) -> list[dict[str, Tensor]]:
-        """A whole batch in a list of one: `vectors` `(len(rows), size)`."""
-        return [{"vectors": self.vectors[rows]}]
-
-
-def collate_vectors(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The collator of `VectorDataset`: its batch; `labels` are what is reconstructed, as a stock Trainer wants them."""
-    return batches[0] | {"labels": batches[0]["vectors"]}
-
-
-def load_vectors(path: str | Path) -> np.ndarray:
-    """Vectors made elsewhere, `(rows, size)` float32.
-
-    Args:
-        path: a `.npy` file of such an array, or a `.parquet` file with the column `vectors`, or only one column, of
-            lists of numbers.
-
-    Raises:
-        ValueError: for another file, shape, or a number that is not finite.
-    """
-    path = Path(path)
-    if path.suffix not in (".npy", ".parquet") or not path.is_file():
-        raise ValueError(f"`vectors` must be a .npy or .parquet file, got {str(path)!r}; check the path.")
-    try:
-        if path.suffix == ".npy":
-            found = np.load(path, allow_pickle=False)
-        else:
-            table = pq.read_table(path)
-            name = "vectors" if "vectors" in table.column_names else table.column_names[0]
-            if name != "vectors" and len(table.column_names) > 1:
-                raise ValueError(f"it has the columns {', '.join(table.column_names)} and no `vectors`")
-            found = np.stack(table.column(name).to_numpy())
-        found = np.ascontiguousarray(found, dtype=np.float32)
-        if found.ndim != 2 or 0 in found.shape:
-            raise ValueError(f"it has the shape {found.shape}")
-        if not np.isfinite(found).all():
-            raise ValueError("it holds NaN or infinity")
-    except (ValueError, TypeError, IndexError, EOFError, pa.ArrowException) as error:
-        raise ValueError(
-            f"`vectors` must hold finite numbers, (rows, size), got {str(path)!r}: {error}; write it again."
-        ) from error
-    return found
-
-
-def split_vectors(
-    vectors: np.ndarray, seed: int, max_train_samples: int | None = None, max_samples: int | None = None
-) -> dict[str, np.ndarray]:
-    """Split rows into `train` and `validation` (5%), drawn with `seed`, of at most so many rows each."""
-    order = np.random.default_rng(seed).permutation(len(vectors))
-    for name, limit in (("max_train_samples", max_train_samples), ("max_samples", max_samples)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {limit}; leave it out to take all rows.")
-    size = max(1, int(VALIDATION_SHARE * len(vectors)))
-    if len(vectors) < 2:
-        raise ValueError(f"`vectors` must have at least 2 rows, got {len(vectors)}; one is for validation.")
-    return {"train": vectors[order[size:][:max_train_samples]], "validation": vectors[order[:size][:max_samples]]}
 
 
 def load_encoder_tokenizer(name_or_path: str, max_length: int | None = None) -> PreTrainedTokenizerBase:

@@ -39,7 +39,7 @@ class HSVAEConfig(TextVAEConfig):
         concrete_temperature: temperature of the straight-through binary Concrete indicator (0.01 to 100).
         spike_std: standard deviation of the spike in prior and posterior (0.0001 to 10; the paper lets it
             go to 0).
-        kl_estimator: how KL_z is estimated; see `hsvae_hf.modeling_hsvae.HSVAEHead`.
+        kl_estimator: how KL_z is estimated; see `hsvae_hf.models.modeling_hsvae.HSVAEHead`.
         condition_slab_on_gate: whether the slab's network takes gamma as input (paper, section 3) or not (released
             code).
         gate_concentration_min: lower bound of the posterior's Beta parameters (0.001 to 10,000; at least 0.01 where

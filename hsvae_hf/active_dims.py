@@ -1,4 +1,4 @@
-"""What is set after training: the threshold for a wanted number of active dimensions, the scale of codes of vectors."""
+"""Thresholds and code scales that are fitted after training."""
 
 import logging
 from collections.abc import Iterable, Sized
@@ -13,7 +13,7 @@ from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hsvae_hf.batches import input_batches
+from hsvae_hf.batching import input_batches
 from hsvae_hf.encoding import evaluation_mode
 from hsvae_hf.inputs import check_model, check_positive, check_sentences, check_strings, check_vectors
 

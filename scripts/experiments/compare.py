@@ -7,9 +7,10 @@ if __name__ == "__main__":  # the imports take seconds: a signal ends them witho
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
+from comparison import CompareArguments, compare, markdown
+
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
-from hsvae_hf.comparison import CompareArguments, compare, markdown
 from hsvae_hf.reporting import finish, say
 
 
