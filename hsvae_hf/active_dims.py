@@ -82,7 +82,7 @@ def _as_dataset(model: PreTrainedModel, dataset: Any) -> Dataset:
     if isinstance(dataset, Dataset):
         return dataset
     if isinstance(dataset, np.ndarray | Tensor) and np.asarray(dataset).dtype.kind not in "OSU":
-        if model.config.decoder_type != "vector":
+        if model.config.decodes_words:
             raise ValueError("`dataset` must be sentences for a model of words, got an array; pass a list of them.")
         return Dataset.from_dict({"vectors": list(check_vectors(model, dataset))})
     check_sentences(dataset, "dataset")
@@ -207,7 +207,7 @@ def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000
     """
     check_model(model)
     check_positive(rows=rows)
-    if model.config.decoder_type != "vector":
+    if model.config.decodes_words:
         raise ValueError("`model` must be one of `decoder_type='vector'`, got one of words: its codes have no scale.")
     vectors = check_vectors(model, vectors)
     if not len(vectors):

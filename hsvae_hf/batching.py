@@ -123,7 +123,7 @@ def input_batches(
         ValueError: if the rows are not such as the model takes, or there is nothing to read text with.
     """
     check_positive(batch_size=batch_size)
-    if model.config.decoder_type == "vector":
+    if not model.config.decodes_words:
         vectors = embed_dataset(dataset, model, tokenizer)
         order = np.random.default_rng(0).permutation(len(vectors))  # rows may be sorted by class
         for start in tqdm(range(0, len(order), batch_size), desc=what, leave=False, disable=None):

@@ -4,6 +4,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, Literal, cast
 
@@ -21,6 +22,7 @@ from hsvae_hf.report import advice
 from hsvae_hf.statistics import corpus_statistics
 
 logger = logging.getLogger(__name__)
+CONTROL_RATE = 0.03  # share of the log ratio of non-zeros that is corrected per step
 CALIBRATION_ROWS = 4000  # that the threshold for a wanted number of active dimensions is set on
 LOGGED: tuple[str, ...] = ("active_dims", "active_units", "dead_dims", "always_on_dims", "mutual_information")
 LOGGED += (
@@ -166,3 +168,40 @@ class AnnealingCallback(TrainerCallback):
         model = getattr(model, "module", model)
         model.kl_scale = self.scale(state.global_step, state.max_steps)
         model.model.latent_head.anneal(state.global_step / max(1, state.max_steps))
+
+
+class ActiveDimsController(TrainerCallback):
+    """Holds the wanted number of non-zeros per code by the weight of the gate's KL.
+
+    After every forward pass in training, once the KL is annealed, the weight moves by
+    `(active / wanted) ** CONTROL_RATE`: up where the batch's codes have too many non-zeros, down where too few. The
+    factor is the buffer `gamma_kl_scale` of the model, so a checkpoint keeps it.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Begin to watch the codes, if a number of non-zeros is wanted."""
+        model = getattr(model, "module", model)
+        self.on_train_end(args, state, control, model)  # a run that failed may have left its hook
+        wanted = model.model.latent_head.target_active_dims
+        if wanted is not None:
+            model.active_dims_hook = model.model.register_forward_hook(partial(self._adapt, model, wanted))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Stop watching."""
+        model = getattr(model, "module", model)
+        hook = model.__dict__.pop("active_dims_hook", None)
+        if hook is not None:
+            hook.remove()
+
+    @staticmethod
+    @torch.no_grad()
+    def _adapt(model: Any, wanted: float, body: Any, inputs: Any, posterior: Any) -> None:
+        if not model.training or model.kl_scale < 1.0:
+            return
+        active = (posterior.sparse_embedding != 0).float().sum(-1).mean()
+        ratio = (active / wanted).clamp(0.25, 4.0)
+        model.gamma_kl_scale.mul_(ratio**CONTROL_RATE).clamp_(1e-4, 1e4)

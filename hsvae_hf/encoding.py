@@ -103,7 +103,7 @@ def encode_vectors(
     """
     check_model(model)
     check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
-    if getattr(model.config, "decoder_type", None) != "vector":
+    if model.config.decodes_words:
         raise ValueError("`model` must be one of `decoder_type='vector'`, got one that reads words; use `encode`.")
     array = check_vectors(model, vectors)
     parts = (array[start : start + batch_size] for start in range(0, len(array), batch_size))
@@ -211,7 +211,7 @@ def check_text_model(model: Any, tokenizer: Any) -> None:
         ValueError: saying what to pass.
     """
     check_model(model)
-    if getattr(model.config, "encoder_type", None) == "vector":
+    if not model.config.reads_text:
         raise ValueError("`model` must have a text encoder, got one that takes vectors; use `encode_vectors`.")
     check_tokenizer(tokenizer, model.config)
 

@@ -153,7 +153,7 @@ def decode_switched(
         ValueError: if there is no such dimension; if the model decodes vectors, or none of its inputs is text.
     """
     check_text_model(model, tokenizer)
-    if model.config.decoder_type == "vector" or not hasattr(model, "decoder"):
+    if not model.config.decodes_words or not hasattr(model, "decoder"):
         raise ValueError(
             f"`model` must decode words, got a {type(model).__name__} that does not; load it with "
             "`AutoModelForPreTraining`, if it was trained on words."

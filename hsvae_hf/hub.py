@@ -173,7 +173,7 @@ def _eval_results(rows: dict[str, Any], dataset: str, classes: bool) -> list[Eva
 
 
 def _model_rows(config: Any) -> list[tuple[str, Any]]:
-    vectors = config.decoder_type == "vector"
+    vectors = not config.decodes_words
     encoder = {"gru": f"GRU, {config.hidden_size}", "vector": f"none; vectors of {config.vector_size} numbers"}.get(
         config.encoder_type, getattr(config.encoder_config, "model_type", None)
     )

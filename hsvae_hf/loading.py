@@ -59,7 +59,7 @@ def _load(
             raise ValueError("its weights hold NaN or infinity: the training that made them diverged")
         if missing:
             raise ValueError(f"it has no weights for {len(missing)} parameters such as {min(missing)!r}")
-        tokenizer = None if config.encoder_type == "vector" else load_tokenizer(source)
+        tokenizer = None if not config.reads_text else load_tokenizer(source)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(
             "`model_name_or_path` must be the folder or the Hub id of a model saved by hsvae_hf, with its tokenizer, "

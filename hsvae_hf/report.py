@@ -57,7 +57,7 @@ def advice(statistics: dict[str, Any], config: Any) -> str | None:
     if statistics["active_units"] == 0 or statistics.get("mutual_information", 1.0) < 0.1:
         lower = [name for name in ("z_kl_weight", "gamma_kl_weight") if getattr(config, name, 0) > 0]
         remedies = [f"lower {' and '.join(lower)}, warm the KL up by --kl_annealing linear"] if lower else []
-        if config.decoder_type == "gru":
+        if config.decodes_words:
             remedies.append("raise word_dropout")
         return (
             "The code ignores the sentence (posterior collapse): train longer if it has just begun"
@@ -166,7 +166,7 @@ def evaluate_model(
         found = splits[1] if len(truth) == len(test) else None
         accuracy = {name: probe_accuracy(splits[0][name], labels, splits[1][name], truth) for name in splits[0]}
         accuracy["majority"] = float((truth == np.bincount(labels).argmax()).mean())
-        if model.config.decoder_type == "vector":
+        if not model.config.decodes_words:
             dense = [embed_dataset(split, model, tokenizer) for split in probes]
             accuracy["dense"] = probe_accuracy(dense[0], labels, dense[1], truth)
         if "text" in probes[0].column_names:

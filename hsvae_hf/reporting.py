@@ -148,7 +148,7 @@ def model_facts(model: Any) -> str:
     wanted = getattr(config, "wanted_active_dims", None)
     if wanted is not None:
         parts.append(f"{figure(float(wanted))} on per sentence wanted")
-    if config.decoder_type == "gru":
+    if config.decodes_words:
         reader = "GRU" if config.encoder_config is None else f"{config.encoder_config.model_type}, GRU decoder"
         parts.append(f"{reader} of {config.hidden_size:,}, {config.vocab_size:,} words")
     else:

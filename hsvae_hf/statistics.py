@@ -99,7 +99,7 @@ class _Statistics:
         self.rows += len(posterior.latent)
 
     def _add_terms(self, posterior: Any, terms: dict[str, Tensor]) -> None:
-        if self.model.config.decoder_type == "vector":
+        if not self.model.config.decodes_words:
             latents = posterior.sparse_embedding / self.base.code_scale
             terms["squared_error_code"] = (self.decoder.mean(latents) - posterior.features).square().mean()
             if self.rows < NEIGHBOUR_ROWS:

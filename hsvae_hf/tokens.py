@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 # Of a forward pass: tokens, padding included; share of padding; tokens that may be padded at will.
-# Near the fastest on a CPU for a GRU and for MiniLM, short texts and long ones (`scripts/experiments/benchmark.py batches`).
+# Near the fastest on a CPU for a GRU and for MiniLM, short texts and long ones
+# (`scripts/experiments/benchmark.py batches`).
 BATCH_TOKENS, PADDING, SMALL_BATCH = 5120, 1 / 16, 1024
 _ROWS = 16  # matrix products of a multiple of so many rows are faster
 NO_LIMIT = 10**9  # transformers writes about 1e30 where a tokenizer has no limit

@@ -197,7 +197,7 @@ def detail(one: dict[str, Any], model: Any, tokenizer: Any) -> None:
         say(f"\n{end}, on average {value:+.2f}:")
         for sentence in sentences:
             say(f"    {one_line(sentence)}")
-        if model.config.decoder_type == "gru":
+        if model.config.decodes_words:
             said = decode_switched(model, tokenizer, sentences, one["dimension"])
             one[end]["decoder"] = [{"off": off, "on": on} for off, on in said]
             say("  the decoder, with it off and on:")

@@ -162,6 +162,16 @@ class TextVAEConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be a field of {type(self).__name__}, got an unknown name; {remedy}.")
 
     @property
+    def reads_text(self) -> bool:
+        """Whether there is a text encoder; without one the model takes sentence vectors."""
+        return self.encoder_type != "vector"
+
+    @property
+    def decodes_words(self) -> bool:
+        """Whether words are what is reconstructed; else it is the frozen encoder's vector."""
+        return self.decoder_type != "vector"
+
+    @property
     def eos_token_ids(self) -> list[int]:
         """All ids that end a sentence."""
         ids = self.eos_token_id
@@ -175,7 +185,7 @@ class TextVAEConfig(PreTrainedConfig):
     @property
     def feature_size(self) -> int:
         """Width of the encoder's features."""
-        if self.encoder_type == "vector":
+        if not self.reads_text:
             return cast(int, self.vector_size)
         return cast(int, getattr(self.encoder_config, "hidden_size", self.hidden_size))
 

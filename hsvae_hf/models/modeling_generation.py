@@ -18,7 +18,7 @@ class CanGenerate:
     """`can_generate()` of a class, and of a model, which can only where it decodes words."""
 
     def __get__(self, model: Any, owner: Any) -> Callable[[], bool]:
-        return lambda: model is None or model.config.decoder_type == "gru"
+        return lambda: model is None or model.config.decodes_words
 
 
 class TextVAEGenerationMixin(GenerationMixin):
@@ -83,7 +83,7 @@ class TextVAEGenerationMixin(GenerationMixin):
             ValueError: if `latents` are not finite or of another width than `latent_size`, or come together with text;
                 if there is neither; if this model decodes vectors, not words.
         """
-        if self.config.decoder_type == "vector":
+        if not self.config.decodes_words:
             raise ValueError(
                 "`decoder_type` must be 'gru' to generate words, got 'vector'; `decode_vectors` gives vectors."
             )
@@ -106,7 +106,7 @@ class TextVAEGenerationMixin(GenerationMixin):
         Raises:
             ValueError: if this model decodes words; if `latents` are not finite or of another width.
         """
-        if self.config.decoder_type != "vector":
+        if self.config.decodes_words:
             raise ValueError("`decoder_type` must be 'vector' to decode vectors, got 'gru'; `generate` gives words.")
         self._check_latents(latents, "latents")
         return self.model.standardizer.undo(self.decoder.mean(latents).float())
@@ -122,7 +122,7 @@ class TextVAEGenerationMixin(GenerationMixin):
             raise ValueError(f"`{name}` must be finite, got NaN or infinity; drop such rows.")
 
     def _decode(self, latents: Tensor, **kwargs: Any) -> Any:
-        if self.config.decoder_type == "vector":
+        if not self.config.decodes_words:
             return self.decode_vectors(latents)
         return self.generate(latents=latents, **kwargs)
 

@@ -37,7 +37,6 @@ from .sources import check_source
 
 # Parts that half precision would spoil: small heads, statistics, a weight that moves by fractions of a percent.
 FLOAT32 = {"latent_head", "standardizer", "classifier", "code_scale", "gamma_kl_scale"}
-CONTROL_RATE = 0.03  # of the controller of `target_active_dims`: share of the log ratio that it corrects per step
 
 _CONVERT = (
     "Weights are read from model.safetensors alone. To convert a .bin checkpoint that you trust, run in its folder: "
@@ -198,7 +197,7 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if words are what this model reconstructs.
         """
-        if self.config.decoder_type != "vector":
+        if self.config.decodes_words:
             raise ValueError("`decoder_type` must be 'vector' for a model without a text encoder, got 'gru'.")
         config = copy.deepcopy(self.config)
         config.encoder_type, config.encoder_config, config.freeze_text_encoder = "vector", None, False
@@ -277,7 +276,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         super().__init__(config)
         encoders = {"gru": GRUEncoder, "transformer": TransformerEncoder, "vector": NoEncoder}
         self.encoder = encoders[config.encoder_type](config)
-        if config.decoder_type == "vector":
+        if not config.decodes_words:
             self.standardizer = Standardizer(config.feature_size)
             self.register_buffer("code_scale", torch.ones(config.latent_size))
         self.latent_head = self.latent_head_class(config)
@@ -341,10 +340,10 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """The latent head's output, in fp32, with the code that users get."""
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
-            if self.config.decoder_type == "vector":
+            if not self.config.decodes_words:
                 features = self.standardizer(features)
             output = self.latent_head(features)
-            code, vector = output.sparse_embedding, self.config.decoder_type == "vector"
+            code, vector = output.sparse_embedding, not self.config.decodes_words
             code = keep_largest(
                 torch.where(code != 0, output.latent, 0.0) if vector else code, self.config.max_active_dims
             )
@@ -380,7 +379,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
 
     def _encode(self, inputs_embeds: Tensor) -> Tensor:
         features = self.encoder(inputs_embeds=inputs_embeds.to(self.dtype)).pooler_output.float()
-        return self.standardizer(features) if self.config.decoder_type == "vector" else features
+        return self.standardizer(features) if not self.config.decodes_words else features
 
 
 class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
@@ -396,7 +395,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         if config.encoder_type != "gru":
             self._tied_weights_keys = {}
         self.model = self.model_class(config)
-        self.decoder: Any = (GRUDecoder if config.decoder_type == "gru" else VectorDecoder)(config)
+        self.decoder: Any = (GRUDecoder if config.decodes_words else VectorDecoder)(config)
         self.kl_scale = 1.0  # set by KL annealing; training only, so that evaluation losses stay comparable
         if self.model.latent_head.target_active_dims is not None:
             self.register_buffer("gamma_kl_scale", torch.ones(()))  # a buffer, so that a resumed run goes on with it
@@ -405,7 +404,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
     def freeze(self) -> None:
         """Stop gradients of what `freeze_text_encoder` names, and of a vector decoder's scale that is not learned."""
         super().freeze()
-        if self.config.decoder_type == "vector":
+        if not self.config.decodes_words:
             self.decoder.log_std.requires_grad_(self.config.learn_decoder_std)
 
     def get_encoder(self, modality: str | None = None) -> TextVAEModel:
@@ -472,7 +471,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             keep = self.config.use_cache if use_cache is None else use_cache
             state = cache if keep else cast(Any, None)
             return TextVAEForPreTrainingOutput(logits=logits, cache=state, decoder_hidden_states=(states,))
-        if self.config.decoder_type == "vector":
+        if not self.config.decodes_words:
             sample = self.model.sample(posterior)
             nats, squared_error = self.decoder(sample["z"], posterior.features)
             terms = {"squared_error": squared_error}
@@ -481,9 +480,6 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             sample = self.model.sample(posterior)
             nats, num_tokens = self.decoder(sample["z"], *targets)
             terms = {"num_tokens": num_tokens}
-        target = self.model.latent_head.target_active_dims
-        if self.training and target is not None:
-            self._control(posterior.sparse_embedding, target)
         reconstruction_loss = nats / sample["z"].shape[0]
         costs = self.model.costs(posterior, sample)
         if self.config.similarity_weight > 0:
@@ -517,15 +513,6 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         if labels is not input_ids or not encoded:
             check_ids(labels, ~ignore, self.config.vocab_size, "labels")
         return labels, ignore
-
-    @torch.no_grad()
-    def _control(self, codes: Tensor, target: float) -> None:
-        """Move the weight of the gate's KL to where codes have `target_active_dims` non-zeros on average."""
-        if self.kl_scale < 1.0:
-            return
-        active = (codes != 0).float().sum(-1).mean()
-        ratio = (active / target).clamp(0.25, 4.0)
-        cast(Tensor, self.gamma_kl_scale).mul_(ratio**CONTROL_RATE).clamp_(1e-4, 1e4)
 
     def _weighted(self, costs: dict[str, Tensor]) -> Tensor | float:
         total: Tensor | float = 0.0
@@ -609,7 +596,7 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
         posterior = self.model(input_ids, attention_mask, inputs_embeds, vectors, return_dict=True, **kwargs)
         samples = max(self.config.num_samples, 1)
         z = posterior.sparse_embedding
-        if self.config.decoder_type == "vector":  # on the scale of the draws, whatever the code's
+        if not self.config.decodes_words:  # on the scale of the draws, whatever the code's
             z = torch.where(z != 0, posterior.latent, 0.0)
         if self.config.num_samples > 0:
             tensors = {name: value for name, value in posterior.items() if isinstance(value, Tensor)}

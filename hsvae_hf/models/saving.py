@@ -39,7 +39,7 @@ def auto_map(config: Any, model_module: str) -> dict[str, str]:
 
 def write_sentence_transformers_files(folder: str | Path, config: Any) -> None:
     """Make `SparseEncoder(folder)` give the codes of `hsvae_hf.encode`; not for a model that takes vectors alone."""
-    if config.encoder_type == "vector":
+    if not config.reads_text:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
     own = {"prompts": config.prompts, "default_prompt_name": config.default_prompt_name} if config.prompts else {}

@@ -204,7 +204,7 @@ class Comparison:
         """Tell what cannot be built or trained, before the first run."""
         if model not in self.systems:
             _fingerprint(model)
-            if AutoConfig.from_pretrained(model).decoder_type == "vector":
+            if not AutoConfig.from_pretrained(model).decodes_words:
                 raise ValueError(f"`models` must decode words, got {model!r}, which decodes vectors; leave it out.")
             return
         config = hsvae_hf.MODELS[self.systems[model][0]][0](**self.fields(model, None))
