@@ -16,13 +16,17 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import has_length
 
-from hsvae_hf.active_dims import hold_target
+from hsvae_hf.active_dims import fit_code_scale, hold_target
+from hsvae_hf.batching import VectorDataset
+from hsvae_hf.encoding import evaluation_mode
 from hsvae_hf.extras import require
 from hsvae_hf.report import advice
 from hsvae_hf.statistics import corpus_statistics
+from hsvae_hf.tokens import NO_LIMIT
 
 logger = logging.getLogger(__name__)
 CONTROL_RATE = 0.03  # share of the log ratio of non-zeros that is corrected per step
+VECTOR_ROWS = 8000  # that vectors of a text encoder are taken of, for their statistics and the scale of codes
 CALIBRATION_ROWS = 4000  # that the threshold for a wanted number of active dimensions is set on
 LOGGED: tuple[str, ...] = ("active_dims", "active_units", "dead_dims", "always_on_dims", "mutual_information")
 LOGGED += (
@@ -37,9 +41,14 @@ LOGGED += (
 def held_out_batches(trainer: Trainer, rows: int) -> Iterator[dict[str, Tensor]]:
     """An even sample of the trainer's evaluation set, on the model's device, in this process alone.
 
-    Of a stream, the first `rows` rows.
+    Without an evaluation set, of the training set. Of a stream, the first `rows` rows.
     """
-    dataset: Any = trainer.eval_dataset
+    dataset: Any = trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset
+    return sample_batches(trainer, dataset, rows)
+
+
+def sample_batches(trainer: Trainer, dataset: Any, rows: int) -> Iterator[dict[str, Tensor]]:
+    """An even sample of a data set, in the trainer's batches."""
     if has_length(dataset):  # rows may be sorted by class
         dataset = Subset(cast(Any, dataset), np.random.default_rng(0).permutation(len(dataset))[:rows].tolist())
     size = min(rows, trainer.args.per_device_eval_batch_size)
@@ -205,3 +214,60 @@ class ActiveDimsController(TrainerCallback):
         active = (posterior.sparse_embedding != 0).float().sum(-1).mean()
         ratio = (active / wanted).clamp(0.25, 4.0)
         model.gamma_kl_scale.mul_(ratio**CONTROL_RATE).clamp_(1e-4, 1e4)
+
+
+class FinishCallback(TrainerCallback):
+    """Finishes a model: everything that is set by data, not by gradients.
+
+    Before training: the length of generated sentences, and the statistics of the vectors, if vectors are reconstructed
+    and nobody has set them. After training: the threshold that gives the wanted number of non-zeros on held-out rows,
+    and the scale of the codes of vectors. A resumed run ends in the same way.
+
+    `TextVAETrainer` has it. Another Trainer takes it by `trainer.add_callback(FinishCallback(trainer))`.
+
+    Args:
+        trainer: whose model is finished, on the rows of its `eval_dataset`, or of its `train_dataset` without one.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Set what training itself needs."""
+        model = getattr(model, "module", model)
+        limit = getattr(self.trainer.processing_class, "model_max_length", NO_LIMIT)
+        if model.config.decodes_words and limit < NO_LIMIT:
+            model.generation_config.max_length = limit + 1  # the start token counts
+        if not model.config.decodes_words and not model.model.standardizer.mean.any():
+            model.model.standardizer.fit(torch.from_numpy(self._vectors(model)))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Set what codes need."""
+        model = getattr(model, "module", model)
+        if model.model.latent_head.target_active_dims is not None:
+            if self.trainer.eval_dataset is None:
+                logger.warning(
+                    "there is no `eval_dataset`: the threshold is set on rows that the model was trained on, whose "
+                    "codes are longer than others. Give held-out rows."
+                )
+            hold_target(model, held_out_batches(self.trainer, CALIBRATION_ROWS))
+        if not model.config.decodes_words:
+            fit_code_scale(model, self._vectors(model))
+
+    def _vectors(self, model: Any) -> np.ndarray:
+        """Vectors of the training set, `(rows, feature_size)`."""
+        dataset: Any = self.trainer.train_dataset
+        if isinstance(dataset, VectorDataset):
+            return dataset.vectors.numpy()
+        parts = []
+        with evaluation_mode(model):
+            for batch in sample_batches(self.trainer, dataset, VECTOR_ROWS):
+                if "vectors" not in batch:
+                    text = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
+                    batch["vectors"] = model.model.encoder(**text).pooler_output
+                parts.append(batch["vectors"].float().cpu().numpy())
+        return np.concatenate(parts)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,6 +16,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedTokenizerBase
 
+from hsvae_hf.inputs import check_strings
 from hsvae_hf.locating import Source, Splits, first_line, locate
 from hsvae_hf.reading import (
     LABEL_COLUMNS,
@@ -61,7 +62,7 @@ class DatasetSummary:
 
 
 def load_text_dataset(
-    dataset: str | PathLike[str],
+    dataset: str | PathLike[str] | Dataset | DatasetDict | list[str],
     text_column: str | None = None,
     label_column: str | None = None,
     with_labels: bool = True,
@@ -82,7 +83,8 @@ def load_text_dataset(
 
     Args:
         dataset: `docstrings` (the embedded corpus), `yelp`, `dbpedia` or `yahoo` (from the Hub), a Hub id, a local
-            folder (of files, or of `save_to_disk`), or a .txt, .csv, .tsv, .jsonl, .json or .parquet file.
+            folder (of files, or of `save_to_disk`), or a .txt, .csv, .tsv, .jsonl, .json or .parquet file; or a
+            `Dataset`, a `DatasetDict` or a list of sentences, which is left as it is.
         text_column: column of the sentences; found by its name, or as the only string column, without it.
         label_column: column of the classes; found by its name without it; a data set may have none.
         with_labels: whether to look for classes at all.
@@ -102,13 +104,13 @@ def load_text_dataset(
     for name, value in (("max_train_samples", max_train_samples), ("max_samples", max_samples)):
         if value is not None and value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}; leave it out to take all rows.")
-    if not isinstance(dataset, str | PathLike):
-        raise ValueError(
-            f"`dataset` must be a name or a path, got a {type(dataset).__name__}; write it to a .csv or .parquet file "
-            "and give its path."
-        )
-    dataset = str(dataset)
-    source, declared = locate(dataset, dataset_config_name, streaming)
+    source: Source
+    if isinstance(dataset, str | PathLike):
+        dataset = str(dataset)
+        source, declared = locate(dataset, dataset_config_name, streaming)
+    else:
+        source, declared = _in_memory(dataset), None
+        dataset = describe(dataset)
     if needs_train and "train" not in source:
         raise ValueError(f"`dataset` must have a split `train`, got {dataset!r} with {sorted(source)}; rename one.")
     columns = _columns(source)
@@ -143,6 +145,27 @@ def load_text_dataset(
         held_out=held_out,
     )
     return splits
+
+
+def _in_memory(dataset: Any) -> DatasetDict:
+    """Splits of rows that are in memory."""
+    if isinstance(dataset, DatasetDict):
+        return DatasetDict(dataset)
+    if isinstance(dataset, Dataset):
+        return DatasetDict({"train": dataset})
+    if not isinstance(dataset, list | tuple) or not dataset:
+        raise ValueError(
+            "`dataset` must be a name, a path, a Dataset, a DatasetDict or a list of sentences, got "
+            f"{describe(dataset)}; a DataFrame becomes a Dataset by `Dataset.from_pandas(frame)`."
+        )
+    check_strings(dataset, "dataset")
+    return DatasetDict({"train": Dataset.from_dict({"text": list(dataset)})})
+
+
+def describe(rows: Any) -> str:
+    """Rows in memory, in the place of the name of a file."""
+    count = f" of {len(rows):,} rows" if isinstance(rows, Sized) and not isinstance(rows, Mapping) else ""
+    return f"a {type(rows).__name__}{count}"
 
 
 def labelled(split: Dataset) -> Dataset | None:

@@ -23,7 +23,7 @@ from transformers.trainer_utils import (
 )
 
 from hsvae_hf.batching import LengthGroupedSampler
-from hsvae_hf.callbacks import ActiveDimsController, AnnealingCallback, ResumedCallback
+from hsvae_hf.callbacks import ActiveDimsController, AnnealingCallback, FinishCallback, ResumedCallback
 from hsvae_hf.checkpoints import COURSE_NAME, check_same_data, check_same_source, course
 from hsvae_hf.files import UNFINISHED, claimed_folder, uninterrupted
 from hsvae_hf.hub import model_card
@@ -192,6 +192,7 @@ class TextVAETrainer(WholeCheckpointTrainer):
         names = ("kl_annealing", "kl_warmup_steps", "kl_cycles")
         self.add_callback(AnnealingCallback(*(getattr(self.args, name) for name in names if hasattr(self.args, name))))
         self.add_callback(ActiveDimsController())
+        self.add_callback(FinishCallback(self))
 
     def compute_loss(
         self,

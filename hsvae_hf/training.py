@@ -1,55 +1,219 @@
-"""Trainer with the paper's settings: logs every loss term, saves whole checkpoints or none, anneals the KL."""
+"""Training: data and options in, a finished model out. `train` and `fit` are for Python; the scripts call the same."""
 
-import json
-import re
-from pathlib import Path
+import math
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hsvae_hf.files import staged_folder
-from hsvae_hf.training_arguments import RunArguments
-
-HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-
-
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of sentences whose most probable class is theirs, for the Trainer's `compute_metrics`."""
-    return {"accuracy": float((np.asarray(prediction.predictions).argmax(-1) == prediction.label_ids).mean())}
-
-
-def save_run(
-    folder: str | Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    metrics: dict[str, Any],
-    settings: dict[str, Any] | None = None,
-) -> None:
-    """Save model, tokenizer if any, `all_results.json` and `train_settings.json` to `folder`: whole files or none."""
-    with staged_folder(folder) as temporary:
-        model.save_pretrained(temporary)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
-        for name, content in (("all_results", metrics), ("train_settings", settings)):
-            if content is not None:
-                (temporary / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+from hsvae_hf.callbacks import CollapseMonitor
+from hsvae_hf.checkpoints import check_resumable, check_same_vectors
+from hsvae_hf.data import describe
+from hsvae_hf.models.sources import check_source
+from hsvae_hf.options import DataArguments, check_data, check_schedule, draft, resolve
+from hsvae_hf.preparation import Rows, prepare_vectors, prepare_words
+from hsvae_hf.reporting import model_facts, report_steps, say
+from hsvae_hf.runs import claimed_output_dir, run_settings, save_run
+from hsvae_hf.trainer import TextVAETrainer
+from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 
-def run_settings(arguments: RunArguments, **options: Any) -> dict[str, Any]:
-    """What a model card says about training: `options`, the model of the Hub under it, and what decides the result."""
-    names: tuple[str, ...] = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size")
-    names += ("weight_decay", "gradient_accumulation_steps", "max_grad_norm", "seed", "bf16")
-    names += ("kl_annealing",)
-    if getattr(arguments, "kl_annealing", "none") == "linear":
-        names += ("kl_warmup_steps",)
-    names += ("num_train_epochs" if arguments.max_steps < 0 else "max_steps",)
-    values = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
-    values = {name: getattr(value, "value", value) for name, value in values.items()}
-    versions = {"processes": arguments.world_size, "transformers": transformers.__version__, "torch": torch.__version__}
-    source = options.get("encoder_name_or_path") or options.get("model_name_or_path")
-    if source is not None and HUB_ID.fullmatch(source) and not Path(source).exists():  # later, who could tell
-        options["base_model"] = source
-    return {name: value for name, value in options.items() if value is not None} | values | versions
+@dataclass
+class Run:
+    """A finished run.
+
+    Args:
+        model: for pre-training, in evaluation mode, with its threshold and the scale of its codes set.
+        tokenizer: of the model; None where the model takes vectors.
+        metrics: of training (`train_loss`, ...) and of the validation rows (`eval_loss`, `eval_active_dims`, ...).
+        output_dir: folder of the model, its tokenizer, its checkpoints and `all_results.json`.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    metrics: dict[str, Any]
+    output_dir: str
+
+
+def train(
+    dataset: "str | PathLike[str] | Dataset | DatasetDict | list[str]",
+    output_dir: "str | PathLike[str]",
+    model_type: str = "hsvae",
+    **options: Any,
+) -> Run:
+    """Train a model on raw sentences, without labels.
+
+    The sentences are tokenised by a tokenizer that is trained on them. 5% of the rows are held out for validation where
+    the data have no validation split. Training logs every term of the loss, leaves whole checkpoints and ends with the
+    threshold, the scale of codes and the generation length set. The folder then loads by `AutoModel.from_pretrained`.
+
+    Args:
+        dataset: a short name (`docstrings`, `yelp`, `dbpedia`, `yahoo`), a Hub id, a local folder or file, a `Dataset`
+            or `DatasetDict` with a column of sentences, or a list of sentences.
+        output_dir: folder of the run; it must be new or empty, unless `overwrite_output_dir=True` or
+            `resume_from_checkpoint=True` is given.
+        model_type: one of `hsvae_hf.MODELS`.
+        options: by name, of three kinds. Fields of `hsvae_hf.options.DataArguments`, such as `preset`,
+            `text_column`, `max_length`, `max_train_samples`, `encoder_name_or_path`. Fields of the configuration, such
+            as `latent_size`, `target_active_dims`, `hidden_size` (see `hsvae_hf.HSVAEConfig`). Fields of
+            `hsvae_hf.training_arguments.TextVAETrainingArguments`, which is a `transformers.TrainingArguments`, such as
+            `max_steps`, `learning_rate`, `seed`. What is left open comes from the preset: "small", which trains in
+            minutes on two cores, unless an encoder is given.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ValueError: for an option that does not exist, has another type or is out of range, or for data that cannot be
+            read; before training starts.
+
+    Example:
+        >>> import hsvae_hf
+        >>> run = hsvae_hf.train("reviews.csv", "runs/reviews", target_active_dims=12)  # doctest: +SKIP
+        >>> codes = hsvae_hf.encode(run.model, run.tokenizer, ["A good film."])  # doctest: +SKIP
+    """
+    if isinstance(dataset, str | PathLike):
+        return run_training(*resolve(os.fspath(dataset), None, output_dir, model_type, options))
+    data, config_fields, arguments = resolve(describe(dataset), None, output_dir, model_type, options)
+    return run_training(data, config_fields, arguments, dataset)
+
+
+def fit(
+    vectors: np.ndarray | torch.Tensor,
+    output_dir: "str | PathLike[str] | None" = None,
+    model_type: str = "hsvae",
+    validation: np.ndarray | torch.Tensor | None = None,
+    **options: Any,
+) -> PreTrainedModel:
+    """Train sparse codes for the sentence vectors of any encoder.
+
+    Args:
+        vectors: `(rows, size)`, finite; some thousand rows at least.
+        output_dir: folder of the run, as in `train`; None keeps nothing on disk. `model.save_pretrained` saves the
+            model later.
+        model_type: one of `hsvae_hf.MODELS`.
+        validation: other vectors of the same encoder, on which the threshold of the codes is set; None holds out 5% of
+            the rows.
+        options: as in `train`; what is left open are the values of `hsvae_hf.options.VECTOR_DEFAULTS`.
+
+    Returns:
+        A finished model for `encode_vectors`, in evaluation mode.
+
+    Raises:
+        ValueError: as `train`; if `vectors` are no matrix of finite numbers.
+
+    Example:
+        >>> import hsvae_hf
+        >>> import numpy as np
+        >>> vectors = np.random.default_rng(0).normal(size=(200, 8))
+        >>> coder = hsvae_hf.fit(vectors, latent_size=16, target_active_dims=4, max_steps=2)  # doctest: +ELLIPSIS
+        a ndarray of 200 rows...
+        >>> hsvae_hf.encode_vectors(coder, vectors).shape
+        (200, 16)
+    """
+    rows = {"train": vectors} if validation is None else {"train": vectors, "validation": validation}
+    arrays = {name: _as_array(value, name) for name, value in rows.items()}
+    name = describe(vectors)
+    if output_dir is not None:
+        data, config_fields, arguments = resolve(None, name, output_dir, model_type, options)
+        return run_training(data, config_fields, arguments, arrays).model
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = {"save_strategy": "no", "report_to": "none", "logging_steps": 500}
+        data, config_fields, arguments = resolve(None, name, folder, model_type, quiet | options)
+        return run_training(data, config_fields, arguments, arrays).model
+
+
+def _as_array(vectors: Any, name: str) -> np.ndarray:
+    named = "vectors" if name == "train" else name
+    array = vectors.detach().cpu().float().numpy() if isinstance(vectors, torch.Tensor) else np.asarray(vectors)
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"`{named}` must be numbers, (rows, size), got {array.dtype} of {array.shape}; stack them.")
+    array = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"`{named}` must be finite, got NaN or infinity; drop or repair such rows.")
+    return array
+
+
+def run_training(
+    data: DataArguments,
+    config_fields: dict[str, Any],
+    arguments: TextVAETrainingArguments,
+    rows: Rows | None = None,
+) -> Run:
+    """Train in a folder that is this run's alone; everything that can be refused is refused before data are read.
+
+    Args:
+        data: what to train on.
+        config_fields: fields of the configuration.
+        arguments: of training.
+        rows: the data themselves, where `data` only names them.
+    """
+    config_fields = dict(config_fields)
+    config = draft(data, config_fields)
+    if not config.decodes_words and getattr(config, "wanted_active_dims", None) and config.target_active_dims is None:
+        most = math.inf if config.max_active_dims is None else config.max_active_dims / 2
+        config_fields["target_active_dims"] = min(config.latent_size / 16, most)
+    check_data(data, config)
+    check_schedule(config, arguments)
+    for name in ("encoder_name_or_path", "tokenizer_name_or_path"):
+        if getattr(data, name) is not None:
+            check_source(getattr(data, name), name)
+    places = [data.tokenizer_name_or_path, data.encoder_name_or_path]
+    if rows is None:
+        places += [data.dataset, data.vectors]
+    with claimed_output_dir(arguments, places) as checkpoint:
+        return _train(data, config_fields, arguments, checkpoint, rows)
+
+
+def _train(
+    data: DataArguments,
+    config_fields: dict[str, Any],
+    arguments: TextVAETrainingArguments,
+    checkpoint: str | None,
+    rows: Rows | None,
+) -> Run:
+    """Prepare, train, evaluate, save."""
+    say(f"{data.dataset or data.vectors}: {data.model_type}, to {arguments.output_dir}")
+    set_seed(arguments.seed)
+    vectors = config_fields.get("decoder_type") == "vector"
+    with arguments.main_process_first():
+        prepare = prepare_vectors if vectors else prepare_words
+        model, tokenizer, splits, collator = prepare(data, config_fields, arguments.seed, checkpoint, rows)
+    if checkpoint is not None:
+        names = ["model_type", "vocab_size", "encoder_type", "vector_size", "pooling", "normalize_vectors", "prompts"]
+        names += ["default_prompt_name", *config_fields]
+        check_resumable(checkpoint, {name: getattr(model.config, name) for name in names})
+        if vectors:
+            check_same_vectors(checkpoint, model)
+    if "validation" not in splits:
+        arguments.eval_strategy = "no"
+    trainer = TextVAETrainer(
+        model=model,
+        args=arguments,
+        train_dataset=splits["train"],
+        eval_dataset=splits.get("validation"),
+        data_collator=collator,
+        processing_class=tokenizer,
+    )
+    large = data.preset == "paper" and data.encoder_name_or_path is None and not vectors
+    report_steps(trainer, "these sizes are for a GPU: --preset small takes minutes on two cores" if large else None)
+    say(model_facts(model))
+    monitor = CollapseMonitor(trainer)
+    if "validation" in splits:
+        trainer.add_callback(monitor)
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if "validation" in splits:
+        metrics |= trainer.evaluate() | monitor.figures()
+        if model.model.latent_head.target_active_dims is not None:
+            metrics["active_threshold"] = model.config.active_threshold
+    if trainer.is_world_process_zero():
+        count = None if data.streaming else len(splits["train"])
+        settings = run_settings(arguments, train_rows=count, **asdict(data))
+        save_run(arguments.output_dir, model, tokenizer, metrics, settings)
+    return Run(model.eval(), tokenizer, metrics, str(arguments.output_dir))

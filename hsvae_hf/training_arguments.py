@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from huggingface_hub import HfApi
 from transformers import SchedulerType, Trainer, TrainingArguments
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations import get_available_reporting_integrations, is_tensorboard_available
 from transformers.utils import is_torch_xla_available
 
 from hsvae_hf.arguments import CHOICES, choose
@@ -44,7 +44,10 @@ class RunArguments(TrainingArguments):
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Pin batches in memory, for a GPU."}
     )
-    report_to: str = field(default="tensorboard", metadata={"help": "Where to log."})
+    report_to: str = field(
+        default_factory=lambda: "tensorboard" if is_tensorboard_available() else "none",
+        metadata={"help": "Where to log: tensorboard where it is installed, else none."},
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave NaN and infinity out of the log."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete what is in output_dir."})
     measured: ClassVar[tuple[str, ...]] = ("loss", "accuracy")  # in evaluation, for `metric_for_best_model`

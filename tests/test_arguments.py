@@ -10,7 +10,7 @@ import pytest
 
 import hsvae_hf
 from hsvae_hf.arguments import ScriptParser, choose, config_arguments, nearest, parse
-from hsvae_hf.presets import SMALL_MODEL, SMALL_TRAINING
+from hsvae_hf.options import SMALL_MODEL, SMALL_TRAINING
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

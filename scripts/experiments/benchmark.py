@@ -33,7 +33,7 @@ from hsvae_hf.data import load_text_dataset
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.extras import require
 from hsvae_hf.loading import load_for_inference, load_tokenizer
-from hsvae_hf.presets import HEAD_DEFAULTS, VECTOR_DEFAULTS
+from hsvae_hf.options import HEAD_DEFAULTS, VECTOR_DEFAULTS
 from hsvae_hf.tokenization import train_tokenizer
 
 

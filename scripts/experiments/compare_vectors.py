@@ -31,8 +31,8 @@ from hsvae_hf.embedding_cache import CSRModel, embed_dataset, load_encoder_token
 from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder, write_json
+from hsvae_hf.options import HEAD_DEFAULTS, VECTOR_DEFAULTS
 from hsvae_hf.plots import new_figure
-from hsvae_hf.presets import HEAD_DEFAULTS, VECTOR_DEFAULTS
 from hsvae_hf.probes import probe_accuracy
 from hsvae_hf.statistics import neighbours_kept
 from hsvae_hf.trainer import TextVAETrainer

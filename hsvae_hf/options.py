@@ -1,0 +1,275 @@
+"""Options of a training run: what it is on, the presets, and what does not go together."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from os import PathLike
+from typing import Any
+
+from hsvae_hf.arguments import MODEL_NAMES, choose, config_arguments, nearest
+from hsvae_hf.models import MODELS, RELEASED
+from hsvae_hf.training_arguments import TextVAETrainingArguments
+
+PRESETS = ("small", "paper", "released")
+# Words on two cores in minutes. The rate, the schedule and the number of steps were chosen on validation rows.
+SMALL_MODEL: dict[str, Any] = {
+    "vocab_size": 6_000,
+    "embedding_size": 96,
+    "hidden_size": 192,
+    "latent_size": 64,
+    "target_active_dims": 12,
+}
+SMALL_TRAINING: dict[str, Any] = {
+    "per_device_train_batch_size": 64,
+    "learning_rate": 5e-3,
+    "lr_scheduler_type": "linear",
+    "max_steps": 1_200,
+    "eval_strategy": "steps",
+    "eval_steps": 300,
+    "save_strategy": "steps",
+    "save_steps": 300,
+}
+SMALL_LENGTH = 60  # tokens per sentence
+ENCODER_DEFAULTS: dict[str, Any] = {"learning_rate": 8e-5, "tie_word_embeddings": False}  # the paper's, with BERT
+# What trains on vectors without tuning, for every model type, and for one.
+VECTOR_DEFAULTS: dict[str, Any] = {
+    "decoder_type": "vector",
+    "freeze_text_encoder": True,
+    "tie_word_embeddings": False,
+    "latent_size": 512,
+    "z_kl_weight": 0.1,
+    "gamma_kl_weight": 0.1,
+    "similarity_weight": 20.0,
+    "learning_rate": 1e-2,
+    "weight_decay": 1.0,
+    "lr_scheduler_type": "cosine",
+    "max_steps": 1500,
+    "kl_annealing": "linear",
+    "eval_strategy": "steps",
+    "eval_steps": 500,
+    "save_strategy": "steps",
+    "save_steps": 500,
+    "train_sampling_strategy": "random",
+}
+HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "text-encoder": {"latent_size": 0},  # the width of the encoder's features
+    # With concentrations of at least 0.5, every dimension that is off would be drawn on in one sentence of twenty.
+    "hsvae": {"prior_alpha": 10.0, "prior_beta": 0.05, "gate_concentration_min": 0.001},
+}
+
+
+def defaults(model_type: str, preset: str | None, vectors: bool, encoder: bool) -> dict[str, Any]:
+    """Values of the options that a run leaves open.
+
+    Args:
+        model_type: of the model.
+        preset: one of `PRESETS`; None is "small" where words are trained with a GRU, and none elsewhere.
+        vectors: whether vectors are reconstructed.
+        encoder: whether the model stands on a pretrained text encoder.
+
+    Returns:
+        Fields of the configuration, of the training arguments and of the data arguments, by name.
+
+    Raises:
+        ValueError: if the preset is not for this model or input.
+    """
+    if vectors:
+        values = VECTOR_DEFAULTS | HEAD_DEFAULTS.get(model_type, {})
+    else:
+        values = dict(ENCODER_DEFAULTS) if encoder else {}
+    if preset == "small" and (vectors or encoder):
+        raise ValueError(
+            "`preset` must be left out with an encoder or vectors, got 'small', which is for words and a GRU."
+        )
+    if preset == "released":
+        if model_type != "hsvae":
+            raise ValueError(f"`preset` must be small or paper for {model_type}, got 'released', which is for hsvae.")
+        return values | RELEASED | {"ascii_only": True}
+    if preset == "paper" or vectors or encoder:
+        return values
+    small = SMALL_MODEL | SMALL_TRAINING | {"max_length": SMALL_LENGTH}
+    return {name: value for name, value in small.items() if name != "target_active_dims" or model_type == "hsvae"}
+
+
+@dataclass
+class DataArguments:
+    """What to train on, and which model."""
+
+    dataset: str | None = field(
+        default=None, metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."}
+    )
+    vectors: str | None = field(
+        default=None,
+        metadata={"help": "A .npy or .parquet file of sentence vectors made elsewhere, instead of a data set."},
+    )
+    model_type: str = field(default="hsvae", metadata={"help": f"One of {', '.join(MODELS)}."})
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "small: words, on two cores, in minutes, the default without an encoder; paper: the paper's "
+            "sizes, for a GPU; released: hsvae as in the paper's released code."
+        },
+    )
+    encoder_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "A pretrained text encoder to build on, with its tokenizer; for words, learning rate 8e-5."},
+    )
+    prompt_name: str | None = field(
+        default=None, metadata={"help": "Which of a sentence-transformers encoder's prompts goes before a sentence."}
+    )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
+    text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens per sentence; the paper's 200, 60, 30 for data sets named yelp, dbpedia, yahoo, else 60; "
+            "with --decoder_type vector, the encoder's own limit."
+        },
+    )
+    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Use this one; else train one."})
+    ascii_only: bool = field(
+        default=False,
+        metadata={"help": "The tokenizer to be trained keeps to the paper's ASCII rule; --preset released does."},
+    )
+    streaming: bool = field(default=False, metadata={"help": "Read while training; needs --max_steps."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the training split."})
+    max_samples: int | None = field(default=None, metadata={"help": "Rows of the validation split."})
+
+
+def resolve(
+    dataset: str | None,
+    vectors: str | None,
+    output_dir: "str | PathLike[str]",
+    model_type: str,
+    options: Mapping[str, Any],
+) -> tuple[DataArguments, dict[str, Any], TextVAETrainingArguments]:
+    """Options by name to the three things that decide a run; what is left open comes from the preset.
+
+    Args:
+        dataset: name of the sentences.
+        vectors: name of the vectors, in their place.
+        output_dir: folder of the run.
+        model_type: of the model.
+        options: as of `train`.
+
+    Returns:
+        What to train on, fields of the configuration, arguments of training.
+
+    Raises:
+        ValueError: for an option that does not exist or has another type.
+    """
+    model_type = choose("model_type", model_type, MODELS, MODEL_NAMES, "a text VAE of")
+    classes = (DataArguments, config_arguments(MODELS[model_type][0]), TextVAETrainingArguments)
+    kinds = [fields(kind) for kind in classes]
+    known = {item.name: item for items in kinds for item in items}
+    for name, value in options.items():
+        if name not in known:
+            close = nearest(name, known)
+            remedy = "see help(hsvae_hf.train)" if close is None else f"did you mean `{close}`?"
+            raise ValueError(f"`{name}` must be an option of {model_type}, got an unknown name; {remedy}.")
+        _check_type(known[name], value)
+    given = dict(options)
+    values = open_options(model_type, given, vectors=vectors is not None) | given
+    parts: list[dict[str, Any]] = [
+        {item.name: values[item.name] for item in items if item.name in values} for items in kinds
+    ]
+    data = DataArguments(**parts[0] | {"dataset": dataset, "vectors": vectors, "model_type": model_type})
+    return data, parts[1], TextVAETrainingArguments(**parts[2] | {"output_dir": os.fspath(output_dir)})
+
+
+def open_options(model_type: str, given: Mapping[str, Any], vectors: bool = False) -> dict[str, Any]:
+    """Values of the options that are left open; see `defaults`.
+
+    Args:
+        model_type: of the model.
+        given: the options that are not, by name.
+        vectors: whether the rows are vectors.
+    """
+    preset, encoder = given.get("preset"), given.get("encoder_name_or_path") is not None
+    preset = None if preset is None else choose("preset", preset, PRESETS)
+    values = defaults(model_type, preset, vectors or given.get("decoder_type") == "vector", encoder)
+    if given.get("num_train_epochs") is not None and "max_steps" in values:
+        values["max_steps"] = -1  # epochs are what was asked for
+    if given.get("latent_size") is not None:
+        values.pop("target_active_dims", None)  # a preset's number is for its own size
+    return values
+
+
+def _check_type(item: "Field[Any]", value: Any) -> None:
+    kinds: Any = item.type
+    try:
+        fits = isinstance(value, kinds) or (isinstance(value, int) and isinstance(0.0, kinds))
+    except TypeError:  # a kind that Python cannot check, such as a list of strings
+        return
+    if not fits and not isinstance(value, list | bool):  # the Trainer takes a list for `report_to`
+        kind = getattr(kinds, "__name__", str(kinds))
+        raise ValueError(f"`{item.name}` must be of type {kind}, got {value!r}; see help(hsvae_hf.train).")
+
+
+def draft(data: DataArguments, config_fields: dict[str, Any]) -> Any:
+    """The configuration as far as it is known before the data are, which checks its fields."""
+    values = {name: value for name, value in config_fields.items() if name != "vocab_size"}
+    if values.get("decoder_type") == "vector":
+        values |= {"encoder_type": "vector", "vector_size": 1}
+    values["freeze_text_encoder"] = False  # here there is none
+    if data.model_type == "text-encoder":
+        values.pop("latent_size", None)
+    return MODELS[data.model_type][0](**values)
+
+
+def check_data(data: DataArguments, config: Any) -> None:
+    """Refuse arguments that contradict each other.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    if (data.dataset is None) == (data.vectors is None):
+        got = "neither" if data.dataset is None else "both"
+        raise ValueError(f"Give exactly one of `dataset` and `vectors`, got {got}; --dataset docstrings is at hand.")
+    encoder = data.encoder_name_or_path
+    if encoder is not None and data.tokenizer_name_or_path is not None:
+        raise ValueError("`tokenizer_name_or_path` must be left out with an encoder: its own tokenizer goes with it.")
+    if data.max_length is not None and data.max_length < 2:
+        raise ValueError(f"`max_length` must be at least 2, got {data.max_length}; the end of sentence counts.")
+    if config.decodes_words:
+        if data.vectors is not None or data.prompt_name is not None:
+            raise ValueError(
+                "`decoder_type` must be 'vector' for `vectors` and `prompt_name`, got 'gru'; leave them out."
+            )
+        return
+    if (encoder is None) == (data.vectors is None):
+        raise ValueError(
+            "`encoder_name_or_path` must be given with `decoder_type` 'vector' and a data set, and not with `vectors`."
+        )
+    of_text = ("prompt_name", "text_column", "dataset_config_name", "max_length")
+    ignored = [name for name in of_text if getattr(data, name) is not None]
+    if data.vectors is not None and ignored:
+        raise ValueError(f"`{ignored[0]}` must be left out with `vectors`: there is no text.")
+    if data.streaming:
+        raise ValueError("`streaming` must be off with `decoder_type` 'vector': the vectors are computed once, before.")
+
+
+def check_schedule(config: Any, arguments: TextVAETrainingArguments) -> None:
+    """Refuse a schedule that the model cannot follow.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if arguments.train_sampling_strategy == "group_by_length" and not config.decodes_words:
+        raise ValueError("`train_sampling_strategy` must be random with vectors: they have no length.")
+    if getattr(config, "wanted_active_dims", None) is None:
+        return
+    if config.active_threshold != 0.5:
+        raise ValueError(
+            "`active_threshold` must be left out where a number of active dimensions is held: training ends by setting "
+            "it; `calibrate_threshold` changes it."
+        )
+    late = arguments.kl_annealing == "linear" and 0 < arguments.max_steps <= (arguments.kl_warmup_steps or 0)
+    if late:
+        raise ValueError(
+            "`kl_warmup_steps` must be below `max_steps` where a number of active dimensions is held, which begins "
+            f"after the warm-up; got {arguments.kl_warmup_steps} and {arguments.max_steps}."
+        )

@@ -1,0 +1,10 @@
+"""Signal handling while a script imports: imports take seconds, and a signal then ends them without a traceback.
+
+A script imports this file first. `hsvae_hf.cli.run` takes over once the imports are done.
+"""
+
+import signal
+import sys
+
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: sys.exit(128 + number))
