@@ -7,7 +7,8 @@ from hsvae_hf import models
 from hsvae_hf.encoding import encode, encode_vectors
 from hsvae_hf.explanation import explain
 from hsvae_hf.models import *  # noqa: F403 - its `__all__` is the list of model classes
+from hsvae_hf.training import fit, train
 
 __version__ = "0.1.0"
 
-__all__ = ["encode", "encode_vectors", "explain", *models.__all__]
+__all__ = ["encode", "encode_vectors", "explain", "fit", "train", *models.__all__]

@@ -1,5 +1,6 @@
 """Options of a training run: what it is on, the presets, and what does not go together."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -218,6 +219,19 @@ def draft(data: DataArguments, config_fields: dict[str, Any]) -> Any:
     if data.model_type == "text-encoder":
         values.pop("latent_size", None)
     return MODELS[data.model_type][0](**values)
+
+
+def default_target(config: Any) -> float | None:
+    """Non-zeros per code of a model of vectors that balances its gates and is asked for no number; else None.
+
+    It is a sixteenth of the dimensions, at most half of `max_active_dims`.
+    """
+    if config.decodes_words or getattr(config, "wanted_active_dims", None) is None:
+        return None
+    if config.target_active_dims is not None:
+        return None
+    most = math.inf if config.max_active_dims is None else config.max_active_dims / 2
+    return float(min(config.latent_size / 16, most))
 
 
 def check_data(data: DataArguments, config: Any) -> None:

@@ -1,6 +1,5 @@
 """Training: data and options in, a finished model out. `train` and `fit` are for Python; the scripts call the same."""
 
-import math
 import os
 import tempfile
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from hsvae_hf.callbacks import CollapseMonitor
 from hsvae_hf.checkpoints import check_resumable, check_same_vectors
 from hsvae_hf.data import describe
 from hsvae_hf.models.sources import check_source
-from hsvae_hf.options import DataArguments, check_data, check_schedule, draft, resolve
+from hsvae_hf.options import DataArguments, check_data, check_schedule, default_target, draft, resolve
 from hsvae_hf.preparation import Rows, prepare_vectors, prepare_words
 from hsvae_hf.reporting import model_facts, report_steps, say
 from hsvae_hf.runs import claimed_output_dir, run_settings, save_run
@@ -156,9 +155,8 @@ def run_training(
     """
     config_fields = dict(config_fields)
     config = draft(data, config_fields)
-    if not config.decodes_words and getattr(config, "wanted_active_dims", None) and config.target_active_dims is None:
-        most = math.inf if config.max_active_dims is None else config.max_active_dims / 2
-        config_fields["target_active_dims"] = min(config.latent_size / 16, most)
+    if default_target(config) is not None:
+        config_fields["target_active_dims"] = default_target(config)
     check_data(data, config)
     check_schedule(config, arguments)
     for name in ("encoder_name_or_path", "tokenizer_name_or_path"):
@@ -201,7 +199,7 @@ def _train(
         data_collator=collator,
         processing_class=tokenizer,
     )
-    large = data.preset == "paper" and data.encoder_name_or_path is None and not vectors
+    large = data.preset in ("paper", "released") and data.encoder_name_or_path is None and not vectors
     report_steps(trainer, "these sizes are for a GPU: --preset small takes minutes on two cores" if large else None)
     say(model_facts(model))
     monitor = CollapseMonitor(trainer)

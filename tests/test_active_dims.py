@@ -20,6 +20,7 @@ from hsvae_hf.active_dims import (
     hold_target,
     set_threshold,
 )
+from hsvae_hf.callbacks import ActiveDimsController
 from hsvae_hf.encoding import encode_vectors
 
 
@@ -76,6 +77,8 @@ def test_training_ends_with_the_wanted_number_of_active_dimensions(wanted):
     model = small(vector_size=16, latent_size=32, target_active_dims=wanted, **options).train()
     model.model.standardizer.fit(vectors)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    controller = ActiveDimsController()
+    controller.on_train_begin(None, None, None, model)
     for _ in range(800):
         loss = model(vectors=vectors[torch.randint(512, (128,))]).loss
         optimizer.zero_grad()
@@ -85,6 +88,9 @@ def test_training_ends_with_the_wanted_number_of_active_dimensions(wanted):
     assert active == pytest.approx(wanted, rel=0.15)
     before = model.gamma_kl_scale.clone()
     model(vectors=vectors)  # evaluation leaves the controller alone
+    assert torch.equal(model.gamma_kl_scale, before)
+    controller.on_train_end(None, None, None, model)
+    model.train()(vectors=vectors)
     assert torch.equal(model.gamma_kl_scale, before)
 
 

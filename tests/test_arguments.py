@@ -121,21 +121,6 @@ def test_every_field_of_a_configuration_is_explained_by_its_own_text(name):
         assert "What models" not in text
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--dataset", "x.txt"], True),
-        (["--dataset", "x.txt", "--preset", "released"], True),
-        (["--dataset", "x.txt", "--preset", "small"], False),
-        (["--dataset", "x.txt", "--encoder_name_or_path", "bert"], False),
-        (["--vectors", "x.npy"], False),
-    ],
-)
-def test_the_small_preset_is_named_where_it_can_be_had(monkeypatch, words, said):
-    data, _, _ = train_arguments(monkeypatch, "--output_dir", "x", "--report_to", "none", *words)
-    assert ("--preset small" in (runpy.run_path(str(SCRIPTS / "train.py"))["remedy"](data) or "")) == said
-
-
 def train_arguments(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, words)])
     return runpy.run_path(str(SCRIPTS / "train.py"))["parse_arguments"]()
@@ -144,7 +129,7 @@ def train_arguments(monkeypatch, *words):
 def test_the_small_preset_sets_sizes_and_training_unless_said(monkeypatch):
     options = ("--dataset", "x.txt", "--output_dir", "x", "--report_to", "none", "--preset")
     data, flags, arguments = train_arguments(monkeypatch, *options, "small", "--latent_size", 32)
-    assert {name: flags[name] for name in SMALL_MODEL} == SMALL_MODEL | {"latent_size": 32}
+    assert {name: flags[name] for name in SMALL_MODEL} == SMALL_MODEL | {"latent_size": 32, "target_active_dims": None}
     assert data.max_length == 60
     for name, value in SMALL_TRAINING.items():
         assert getattr(arguments, name) == value
@@ -153,7 +138,7 @@ def test_the_small_preset_sets_sizes_and_training_unless_said(monkeypatch):
     assert "target_active_dims" not in flags
     _, _, arguments = train_arguments(monkeypatch, *options, "Small", "--num_train_epochs", 2)
     assert (arguments.max_steps, arguments.num_train_epochs) == (-1, 2)
-    with pytest.raises(ValueError, match="`preset` must be one of default, small, released, got 'tiny'"):
+    with pytest.raises(ValueError, match="`preset` must be one of small, paper, released, got 'tiny'"):
         train_arguments(monkeypatch, *options, "tiny")
     with pytest.raises(ValueError, match="`preset` must be left out with an encoder or vectors"):
         train_arguments(monkeypatch, *options, "small", "--encoder_name_or_path", "bert-base-uncased")

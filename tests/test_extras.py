@@ -102,7 +102,7 @@ NEEDING = {
         "plot_gate_heatmap(np.ones((1, 2)), ['a'], 'picture.png')",
     ],
     "accelerate": [
-        "from hsvae_hf.training import TextVAETrainingArguments; TextVAETrainingArguments(output_dir='run')",
+        "from hsvae_hf.training_arguments import TextVAETrainingArguments; TextVAETrainingArguments(output_dir='run')",
         "from comparison import CompareArguments, compare; compare(CompareArguments('docstrings', 'run'))",
         "from reproduction import ReproduceArguments, reproduce; "
         "reproduce(ReproduceArguments('figure2', ['docstrings'], 'run'))",

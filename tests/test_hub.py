@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import hsvae_hf
 from hsvae_hf.hub import model_card
-from hsvae_hf.training import run_settings
+from hsvae_hf.runs import run_settings
 from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 ROOT = Path(__file__).parent.parent

@@ -22,9 +22,9 @@ import hsvae_hf
 from hsvae_hf.batching import TextCollator
 from hsvae_hf.data import load_text_dataset, tokenize_dataset
 from hsvae_hf.loading import load_for_inference
+from hsvae_hf.runs import run_settings, save_run
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.trainer import TextVAETrainer
-from hsvae_hf.training import run_settings, save_run
 from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 ROOT = Path(__file__).parent.parent

@@ -19,6 +19,7 @@ from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.encoding import encode_vectors, sentence_vectors
 from hsvae_hf.hub import model_card
 from hsvae_hf.loading import load_for_inference
+from hsvae_hf.options import default_target, draft
 
 TRAIN = ["--latent_size", 6, "--max_steps", 4, "--eval_steps", 2, "--save_steps", 2, "--report_to", "none"]
 
@@ -48,7 +49,7 @@ def test_from_sentences_to_a_model_and_back(encoder, sentences, labels, tmp_path
     resumed = json.loads((run / "checkpoint-4/trainer_state.json").read_text())
     losses = [[look["eval_loss"] for look in one["log_history"] if "eval_loss" in look][-1] for one in (resumed, state)]
     assert losses[0] == losses[1]
-    script("evaluate", "--model_name_or_path", run, "--dataset", text, "--output", run / "report.json")
+    script("evaluate_model", "--model_name_or_path", run, "--dataset", text, "--output", run / "report.json")
     report = json.loads((run / "report.json").read_text())
     assert report["squared_error"] > report["squared_error_code"] > 0
     assert 0 <= report["accuracy"]["code"] <= 1
@@ -101,8 +102,9 @@ def test_from_vectors_to_codes(tmp_path):
 )
 def test_gates_of_vectors_are_balanced_to_a_share_unless_said(words, target, warmup, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--vectors", "x.npy", "--output_dir", "x", *words])
-    _, flags, arguments = runpy.run_path(str(ROOT / "scripts/train.py"))["parse_arguments"]()
-    assert (flags["target_active_dims"], arguments.kl_warmup_steps) == (target, warmup)
+    data, flags, arguments = runpy.run_path(str(ROOT / "scripts/train.py"))["parse_arguments"]()
+    found = default_target(draft(data, flags)) or flags["target_active_dims"]
+    assert (found, arguments.kl_warmup_steps) == (target, warmup)
     assert flags["similarity_weight"] == (0 if "released" in words else 20)
     assert flags["gate_concentration_min"] == (0.5 if "released" in words else 0.001)
 

@@ -23,11 +23,11 @@ from transformers import AutoModelForPreTraining, AutoTokenizer, DataCollatorWit
 import hsvae_hf
 from hsvae_hf.batching import TextCollator, VectorDataset, collate_vectors
 from hsvae_hf.callbacks import AnnealingCallback, CollapseMonitor
-from hsvae_hf.checkpoints import check_output_dir, check_resumable, claimed_output_dir, data_fingerprint
+from hsvae_hf.checkpoints import check_resumable, data_fingerprint
 from hsvae_hf.cli import run as run_script
 from hsvae_hf.data import tokenize_dataset
 from hsvae_hf.files import staged_folder
-from hsvae_hf.training import save_run
+from hsvae_hf.runs import check_output_dir, claimed_output_dir, save_run
 from hsvae_hf.training_arguments import RunArguments, TextVAETrainingArguments
 
 ROOT = Path(__file__).parent.parent
@@ -456,7 +456,8 @@ def test_killed_while_saving_a_run_resumes_from_the_last_whole_checkpoint(corpus
         "def stop(self, folder):\n    if 'checkpoint-4' in folder: print('saving', flush=True); time.sleep(60)\n"
         "    return original(self, folder)\n"
         "original = Trainer._save_optimizer_and_scheduler\nTrainer._save_optimizer_and_scheduler = stop\n"
-        "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "sys.argv = sys.argv[1:]\nsys.path.insert(0, sys.argv[0].rpartition('/')[0])\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     full = [sys.executable, "-c", hang, str(ROOT / "scripts/train.py"), *map(str, command)]
     process = subprocess.Popen(full, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

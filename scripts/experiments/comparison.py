@@ -29,6 +29,7 @@ from hsvae_hf.active_dims import hold_target
 from hsvae_hf.arguments import MODEL_NAMES, choose
 from hsvae_hf.batching import TextCollator
 from hsvae_hf.callbacks import CollapseMonitor, held_out_batches
+from hsvae_hf.classification import accuracy
 from hsvae_hf.data import labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.embedding_cache import embed_dataset
 from hsvae_hf.extras import require
@@ -40,7 +41,6 @@ from hsvae_hf.probes import probe_accuracy, representations, tfidf_accuracy
 from hsvae_hf.statistics import average_hoyer, class_gate_activity, corpus_statistics
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.trainer import TextVAETrainer, WholeCheckpointTrainer
-from hsvae_hf.training import accuracy
 from hsvae_hf.training_arguments import RunArguments, TextVAETrainingArguments
 
 System = tuple[str, dict[str, Any], tuple[str, ...]]
