@@ -23,6 +23,7 @@ from hsvae_hf.extras import require
 from hsvae_hf.report import advice
 from hsvae_hf.statistics import corpus_statistics
 from hsvae_hf.tokens import NO_LIMIT
+from hsvae_hf.training_arguments import check_annealing
 
 logger = logging.getLogger(__name__)
 CONTROL_RATE = 0.03  # share of the log ratio of non-zeros that is corrected per step
@@ -150,15 +151,7 @@ class AnnealingCallback(TrainerCallback):
     def __init__(
         self, kind: Literal["none", "linear", "cyclical"] = "none", warmup_steps: int | None = None, cycles: int = 4
     ) -> None:
-        for name, value in (("kl_warmup_steps", warmup_steps), ("kl_cycles", cycles)):
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}; leave it out.")
-        if kind not in ("none", "linear", "cyclical"):
-            raise ValueError(f"`kl_annealing` must be none, linear or cyclical, got {kind!r}; name one of them.")
-        if warmup_steps is not None and kind != "linear":
-            raise ValueError(
-                f"`kl_warmup_steps` must be left out unless `kl_annealing` is linear, got it with {kind!r}."
-            )
+        check_annealing(kind, warmup_steps, cycles)
         self.kind, self.warmup_steps, self.cycles = kind, warmup_steps, cycles
 
     def scale(self, step: int, max_steps: int) -> float:

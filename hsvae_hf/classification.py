@@ -13,10 +13,9 @@ from hsvae_hf.data import labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.models.sources import check_source
 from hsvae_hf.reporting import data_facts, model_facts, say
-from hsvae_hf.runs import claimed_output_dir, run_settings, save_run
+from hsvae_hf.runs import Run, claimed_output_dir, run_settings, save_run
 from hsvae_hf.tokenization import warn_unknown
 from hsvae_hf.trainer import WholeCheckpointTrainer
-from hsvae_hf.training import Run
 from hsvae_hf.training_arguments import RunArguments
 
 KEPT = ("model_type", "vocab_size", "hidden_size", "latent_size", "num_samples", "freeze_encoder", "id2label")

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,23 @@ from hsvae_hf.files import UNFINISHED, claimed_folder, staged_folder
 from hsvae_hf.training_arguments import RunArguments, check_push, rehearse
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Args:
+        model: for pre-training, in evaluation mode, with its threshold and the scale of its codes set.
+        tokenizer: of the model; None where the model takes vectors.
+        metrics: of training (`train_loss`, ...) and of the validation rows (`eval_loss`, `eval_active_dims`, ...).
+        output_dir: folder of the model, its tokenizer, its checkpoints and `all_results.json`.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    metrics: dict[str, Any]
+    output_dir: str
 
 
 def check_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = ()) -> str | None:

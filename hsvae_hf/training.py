@@ -2,14 +2,14 @@
 
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from hsvae_hf.callbacks import CollapseMonitor
 from hsvae_hf.checkpoints import check_resumable, check_same_vectors
@@ -18,26 +18,9 @@ from hsvae_hf.models.sources import check_source
 from hsvae_hf.options import DataArguments, check_data, check_schedule, default_target, draft, resolve
 from hsvae_hf.preparation import Rows, prepare_vectors, prepare_words
 from hsvae_hf.reporting import model_facts, report_steps, say
-from hsvae_hf.runs import claimed_output_dir, run_settings, save_run
+from hsvae_hf.runs import Run, claimed_output_dir, run_settings, save_run
 from hsvae_hf.trainer import TextVAETrainer
 from hsvae_hf.training_arguments import TextVAETrainingArguments
-
-
-@dataclass
-class Run:
-    """A finished run.
-
-    Args:
-        model: for pre-training, in evaluation mode, with its threshold and the scale of its codes set.
-        tokenizer: of the model; None where the model takes vectors.
-        metrics: of training (`train_loss`, ...) and of the validation rows (`eval_loss`, `eval_active_dims`, ...).
-        output_dir: folder of the model, its tokenizer, its checkpoints and `all_results.json`.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase | None
-    metrics: dict[str, Any]
-    output_dir: str
 
 
 def train(

@@ -13,7 +13,6 @@ from transformers.integrations import get_available_reporting_integrations, is_t
 from transformers.utils import is_torch_xla_available
 
 from hsvae_hf.arguments import CHOICES, choose
-from hsvae_hf.callbacks import AnnealingCallback
 from hsvae_hf.extras import require
 from hsvae_hf.models.sources import HTTP_ERROR
 
@@ -89,7 +88,7 @@ class TextVAETrainingArguments(RunArguments):
 
     def __post_init__(self) -> None:
         """Refuse an annealing that there is not."""
-        AnnealingCallback(self.kl_annealing, self.kl_warmup_steps, self.kl_cycles)
+        check_annealing(self.kl_annealing, self.kl_warmup_steps, self.kl_cycles)
         if self.label_smoothing_factor != 0:
             raise ValueError(
                 f"`label_smoothing_factor` must be 0 without classes, got {self.label_smoothing_factor}; leave it out."
@@ -106,6 +105,21 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "save_steps": (_LEAST, _MOST, "above 0 and finite"),
     "eval_steps": (_LEAST, _MOST, "above 0 and finite"),
 }
+
+
+def check_annealing(kind: str, warmup_steps: int | None, cycles: int) -> None:
+    """Refuse an annealing of the KL that does not exist.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, value in (("kl_warmup_steps", warmup_steps), ("kl_cycles", cycles)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}; leave it out.")
+    if kind not in ("none", "linear", "cyclical"):
+        raise ValueError(f"`kl_annealing` must be none, linear or cyclical, got {kind!r}; name one of them.")
+    if warmup_steps is not None and kind != "linear":
+        raise ValueError(f"`kl_warmup_steps` must be left out unless `kl_annealing` is linear, got it with {kind!r}.")
 
 
 def check_choices(arguments: TrainingArguments) -> None:

@@ -19,8 +19,9 @@ from hsvae_hf.plots import plot_gate_heatmap
 from hsvae_hf.probes import representations
 from hsvae_hf.report import evaluate_model, print_report
 from hsvae_hf.reporting import command_line, finish, say
+from hsvae_hf.runs import Run
 from hsvae_hf.statistics import class_gate_activity
-from hsvae_hf.training import Run, train
+from hsvae_hf.training import train
 
 QUERIES = [
     "Set the title of the figure.",

@@ -11,7 +11,8 @@ from hsvae_hf.cli import run
 from hsvae_hf.models import MODELS
 from hsvae_hf.options import DataArguments, open_options
 from hsvae_hf.reporting import command_line, finish
-from hsvae_hf.training import Run, run_training
+from hsvae_hf.runs import Run
+from hsvae_hf.training import run_training
 from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 FIRST = {
