@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from hsvae_hf.files import SIGNALS
+from hsvae_hf.models.configuration_text_vae import refusal
 from hsvae_hf.models.sources import HTTP_ERROR
 from hsvae_hf.reporting import prepare_output
 
@@ -122,8 +123,7 @@ def explanation(error: BaseException) -> str | None:
         return "another process of this run has ended; its own message, if there is one, says why."
     if not isinstance(error, _INPUT_ERRORS):
         return None
-    message = " ".join(str(error).rpartition("ValueError: ")[2].split())  # a configuration's error wraps its cause
-    return message or type(error).__name__
+    return refusal(error) or type(error).__name__
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from hsvae_hf.models.modeling_text_vae import tokenizer_checksum
+from hsvae_hf.models.vocabulary import tokenizer_checksum
 
 logger = logging.getLogger(__name__)
 _FITTING: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, str]] = WeakKeyDictionary()  # checked: size, checksum

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers.utils import logging
 
 from hsvae_hf.inputs import foreign_words
-from hsvae_hf.models.configuration_text_vae import TextVAEConfig
+from hsvae_hf.models.configuration_text_vae import TextVAEConfig, refusal
 from hsvae_hf.models.sources import check_source
 from hsvae_hf.tokens import check_limit
 
@@ -108,8 +108,10 @@ def _reason(error: Exception) -> str:
         return "its type is unknown to this version of hsvae_hf"
     if "backend tokenizer" in text:
         return "it has no tokenizer files"
+    if isinstance(error, StrictDataclassError):
+        return refusal(error).rstrip(".")
     lines = text.splitlines() or [type(error).__name__]
-    return lines[-1 if isinstance(error, StrictDataclassError) else 0].strip().rstrip(".")
+    return lines[0].strip().rstrip(".")
 
 
 def _remedy(source: str) -> str:

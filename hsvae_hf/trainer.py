@@ -240,7 +240,7 @@ class TextVAETrainer(WholeCheckpointTrainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weights of layers alone: neither a standard deviation nor sentences decay towards 0."""
         names = super().get_decay_parameter_names(model)
-        return [name for name in names if not name.endswith(("log_std", "pseudo_inputs"))]
+        return [name for name in names if not name.endswith("pseudo_inputs")]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         # The argument has lost the column `length`, which the model does not read.

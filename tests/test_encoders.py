@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, AutoTokenizer
 
 import hsvae_hf
-from hsvae_hf.models.modeling_text_vae import special_token_ids
+from hsvae_hf.models.vocabulary import special_token_ids
 
 ROOT = Path(__file__).parent.parent
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}

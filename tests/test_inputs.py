@@ -19,7 +19,7 @@ from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.encoding import encode, encode_stream, encode_vectors, sentence_vectors
 from hsvae_hf.explanation import decode_switched, explain
 from hsvae_hf.loading import load_for_inference, load_tokenizer
-from hsvae_hf.models.modeling_text_vae import tokenizer_checksum
+from hsvae_hf.models.vocabulary import tokenizer_checksum
 from hsvae_hf.tokenization import train_tokenizer
 
 

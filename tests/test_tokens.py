@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_python import PythonBackend
 
-from hsvae_hf.models.modeling_text_vae import tokenizer_checksum
+from hsvae_hf.models.vocabulary import tokenizer_checksum
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.tokens import BATCH_TOKENS, PADDING, SMALL_BATCH, length_batches, private_copy, tokenize
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_text_vae import TextVAEConfig, require, require_range
+from .configuration_text_vae import TextVAEConfig, between, inside, nonnegative
 
 # The settings of the code released with the paper, as fields of HSVAEConfig.
 RELEASED: dict[str, Any] = {
@@ -57,19 +57,19 @@ class HSVAEConfig(TextVAEConfig):
 
     model_type = "hsvae"
 
-    gamma_kl_weight: float | int = 0.001
-    prior_alpha: float | int = 4.0
-    prior_beta: float | int = 1.0
-    concrete_temperature: float | int = 0.5
-    spike_std: float | int = 0.05
+    gamma_kl_weight: float | int = nonnegative(default=0.001)
+    prior_alpha: float | int = between(1e-3, 1e4)(default=4.0)
+    prior_beta: float | int = between(1e-3, 1e4)(default=1.0)
+    concrete_temperature: float | int = between(0.01, 100)(default=0.5)
+    spike_std: float | int = between(1e-4, 10)(default=0.05)
     kl_estimator: Literal["mc", "rao_blackwell", "closed_form", "collapsed"] = "collapsed"
     condition_slab_on_gate: bool = False
-    gate_concentration_min: float | int = 0.5
-    gate_concentration_max: float | int = 100.0
-    slab_std_min: float | int = 1e-3
-    gate_balance_weight: float | int = 1.0
+    gate_concentration_min: float | int = between(1e-3, 1e4)(default=0.5)
+    gate_concentration_max: float | int = between(1e-3, 1e4)(default=100.0)
+    slab_std_min: float | int = between(1e-6, 10)(default=1e-3)
+    gate_balance_weight: float | int = nonnegative(default=1.0)
     target_active_dims: float | int | None = None
-    active_threshold: float | int = 0.5
+    active_threshold: float | int = inside(0, 1, "0.5 is the paper's")(default=0.5)
 
     @property
     def wanted_active_dims(self) -> float | None:
@@ -82,42 +82,28 @@ class HSVAEConfig(TextVAEConfig):
         wanted = self.latent_size * self.prior_beta / (self.prior_alpha + self.prior_beta)
         return wanted if self.max_active_dims is None else min(wanted, self.max_active_dims / 2)
 
-    def validate_gate(self) -> None:
-        """Positive Beta parameters and scales, ordered bounds, a threshold inside (0, 1)."""
-        require_range(self, 1e-3, 1e4, "prior_alpha", "prior_beta", "gate_concentration_min", "gate_concentration_max")
-        require_range(self, 1e-4, 10, "spike_std")
-        require_range(self, 1e-6, 10, "slab_std_min")
-        require_range(self, 0.01, 100, "concrete_temperature")
-        low, high = self.gate_concentration_min, self.gate_concentration_max
-        remedy = "the released code proposes the bounds 0.5 and 100"
-        require(low < high, "gate_concentration_max", f"above `gate_concentration_min` ({low})", high, remedy)
-        value, rule = self.gate_balance_weight, "at least 0 and finite"
-        require(0 <= value < float("inf"), "gate_balance_weight", rule, value, "0 leaves it out, 1 is a start")
-        remedy = "0.5 is the paper's"
-        require(0 < self.active_threshold < 1, "active_threshold", "inside (0, 1)", self.active_threshold, remedy)
+    def validate_hsvae(self) -> None:
+        """Ordered bounds; an estimator that fits the gate; a target that a code can have.
 
-    def validate_target(self) -> None:
-        """As many non-zeros as a code can have, and a weight to start from."""
+        The collapsed estimator integrates gamma out, which a slab conditioned on gamma does not allow. The others draw
+        gamma; the sampler's draws have another mean where both concentrations are below 0.01.
+        """
+        if self.gate_concentration_max <= self.gate_concentration_min:
+            rule = f"above `gate_concentration_min` ({self.gate_concentration_min})"
+            self.refuse("gate_concentration_max", rule, "the released code proposes the bounds 0.5 and 100")
+        collapsed = self.kl_estimator == "collapsed"
+        if self.gate_concentration_min < 0.01 and not collapsed:
+            rule = "at least 0.01 where gamma is drawn"
+            self.refuse("gate_concentration_min", rule, "set `kl_estimator='collapsed'`, which draws no gamma")
+        if self.condition_slab_on_gate and collapsed:
+            rule = "another than 'collapsed' where `condition_slab_on_gate` is True"
+            remedy = "set `condition_slab_on_gate=False` or `kl_estimator='closed_form'`"
+            self.refuse("kl_estimator", rule, remedy)
         if self.target_active_dims is None:
             return
         most = min(self.latent_size, self.max_active_dims or self.latent_size)
-        rule, remedy = f"between 0 and {most}", "choose fewer than `latent_size` and `max_active_dims` allow"
-        require(0 < self.target_active_dims < most, "target_active_dims", rule, self.target_active_dims, remedy)
-        rule, remedy = "positive with `target_active_dims`", "0.1 is a start"
-        require(self.gamma_kl_weight > 0, "gamma_kl_weight", rule, self.gamma_kl_weight, remedy)
-
-    def validate_estimator(self) -> None:
-        """The collapsed estimator integrates gamma out, which a slab conditioned on gamma does not allow.
-
-        The others draw gamma; the sampler's draws have another mean where both concentrations are below 0.01.
-        """
-        low, drawn = self.gate_concentration_min, self.kl_estimator != "collapsed"
-        remedy = "set `kl_estimator='collapsed'`, which draws no gamma"
-        require(not drawn or low >= 0.01, "gate_concentration_min", "at least 0.01 where gamma is drawn", low, remedy)
-        require(
-            not (self.kl_estimator == "collapsed" and self.condition_slab_on_gate),
-            "kl_estimator",
-            "another than 'collapsed' where `condition_slab_on_gate` is True",
-            self.kl_estimator,
-            "set `condition_slab_on_gate=False` or `kl_estimator='closed_form'`",
-        )
+        if not 0 < self.target_active_dims < most:
+            remedy = "choose fewer than `latent_size` and `max_active_dims` allow"
+            self.refuse("target_active_dims", f"between 0 and {most}", remedy)
+        if self.gamma_kl_weight == 0:
+            self.refuse("gamma_kl_weight", "positive with `target_active_dims`", "0.1 is a start")

@@ -1,36 +1,91 @@
-"""What every text VAE of this package shares: encoder, decoder, vocabulary, latent size."""
+"""Configuration that every text VAE of this package shares: encoder, decoder, vocabulary, latent size, weights."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn, cast
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.dataclasses import as_validated_field, strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from .saving import write_sentence_transformers_files
 
+Validated = Callable[..., Any]  # takes `default` and gives a field of a strict dataclass that is checked when it is set
 
-def require(valid: bool, argument: str, rule: str, value: Any, remedy: str) -> None:
-    """Raise the package's one kind of configuration error unless `valid`.
 
-    Raises:
-        ValueError: naming `argument`, the rule, the value and the remedy.
+def validated(holds: Callable[[Any], bool], rule: str, remedy: str) -> Validated:
+    """A field whose value must satisfy `holds`; None always may pass, where the type of the field allows it.
+
+    The error is "must be RULE, got VALUE; REMEDY.". The library puts the name of the field before it.
+
+    >>> @strict
+    ... class Config(PreTrainedConfig):
+    ...     size: int = validated(lambda value: value >= 1, "at least 1", "choose a positive size")(default=8)
+    >>> Config(size=0)
+    Traceback (most recent call last):
+    huggingface_hub.errors.StrictDataclassFieldValidationError: Validation error for field 'size':
+        ValueError: must be at least 1, got 0; choose a positive size.
     """
-    if not valid:
-        raise ValueError(f"`{argument}` must be {rule}, got {value!r}; {remedy}.")
+
+    @as_validated_field
+    def field(value: Any) -> None:
+        if value is not None and not holds(value):
+            raise ValueError(f"must be {rule}, got {value!r}; {remedy}.")
+
+    return cast(Validated, field)
 
 
-def require_range(config: Any, low: float, high: float, *names: str) -> None:
-    """Raise that error unless the fields `names` of `config` are from `low` to `high`, both included.
+def between(low: float, high: float) -> Validated:
+    """A field from `low` to `high`, both included.
 
-    The ranges are where the mathematics is right in fp32: beyond them, draws or gradients overflow or lose all digits.
+    In these ranges the mathematics is right in fp32. Beyond them, draws or gradients overflow or lose all digits.
     """
-    for name in names:
-        value = getattr(config, name)
-        require(low <= value <= high, name, f"from {low:g} to {high:g}", value, "choose a value in between")
+    return validated(lambda value: low <= value <= high, f"from {low:g} to {high:g}", "choose a value in between")
 
+
+def inside(low: float, high: float, remedy: str) -> Validated:
+    """A field between `low` and `high`, both excluded."""
+    return validated(lambda value: low < value < high, f"inside ({low:g}, {high:g})", remedy)
+
+
+def at_least(low: int, remedy: str) -> Validated:
+    """A field of `low` or more."""
+    return validated(lambda value: value >= low, f"at least {low}", remedy)
+
+
+positive = at_least(1, "choose a positive number")
+nonnegative = validated(
+    lambda value: 0 <= value < float("inf"), "at least 0 and finite", "use 0 to switch the term off"
+)  # of a term of the objective
+checksum = validated(
+    lambda value: re.fullmatch(r"[0-9]+-[0-9a-f]{16}", value) is not None,
+    "a number of words, a dash and sixteen hexadecimal digits",
+    "set it to None to compare nothing",
+)
+
+
+def refusal(error: Exception) -> str:
+    """The error of a configuration in one line that begins with the field.
+
+    >>> try:
+    ...     TextVAEConfig(latent_size=0)
+    ... except Exception as error:
+    ...     refusal(error)
+    '`latent_size` must be at least 1, got 0; choose a positive number.'
+    """
+    lines = " ".join(str(error).split())
+    named = re.match(r"Validation error for field '(\w+)': ValueError: (.*)", lines)
+    return f"`{named[1]}` {named[2]}" if named else lines.rpartition("ValueError: ")[2]
+
+
+# Fields of version 0.1.0 that are gone, and the one value that a saved configuration may still have for them.
+RETIRED: dict[str, Any] = {
+    "learn_decoder_std": False,
+    "code_snr_min": 0.0,
+    "pseudo_inputs": "features",
+    "pseudo_length": 8,
+}
 
 # What the library takes besides fields: see `PreTrainedConfig.__post_init__`.
 _LIBRARY_OPTIONS = {"num_labels", "torch_dtype", "name_or_path", "output_attentions", "attn_implementation"}
@@ -60,7 +115,6 @@ class TextVAEConfig(PreTrainedConfig):
         decoder_type: `"gru"` reconstructs the words; it gets `[embedding(x_{t-1}); z]` at every step. `"vector"`
             reconstructs the frozen encoder's vector, standardised over the training text: `N(W z + b, decoder_std^2)`.
         decoder_std: scale of the vector decoder, in standard deviations of the vectors (0.001 to 1000).
-        learn_decoder_std: whether that scale is trained.
         similarity_weight: where vectors are reconstructed, weight of the term that asks that a sentence's neighbours
             in the batch are the same by its code as by its vector (`distributions.neighbour_kl`, >= 0); 0 is the ELBO.
         similarity_temperature: of the cosines in it; the smaller, the nearer the neighbours that count (0.001 to 1000).
@@ -101,10 +155,10 @@ class TextVAEConfig(PreTrainedConfig):
         "squared_error",
     ]
 
-    vocab_size: int = 20_000
-    embedding_size: int = 256
-    hidden_size: int = 512
-    latent_size: int = 768
+    vocab_size: int = positive(default=20_000)
+    embedding_size: int = positive(default=256)
+    hidden_size: int = positive(default=512)
+    latent_size: int = positive(default=768)
     encoder_type: Literal["gru", "transformer", "vector"] = "gru"
     encoder_config: dict[str, Any] | PreTrainedConfig | None = None
     freeze_text_encoder: bool = False
@@ -112,23 +166,24 @@ class TextVAEConfig(PreTrainedConfig):
     normalize_vectors: bool = False
     prompts: dict[str, str] | None = None
     default_prompt_name: str | None = None
-    vector_size: int | None = None
+    vector_size: int | None = positive(default=None)
     decoder_type: Literal["gru", "vector"] = "gru"
-    decoder_std: float | int = 0.5
-    learn_decoder_std: bool = False
-    similarity_weight: float | int = 0.0
-    similarity_temperature: float | int = 0.03
+    decoder_std: float | int = between(1e-3, 1e3)(default=0.5)
+    similarity_weight: float | int = nonnegative(default=0.0)
+    similarity_temperature: float | int = between(1e-3, 1e3)(default=0.03)
     tie_word_embeddings: bool = True
-    z_kl_weight: float | int = 0.01
-    gamma_kl_weight: float | int = 0.01
-    penalty_weight: float | int = 1.0
-    free_bits: float | int = 0.0
-    word_dropout: float | int = 0.5
-    max_active_dims: int | None = None
-    num_samples: int = 5
-    classifier_hidden_size: int = 32
+    z_kl_weight: float | int = nonnegative(default=0.01)
+    gamma_kl_weight: float | int = nonnegative(default=0.01)
+    penalty_weight: float | int = nonnegative(default=1.0)
+    free_bits: float | int = nonnegative(default=0.0)
+    word_dropout: float | int = validated(lambda value: 0 <= value < 1, "in [0, 1)", "use 0 to switch it off")(
+        default=0.5
+    )
+    max_active_dims: int | None = at_least(1, "choose a positive number, or None to keep all")(default=None)
+    num_samples: int = at_least(0, "0 uses the deterministic code")(default=5)
+    classifier_hidden_size: int = positive(default=32)
     freeze_encoder: bool = True
-    initializer_range: float | int = 0.05
+    initializer_range: float | int = between(1e-6, 10)(default=0.05)
     is_encoder_decoder: bool = True
     pad_token_id: int = 0
     bos_token_id: int | None = 1
@@ -136,16 +191,26 @@ class TextVAEConfig(PreTrainedConfig):
     unk_token_id: int = 2
     decoder_start_token_id: int = 1
     use_cache: bool = True
-    tokenizer_checksum: str | None = None
+    tokenizer_checksum: str | None = checksum(default=None)
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse unknown names; turn the encoder's fields, as read from config.json, into its configuration."""
         if "model_type" not in kwargs:  # given by hand; a file may hold what another version knows
             self._refuse_unknown(kwargs)
+        for name in RETIRED.keys() & kwargs.keys():
+            value = kwargs.pop(name)
+            if value != RETIRED[name]:
+                raise ValueError(
+                    f"`{name}` must be {RETIRED[name]!r}, got {value!r}; for this model use version 0.1.0 of hsvae_hf, "
+                    "the last that had other values."
+                )
         if isinstance(self.encoder_config, dict):
             kind = str(self.encoder_config.get("model_type"))
-            remedy = "give the configuration of a text encoder of transformers"
-            require(kind in CONFIG_MAPPING, "encoder_config", "a dict with a known `model_type`", kind, remedy)
+            if kind not in CONFIG_MAPPING:
+                raise ValueError(
+                    f"`encoder_config` must be a dict with a known `model_type`, got {kind!r}; give the configuration "
+                    "of a text encoder of transformers."
+                )
             self.encoder_config = CONFIG_MAPPING[kind](**self.encoder_config)
         super().__post_init__(**kwargs)
 
@@ -196,75 +261,61 @@ class TextVAEConfig(PreTrainedConfig):
             return self.embedding_size
         return cast(int, getattr(self.encoder_config, "embedding_size", self.feature_size))
 
+    def refuse(self, field: str, rule: str, remedy: str) -> NoReturn:
+        """Raise the error of a rule that ties fields together: "`FIELD` must be RULE, got VALUE; REMEDY."."""
+        value = getattr(self, field)
+        shown = type(value).__name__ if isinstance(value, PreTrainedConfig) else repr(value)
+        raise ValueError(f"`{field}` must be {rule}, got {shown}; {remedy}.")
+
     def validate_encoder(self) -> None:
         """A transformer has a configuration and word embeddings of its own; a GRU and vectors have neither."""
         transformer = self.encoder_type == "transformer"
-        found = type(self.encoder_config).__name__
-        rule, remedy = "given if and only if `encoder_type` is 'transformer'", "use `from_encoder_pretrained`"
-        require(transformer == (self.encoder_config is not None), "encoder_config", rule, found, remedy)
-        both = getattr(self.encoder_config, "is_encoder_decoder", False)
-        rule, remedy = "that of a text encoder, without a decoder", "choose one such as BERT"
-        require(not both, "encoder_config", rule, found, remedy)
-        words = self.encoder_vocab_size
-        rule, remedy = f"at most that of `encoder_config` ({words})", "the encoder reads no others"
-        require(not transformer or self.vocab_size <= words, "vocab_size", rule, self.vocab_size, remedy)
-        rule, remedy = "False without a GRU encoder", "its word embeddings are not those of the decoder"
-        tied = self.encoder_type != "gru" and self.tie_word_embeddings
-        require(not tied, "tie_word_embeddings", rule, True, remedy)
-        rule, remedy = "False without a transformer", "there is nothing pretrained to keep"
-        require(transformer or not self.freeze_text_encoder, "freeze_text_encoder", rule, True, remedy)
-        names = (None, *(self.prompts or {}))
-        rule, remedy = f"one of {', '.join(map(str, names))}", "name one of `prompts`"
-        require(self.default_prompt_name in names, "default_prompt_name", rule, self.default_prompt_name, remedy)
+        if transformer != (self.encoder_config is not None):
+            rule = "given if and only if `encoder_type` is 'transformer'"
+            self.refuse("encoder_config", rule, "use `from_encoder_pretrained`")
+        if getattr(self.encoder_config, "is_encoder_decoder", False):
+            self.refuse("encoder_config", "that of a text encoder, without a decoder", "choose one such as BERT")
+        if self.vocab_size > self.encoder_vocab_size:
+            rule = f"at most that of `encoder_config` ({self.encoder_vocab_size})"
+            self.refuse("vocab_size", rule, "the encoder reads no others")
+        if self.tie_word_embeddings and self.encoder_type != "gru":
+            remedy = "its word embeddings are not those of the decoder"
+            self.refuse("tie_word_embeddings", "False without a GRU encoder", remedy)
+        if self.freeze_text_encoder and not transformer:
+            self.refuse("freeze_text_encoder", "False without a transformer", "there is nothing pretrained to keep")
+        prompts = [None, *(self.prompts or {})]
+        if self.default_prompt_name not in prompts:
+            self.refuse("default_prompt_name", f"one of {', '.join(map(str, prompts))}", "name one of `prompts`")
 
     def validate_vectors(self) -> None:
         """A vector decoder reconstructs what does not move: vectors as they come, or of a frozen transformer."""
-        vectors = self.encoder_type == "vector"
-        rule, remedy = "given if and only if `encoder_type` is 'vector'", "give the width of the vectors"
-        require(vectors == (self.vector_size is not None), "vector_size", rule, self.vector_size, remedy)
-        require((self.vector_size or 1) >= 1, "vector_size", "at least 1", self.vector_size, remedy)
-        rule, remedy = "'vector' where `encoder_type` is", "there are no words to reconstruct"
-        require(not vectors or self.decoder_type == "vector", "decoder_type", rule, self.decoder_type, remedy)
-        rule, remedy = "'vector' or 'transformer' with a vector decoder", "use a pretrained encoder"
-        words = self.decoder_type == "vector" and self.encoder_type == "gru"
-        require(not words, "encoder_type", rule, self.encoder_type, remedy)
-        moves = self.decoder_type == "vector" and self.encoder_type == "transformer" and not self.freeze_text_encoder
-        rule, remedy = "True with a vector decoder", "the vector that is reconstructed must not move"
-        require(not moves, "freeze_text_encoder", rule, False, remedy)
-        require_range(self, 1e-3, 1e3, "decoder_std", "similarity_temperature")
-        rule, remedy = "0 where words are reconstructed", "there is no vector to be similar by"
-        words = self.decoder_type == "gru" and self.similarity_weight > 0
-        require(not words, "similarity_weight", rule, self.similarity_weight, remedy)
-
-    def validate_sizes(self) -> None:
-        """Sizes are positive, counts are not negative."""
-        for name in ("vocab_size", "embedding_size", "hidden_size", "latent_size", "classifier_hidden_size"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name), "choose a positive size")
-        require(self.num_samples >= 0, "num_samples", "at least 0", self.num_samples, "0 uses the deterministic code")
-        if self.max_active_dims is not None:
-            remedy = "choose a positive number, or None to keep all"
-            require(self.max_active_dims >= 1, "max_active_dims", "at least 1", self.max_active_dims, remedy)
-
-    def validate_weights(self) -> None:
-        """Weights are not negative; word dropout is a probability below 1."""
-        for name in ("z_kl_weight", "gamma_kl_weight", "penalty_weight", "similarity_weight", "free_bits"):
-            value = getattr(self, name)
-            require(0 <= value < float("inf"), name, "at least 0 and finite", value, "use 0 to switch the term off")
-        require_range(self, 1e-6, 10, "initializer_range")
-        remedy = "use 0 to switch it off"
-        require(0 <= self.word_dropout < 1, "word_dropout", "in [0, 1)", self.word_dropout, remedy)
+        if self.reads_text != (self.vector_size is None):
+            rule = "given if and only if `encoder_type` is 'vector'"
+            self.refuse("vector_size", rule, "give the width of the vectors")
+        if self.decodes_words:
+            if not self.reads_text:
+                self.refuse("decoder_type", "'vector' where `encoder_type` is", "there are no words to reconstruct")
+            if self.similarity_weight > 0:
+                rule = "0 where words are reconstructed"
+                self.refuse("similarity_weight", rule, "there is no vector to be similar by")
+        elif self.encoder_type == "gru":
+            self.refuse("encoder_type", "'vector' or 'transformer' with a vector decoder", "use a pretrained encoder")
+        elif self.reads_text and not self.freeze_text_encoder:
+            remedy = "the vector that is reconstructed must not move"
+            self.refuse("freeze_text_encoder", "True with a vector decoder", remedy)
 
     def validate_special_tokens(self) -> None:
         """The special tokens are words of the vocabulary, and padding is none of the others."""
-        names = ("pad_token_id", "unk_token_id", "decoder_start_token_id")
-        ids = [(name, getattr(self, name)) for name in names] + [("eos_token_id", id) for id in self.eos_token_ids]
-        ids += [] if self.bos_token_id is None else [("bos_token_id", self.bos_token_id)]
-        for name, value in ids:
-            remedy = "take it and `vocab_size` from the tokenizer"
-            require(0 <= value < self.vocab_size, name, f"an id below `vocab_size` ({self.vocab_size})", value, remedy)
-        remedy = "padding must be a token of its own"
-        clash = self.decoder_type == "gru" and self.pad_token_id in self.eos_token_ids
-        require(not clash, "pad_token_id", "not `eos_token_id`", self.pad_token_id, remedy)
-        value, rule = self.tokenizer_checksum, "a number of words, a dash and sixteen hexadecimal digits"
-        whole = value is None or re.fullmatch(r"[0-9]+-[0-9a-f]{16}", value) is not None
-        require(whole, "tokenizer_checksum", rule, value, "set it to None to compare nothing")
+        ids = {
+            "pad_token_id": [self.pad_token_id],
+            "unk_token_id": [self.unk_token_id],
+            "decoder_start_token_id": [self.decoder_start_token_id],
+            "eos_token_id": self.eos_token_ids,
+            "bos_token_id": [] if self.bos_token_id is None else [self.bos_token_id],
+        }
+        for name, values in ids.items():
+            if not all(0 <= value < self.vocab_size for value in values):
+                rule = f"an id below `vocab_size` ({self.vocab_size})"
+                self.refuse(name, rule, "take it and `vocab_size` from the tokenizer")
+        if self.decodes_words and self.pad_token_id in self.eos_token_ids:
+            self.refuse("pad_token_id", "not `eos_token_id`", "padding must be a token of its own")

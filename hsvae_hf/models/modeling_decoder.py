@@ -1,6 +1,7 @@
-"""The decoders, of words and of vectors, and the vocabulary loss that never holds the logits of a whole batch."""
+"""Decoders of words and of vectors, and a vocabulary loss that never holds the logits of a whole batch."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import cast
 
 import torch
@@ -8,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache
+from transformers import initialization as init
 
 from .configuration_text_vae import TextVAEConfig
-from .modeling_encoders import real_tokens_first
+from .modeling_encoders import check_ids, real_tokens_first
 from .modeling_latent import Float32Linear
+from .outputs import TextVAEModelOutput
 
 
 def vocabulary_loss(states: Tensor, head: nn.Module, targets: Tensor, chunk_size: int = 1024) -> Tensor:
@@ -71,8 +74,68 @@ class GRUCache(Cache):
         self.state = self.state.index_select(1, beam_idx.to(self.state.device))
 
 
-class GRUDecoder(nn.Module):
-    """`p(x|z)`: a GRU that gets `[embedding(x_{t-1}); z]` at every step, from a zero state."""
+class Decoder(nn.Module, ABC):
+    """`p(x|z)`: what is reconstructed out of a draw, and how well.
+
+    A subclass answers `targets` and `forward`; and `step`, if it generates words, or `mean`, if it gives vectors.
+    """
+
+    @abstractmethod
+    def targets(
+        self,
+        posterior: TextVAEModelOutput,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        ids_are_checked: bool,
+    ) -> tuple[Tensor, ...]:
+        """What is to be reconstructed: the arguments of `forward` after z.
+
+        Args:
+            posterior: of the batch.
+            input_ids: `(batch, steps)`, or None.
+            attention_mask: `(batch, steps)`, or None.
+            labels: `(batch, target_steps)`, or None.
+            ids_are_checked: whether the encoder has read `input_ids`.
+
+        Raises:
+            ValueError: if there is nothing to reconstruct, or it is not what this decoder knows.
+        """
+
+    @abstractmethod
+    def forward(self, z: Tensor, *targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reconstruction loss of a draw.
+
+        Args:
+            z: latent codes, `(batch, latent_size)`.
+            targets: of the method `targets`.
+
+        Returns:
+            `-log p(x|z)` in nats, summed over the batch, scalar; and further terms to report, scalars, by their names
+            in the output.
+        """
+
+    def step(self, z: Tensor, input_ids: Tensor, cache: GRUCache | None) -> tuple[Tensor, Tensor, GRUCache]:
+        """Next-token logits; see `GRUDecoder.step`.
+
+        Raises:
+            ValueError: if this decoder gives vectors.
+        """
+        raise ValueError(
+            "`decoder_type` must be 'gru' to generate words, got 'vector'; `decode_vectors` gives vectors."
+        )
+
+    def mean(self, z: Tensor) -> Tensor:
+        """The vectors that z stands for; see `VectorDecoder.mean`.
+
+        Raises:
+            ValueError: if this decoder gives words.
+        """
+        raise ValueError("`decoder_type` must be 'vector' to decode vectors, got 'gru'; `generate` gives words.")
+
+
+class GRUDecoder(Decoder):
+    """`p(x|z)` of words: a GRU that gets `[embedding(x_{t-1}); z]` at every step, from a zero state."""
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__()
@@ -81,17 +144,52 @@ class GRUDecoder(nn.Module):
         self.gru = nn.GRU(config.embedding_size + config.latent_size, config.hidden_size, batch_first=True)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
 
-    def forward(self, z: Tensor, labels: Tensor, ignore: Tensor) -> tuple[Tensor, Tensor]:
+    def targets(
+        self,
+        posterior: TextVAEModelOutput,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        ids_are_checked: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """The words to reconstruct, `(batch, steps)`, and which of them to leave out, `(batch, steps)`.
+
+        These are `labels`; without them the input is its own target.
+        """
+        config = self.config
+        if labels is not None:
+            words = labels
+            ignore = labels == -100
+            if config.pad_token_id not in config.eos_token_ids:  # else the end of a sentence looks like padding
+                ignore = ignore | (labels == config.pad_token_id)
+        elif input_ids is not None:
+            if config.encoder_vocab_size != config.vocab_size:
+                raise ValueError(
+                    f"`labels` must be given, of the decoder's {config.vocab_size} words: the encoder reads "
+                    f"{config.encoder_vocab_size} others; set `vocab_size={config.encoder_vocab_size}` to reconstruct "
+                    "its own."
+                )
+            words = input_ids
+            ignore = input_ids == config.pad_token_id if attention_mask is None else ~attention_mask.bool()
+        else:
+            raise ValueError("`labels` must be given where `input_ids` are not: they are the sentences to reconstruct.")
+        if config.decoder_start_token_id not in config.eos_token_ids:  # [CLS] and the like are not predicted
+            ignore = ignore | (words == config.decoder_start_token_id)
+        if labels is not None or not ids_are_checked:
+            check_ids(words, ~ignore, config.vocab_size, "labels")
+        return words, ignore
+
+    def forward(self, z: Tensor, *targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction loss with teacher forcing; computed at the real tokens alone.
 
         Args:
             z: latent codes, `(batch, latent_size)`.
-            labels: target ids, `(batch, steps)`, padding on either side.
-            ignore: `(batch, steps)`, True where `labels` is padding.
+            targets: ids, `(batch, steps)`, padding on either side; and where they are padding, `(batch, steps)`.
 
         Returns:
-            `-log p(x|z)` in nats, summed over all tokens of the batch, and the number of tokens, both scalars.
+            `-log p(x|z)` in nats, summed over all tokens of the batch; and `num_tokens`, their number.
         """
+        labels, ignore = targets
         order = real_tokens_first(~ignore)
         labels, real = labels.masked_fill(ignore, 0).gather(1, order), ~ignore.gather(1, order)
         start = labels.new_full((len(labels), 1), self.config.decoder_start_token_id)
@@ -101,7 +199,8 @@ class GRUDecoder(nn.Module):
             drop[:, 0] = False  # the start token stays
             words = words.masked_fill(drop, self.config.unk_token_id)
         states, _ = self.gru(self._inputs(z, words))
-        return vocabulary_loss(states[real], self.lm_head, labels[real]), real.sum()
+        nats = vocabulary_loss(states[real], self.lm_head, labels[real])
+        return nats, {"num_tokens": real.sum()}
 
     def step(self, z: Tensor, input_ids: Tensor, cache: GRUCache | None) -> tuple[Tensor, Tensor, GRUCache]:
         """Read `input_ids` on top of `cache`.
@@ -123,30 +222,51 @@ class GRUDecoder(nn.Module):
         return torch.cat([embeds, z.to(embeds.dtype).unsqueeze(1).expand(-1, words.shape[1], -1)], dim=-1)
 
 
-class VectorDecoder(nn.Module):
+class VectorDecoder(Decoder):
     """`p(x|z) = N(W z + b, std^2)` of a standardised sentence vector."""
+
+    log_std: Tensor
 
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__()
         self.output = Float32Linear(config.latent_size, config.feature_size)
-        self.log_std = nn.Parameter(torch.zeros(()), requires_grad=config.learn_decoder_std)
         self.initial_log_std = math.log(config.decoder_std)
+        self.register_buffer("log_std", torch.tensor(self.initial_log_std))
 
-    def forward(self, z: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def init_parameters(self) -> None:
+        """Set the scale, which a checkpoint may be without."""
+        init.constant_(self.log_std, self.initial_log_std)
+
+    def targets(
+        self,
+        posterior: TextVAEModelOutput,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        ids_are_checked: bool,
+    ) -> tuple[Tensor]:
+        """The vectors to reconstruct, standardised, `(batch, feature_size)`."""
+        return (posterior.features,)
+
+    def forward(self, z: Tensor, *targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction loss, in fp32.
 
         Args:
             z: latent codes, `(batch, latent_size)`.
-            vectors: to reconstruct, standardised, `(batch, feature_size)`.
+            targets: vectors to reconstruct, standardised, `(batch, feature_size)`.
 
         Returns:
-            `-log p(x|z)` in nats, summed over the batch, and the mean squared error per dimension, both scalars.
+            `-log p(x|z)` in nats, summed over the batch; and `squared_error`, its mean per dimension.
         """
+        (vectors,) = targets
         squared_error = (vectors - self.mean(z)).square().mean()
         log_std = self.log_std.float()
         nats = 0.5 * squared_error * torch.exp(-2 * log_std) + log_std + 0.5 * math.log(2 * math.pi)
-        return nats * vectors.numel(), squared_error
+        return nats * vectors.numel(), {"squared_error": squared_error}
 
     def mean(self, z: Tensor) -> Tensor:
-        """`W z + b`, standardised."""
+        """`W z + b`, standardised, `(batch, feature_size)`."""
         return cast(Tensor, self.output(z))
+
+
+DECODERS: dict[str, type[Decoder]] = {"gru": GRUDecoder, "vector": VectorDecoder}  # by `decoder_type`

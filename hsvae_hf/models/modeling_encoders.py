@@ -1,11 +1,16 @@
-"""Text encoders: padded token ids in, one feature vector per sentence out, exact under padding on either side."""
+"""Text encoders: padded token ids in, one feature vector per sentence out.
 
-from typing import Any, cast
+Padding, on either side, changes no result.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_text_vae import TextVAEConfig
@@ -85,7 +90,7 @@ def learns(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(nn.Module, ABC):
     """What every encoder does with its input; a subclass turns right-padded embeddings or ids into features."""
 
     def __init__(self, config: TextVAEConfig) -> None:
@@ -147,20 +152,20 @@ class TextEncoder(nn.Module):
             pooler_output=features, hidden_states=layers or None, attentions=weights or None
         )
 
+    @abstractmethod
     def get_word_embeddings(self) -> nn.Embedding:
         """The word embeddings."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_word_embeddings(self, value: nn.Embedding) -> None:
         """Replace the word embeddings."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: Any) -> Encoded:
         """Features of a right-padded batch, from `inputs_embeds` where they are given, else from `ids`.
 
         And what `asked` names: hidden states and attentions, one per layer, or no such.
         """
-        raise NotImplementedError
 
 
 class GRUEncoder(TextEncoder):
@@ -236,7 +241,7 @@ class TransformerEncoder(TextEncoder):
 
 
 class NoEncoder(TextEncoder):
-    """In the place of an encoder, where sentence vectors come from elsewhere."""
+    """In the place of an encoder, where sentence vectors come from elsewhere: it refuses text."""
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Refuse text.
@@ -246,7 +251,11 @@ class NoEncoder(TextEncoder):
         """
         raise ValueError("`vectors` must be given: this model holds no text encoder. Make them with the one it is for.")
 
-    def get_word_embeddings(self) -> nn.Embedding:
+    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: Any) -> Encoded:
+        """Refuse likewise."""
+        return cast(Encoded, self.forward())
+
+    def get_word_embeddings(self) -> NoReturn:
         """Refuse, in the way in which the library expects it of models without words.
 
         Raises:
@@ -259,6 +268,9 @@ class NoEncoder(TextEncoder):
         self.get_word_embeddings()
 
 
+ENCODERS: dict[str, type[TextEncoder]] = {"gru": GRUEncoder, "transformer": TransformerEncoder, "vector": NoEncoder}
+
+
 class Standardizer(nn.Module):
     """Vectors to zero mean and unit variance per dimension, by statistics that are saved with the model."""
 
@@ -269,6 +281,11 @@ class Standardizer(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
+
+    def init_parameters(self) -> None:
+        """Change nothing, until `fit`: a checkpoint may be without statistics."""
+        init.zeros_(self.mean)
+        init.ones_(self.std)
 
     @torch.no_grad()
     def fit(self, vectors: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a text VAE says: words or vectors out of sentences, latents, draws from the prior, and the line between two."""
+"""Generation of words or vectors: out of sentences, latents, draws from the prior, and points between two sentences."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import GenerationMixin
 from transformers.utils import ModelOutput
 
-from .modeling_decoder import GRUCache
+from .configuration_text_vae import TextVAEConfig
+from .modeling_decoder import Decoder, GRUCache
 from .outputs import TextVAEModelOutput
 
 CACHE = "cache" if hasattr(ModelOutput, "past_key_values") else "past_key_values"  # transformers 5.24 renamed it
@@ -24,10 +25,11 @@ class CanGenerate:
 class TextVAEGenerationMixin(GenerationMixin):
     """Generation of transformers, from latents too; for `TextVAEForPreTraining`."""
 
-    config: Any
+    config: TextVAEConfig
     model: Any
-    decoder: Any
+    decoder: Decoder
     device: Any
+    can_generate: Callable[[], bool]
     _is_stateful = True
 
     @classmethod
@@ -83,7 +85,7 @@ class TextVAEGenerationMixin(GenerationMixin):
             ValueError: if `latents` are not finite or of another width than `latent_size`, or come together with text;
                 if there is neither; if this model decodes vectors, not words.
         """
-        if not self.config.decodes_words:
+        if not self.can_generate():
             raise ValueError(
                 "`decoder_type` must be 'gru' to generate words, got 'vector'; `decode_vectors` gives vectors."
             )
@@ -106,8 +108,6 @@ class TextVAEGenerationMixin(GenerationMixin):
         Raises:
             ValueError: if this model decodes words; if `latents` are not finite or of another width.
         """
-        if self.config.decodes_words:
-            raise ValueError("`decoder_type` must be 'vector' to decode vectors, got 'gru'; `generate` gives words.")
         self._check_latents(latents, "latents")
         return self.model.standardizer.undo(self.decoder.mean(latents).float())
 
@@ -122,9 +122,9 @@ class TextVAEGenerationMixin(GenerationMixin):
             raise ValueError(f"`{name}` must be finite, got NaN or infinity; drop such rows.")
 
     def _decode(self, latents: Tensor, **kwargs: Any) -> Any:
-        if not self.config.decodes_words:
-            return self.decode_vectors(latents)
-        return self.generate(latents=latents, **kwargs)
+        if self.can_generate():
+            return self.generate(latents=latents, **kwargs)
+        return self.decode_vectors(latents)
 
     def sample_prior(self, num_samples: int, **kwargs: Any) -> Any:
         """Decode `num_samples` draws from the prior (at least 1); `kwargs` as in `generate`.
@@ -136,7 +136,7 @@ class TextVAEGenerationMixin(GenerationMixin):
             ValueError: if `num_samples` is no whole number above 0; if this model has no prior.
         """
         _check_count("num_samples", num_samples, 1)
-        latents = self.model.latent_head.sample_prior(num_samples, self.model._encode)
+        latents = self.model.latent_head.sample_prior(num_samples)
         return self._decode(latents.to(self.device), **kwargs)
 
     @torch.no_grad()

@@ -19,8 +19,9 @@ from .distributions import (
     spike_slab_kl_rao_blackwell,
     spike_slab_log_ratio,
 )
-from .modeling_latent import Encode, Float32Linear, LatentHead
-from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
+from .modeling_classification import TextVAEForSequenceClassification
+from .modeling_latent import Float32Linear, LatentHead
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEModel
 from .outputs import HSVAEModelOutput
 
 
@@ -40,7 +41,7 @@ class GateLinear(Float32Linear):
         init.copy_(self.bias, inverse.repeat_interleave(len(self.bias) // 2))
 
 
-class HSVAEHead(LatentHead):
+class HSVAEHead(LatentHead[HSVAEModelOutput]):
     """Gate and slab of the hierarchical spike-and-slab posterior (paper, section 3).
 
     `q(gamma|x) = Beta(a(h), b(h))`, `q(z|gamma, x) = (1 - gamma) N(mu, sigma^2) + gamma N(0, spike_std^2)`;
@@ -66,7 +67,8 @@ class HSVAEHead(LatentHead):
 
     def __init__(self, config: HSVAEConfig) -> None:
         super().__init__()
-        self.config, self.target_active_dims = config, config.wanted_active_dims
+        self.config = config
+        self.target_active_dims = config.wanted_active_dims
         self.needs_even_batches = config.gate_balance_weight > 0
         slab_inputs = config.feature_size + (config.latent_size if config.condition_slab_on_gate else 0)
         # Half open, a wide code begins with values that a sparse one has no use for; as closed as they are to end, more
@@ -82,7 +84,7 @@ class HSVAEHead(LatentHead):
             features: `(batch, feature_size)`.
 
         Returns:
-            The code `E[gamma|x] < active_threshold ? (1 - E[gamma|x]) mu : 0` and the parameters behind it.
+            The parameters; a dimension is on where `E[gamma|x] < active_threshold`.
         """
         low, high = self.config.gate_concentration_min, self.config.gate_concentration_max
         alpha, beta = clamp_with_gradient(softplus(self.gate(features)), low, high).chunk(2, dim=-1)
@@ -90,7 +92,6 @@ class HSVAEHead(LatentHead):
         slab_mean, slab_std = self._slab(features, gate_mean)
         off = gate_mean >= self.config.active_threshold  # not of NaN, which must show
         return HSVAEModelOutput(
-            sparse_embedding=torch.where(off, 0.0, (1 - gate_mean) * slab_mean),
             latent=torch.where(off, 0.0, slab_mean),  # what is on, at its slab's mean
             features=features,
             gate_mean=gate_mean,
@@ -99,6 +100,10 @@ class HSVAEHead(LatentHead):
             gate_alpha=alpha,
             gate_beta=beta,
         )
+
+    def mean(self, posterior: HSVAEModelOutput) -> Tensor:
+        """`E[z|x] = (1 - E[gamma|x]) mu`, `(batch, latent_size)`."""
+        return (1 - posterior.gate_mean) * posterior.slab_mean
 
     def sample(self, posterior: HSVAEModelOutput) -> dict[str, Tensor]:
         """Draw gamma, the spike/slab indicator and z, each `(batch, latent_size)`."""
@@ -116,7 +121,7 @@ class HSVAEHead(LatentHead):
         z = spike * self.config.spike_std * torch.randn_like(mean) + (1 - spike) * (mean + std * torch.randn_like(mean))
         return sample | {"z": z, "slab_mean": mean, "slab_std": std}
 
-    def costs(self, posterior: HSVAEModelOutput, sample: dict[str, Tensor], encode: Encode) -> dict[str, Tensor]:
+    def costs(self, posterior: HSVAEModelOutput, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """KL_z by the configured estimator and KL_gamma in closed form, `(batch, latent_size)` each."""
         estimator, spike_std = self.config.kl_estimator, self.config.spike_std
         mean, std = sample["slab_mean"], sample["slab_std"]
@@ -148,14 +153,13 @@ class HSVAEHead(LatentHead):
 
     def diagnostics(self, posterior: HSVAEModelOutput) -> dict[str, Tensor]:
         """`E[z|x]`, slab mean and `E[gamma|x]`."""
-        gate_mean, slab_mean = posterior.gate_mean, posterior.slab_mean
         return {
-            "posterior_mean": (1 - gate_mean) * slab_mean,
-            "slab_mean": slab_mean,
-            "spike_probability": gate_mean,
+            "posterior_mean": self.mean(posterior),
+            "slab_mean": posterior.slab_mean,
+            "spike_probability": posterior.gate_mean,
         }
 
-    def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
+    def sample_prior(self, num_samples: int) -> Tensor:
         """Draw the indicator, whose probability is the mean of gamma's prior, then z from spike or slab."""
         shape = (num_samples, self.config.latent_size)
         spike = self.config.prior_alpha / (self.config.prior_alpha + self.config.prior_beta)
@@ -171,19 +175,19 @@ class HSVAEHead(LatentHead):
 class HSVAEModel(TextVAEModel):
     """Encoder and HSVAE head: what people push and embed with."""
 
-    config_class = HSVAEConfig
+    config: HSVAEConfig
     latent_head_class = HSVAEHead
 
 
 class HSVAEForPreTraining(TextVAEForPreTraining):
     """HSVAE with its decoder: the objective of the paper (equation 3), generation, interpolation."""
 
-    config_class = HSVAEConfig
+    config: HSVAEConfig
     model_class = HSVAEModel
 
 
 class HSVAEForSequenceClassification(TextVAEForSequenceClassification):
     """Classifier on samples of HSVAE's code (paper, section 4.2)."""
 
-    config_class = HSVAEConfig
+    config: HSVAEConfig
     model_class = HSVAEModel

@@ -1,10 +1,14 @@
-"""The seam between the body and a model's latent: what a latent head answers."""
+"""Latent heads: what a model's latent answers to the body that all models share."""
 
-from collections.abc import Callable
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from .outputs import TextVAEModelOutput
+
+Posterior = TypeVar("Posterior", bound=TextVAEModelOutput)
 
 
 class Float32Linear(nn.Linear):
@@ -16,14 +20,12 @@ class Float32Linear(nn.Linear):
         return output if output.dtype == torch.float64 else output.float()
 
 
-Encode = Callable[[Tensor], Tensor]  # embeddings of sentences `(batch, steps, embedding_size)` to their features
+class LatentHead(nn.Module, ABC, Generic[Posterior]):
+    """A posterior over z given the encoder's features. It runs in fp32, outside autocast.
 
-
-class LatentHead(nn.Module):
-    """The seam: a posterior over z given the encoder's features. Runs in fp32, outside autocast.
-
-    A subclass implements `forward`, `diagnostics`, and what a latent that is random has besides: `sample`, `costs`,
-    `sample_prior`; without them it is a deterministic code that costs nothing.
+    A subclass implements `forward`. One whose latent is random implements `sample`, `costs` and `sample_prior` too;
+    without them the latent is a deterministic code that costs nothing. One that tells values from their being on
+    implements `mean` and `diagnostics`.
     """
 
     needs_even_batches = False  # whether `costs` takes the batch for a sample of the corpus: no grouping by length then
@@ -32,31 +34,35 @@ class LatentHead(nn.Module):
 
     target_active_dims: float | None = None  # non-zeros per code that the weight of `gamma_kl` is adapted to
 
-    def forward(self, features: Tensor) -> Any:
-        """Deterministic posterior of `features` `(batch, feature_size)`, a `TextVAEModelOutput`.
+    @abstractmethod
+    def forward(self, features: Tensor) -> Posterior:
+        """Deterministic posterior of `features`, `(batch, feature_size)`.
 
-        Its first field is the sparse code; all fields have the batch in front.
+        All its fields have the batch in front. `latent` is 0 where a dimension is off. `sparse_embedding` is left out:
+        the body makes the code.
         """
-        raise NotImplementedError
 
-    def diagnostics(self, posterior: Any) -> dict[str, Tensor]:
+    def mean(self, posterior: Posterior) -> Tensor:
+        """`E[z|x]`, `(batch, latent_size)`."""
+        return posterior.latent
+
+    def diagnostics(self, posterior: Posterior) -> dict[str, Tensor]:
         """Representations worth reporting, `(batch, latent_size)` each.
 
         `posterior_mean`, and where they exist `slab_mean` and `spike_probability`.
         """
-        return {"posterior_mean": posterior.latent}
+        return {"posterior_mean": self.mean(posterior)}
 
-    def sample(self, posterior: Any) -> dict[str, Tensor]:
-        """Draw from the posterior, `forward`'s output; the entry `z`, `(batch, latent_size)`, goes to the decoder."""
+    def sample(self, posterior: Posterior) -> dict[str, Tensor]:
+        """Draw from the posterior; the entry `z`, `(batch, latent_size)`, goes to the decoder."""
         return {"z": posterior.latent}
 
-    def costs(self, posterior: Any, sample: dict[str, Tensor], encode: Encode) -> dict[str, Tensor]:
+    def costs(self, posterior: Posterior, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the draw costs: named, unweighted terms of the objective besides the reconstruction.
 
         Args:
             posterior: of `forward`.
-            sample: of `sample`.
-            encode: the text encoder, for priors that depend on learned sentences.
+            sample: of the method `sample`.
 
         Returns:
             Any of `z_kl`, `(batch, latent_size)`: KL of the values; `gamma_kl`, `(batch, terms)`: KL of what decides
@@ -65,7 +71,7 @@ class LatentHead(nn.Module):
         """
         return {}
 
-    def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
+    def sample_prior(self, num_samples: int) -> Tensor:
         """Draw z from the prior, `(num_samples, latent_size)`.
 
         Raises:

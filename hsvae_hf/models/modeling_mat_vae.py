@@ -4,11 +4,11 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
-from .configuration_text_vae import require, require_range
+from .configuration_text_vae import between, inside
 from .distributions import inverse_multiquadric_mmd, normal_log_prob, normal_quadrature, spike_slab_log_prob
+from .modeling_classification import TextVAEForSequenceClassification
 from .modeling_gaussian_vae import GaussianPosterior, GaussianPosteriorConfig
-from .modeling_latent import Encode
-from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEModel
 from .outputs import GaussianModelOutput
 
 
@@ -23,14 +23,8 @@ class MATVAEConfig(GaussianPosteriorConfig):
 
     model_type = "mat-vae"
 
-    prior_spike_probability: float | int = 0.8
-    spike_std: float | int = 0.05
-
-    def validate_prior(self) -> None:
-        """A mixture of two components with positive scales."""
-        value = self.prior_spike_probability
-        require(0 < value < 1, "prior_spike_probability", "inside (0, 1)", value, "0.8 is the paper's")
-        require_range(self, 1e-4, 10, "spike_std")
+    prior_spike_probability: float | int = inside(0, 1, "0.8 is the paper's")(default=0.8)
+    spike_std: float | int = between(1e-4, 10)(default=0.05)
 
 
 class MATVAEHead(GaussianPosterior):
@@ -39,9 +33,10 @@ class MATVAEHead(GaussianPosterior):
     The MMD's expectation over the prior is taken exactly instead of by draws; see `inverse_multiquadric_mmd`.
     """
 
+    config: MATVAEConfig
     needs_even_batches = True  # the MMD ties the aggregate to the prior
 
-    def costs(self, posterior: GaussianModelOutput, sample: dict[str, Tensor], encode: Encode) -> dict[str, Tensor]:
+    def costs(self, posterior: GaussianModelOutput, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """`log q(z|x) - log p(z)` at the drawn z, `(batch, latent_size)`, and the MMD of the batch to the prior."""
         z = sample["z"]
         share = z.new_tensor(float(self.config.prior_spike_probability))
@@ -56,7 +51,7 @@ class MATVAEHead(GaussianPosterior):
         share = self.config.prior_spike_probability
         return torch.cat([spike[0], slab[0]]), torch.cat([share * spike[1], (1 - share) * slab[1]])
 
-    def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
+    def sample_prior(self, num_samples: int) -> Tensor:
         """Draws of the spike-and-slab prior."""
         noise = torch.randn(num_samples, self.config.latent_size)
         spike = torch.rand_like(noise) < self.config.prior_spike_probability
@@ -66,19 +61,19 @@ class MATVAEHead(GaussianPosterior):
 class MATVAEModel(TextVAEModel):
     """Encoder and MAT-VAE's posterior."""
 
-    config_class = MATVAEConfig
+    config: MATVAEConfig
     latent_head_class = MATVAEHead
 
 
 class MATVAEForPreTraining(TextVAEForPreTraining):
     """MAT-VAE with its decoder."""
 
-    config_class = MATVAEConfig
+    config: MATVAEConfig
     model_class = MATVAEModel
 
 
 class MATVAEForSequenceClassification(TextVAEForSequenceClassification):
     """Classifier on samples of MAT-VAE's code."""
 
-    config_class = MATVAEConfig
+    config: MATVAEConfig
     model_class = MATVAEModel

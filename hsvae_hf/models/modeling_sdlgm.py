@@ -6,10 +6,11 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
-from .configuration_text_vae import TextVAEConfig, require, require_range
+from .configuration_text_vae import TextVAEConfig, between, positive
 from .distributions import choice_entropies, gumbel_like, normal_kl, select_dimensions, softplus
-from .modeling_latent import Encode, Float32Linear, LatentHead
-from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
+from .modeling_classification import TextVAEForSequenceClassification
+from .modeling_latent import Float32Linear, LatentHead
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEModel
 from .outputs import SDLGMModelOutput
 
 
@@ -26,20 +27,18 @@ class SDLGMConfig(TextVAEConfig):
 
     model_type = "sdlgm"
 
-    sparsity_cap: int = 16
-    count_temperature: float | int = 0.5
-    selection_temperature: float | int = 0.5
-    slab_std_min: float | int = 1e-3
+    sparsity_cap: int = positive(default=16)
+    count_temperature: float | int = between(0.01, 100)(default=0.5)
+    selection_temperature: float | int = between(0.01, 100)(default=0.5)
+    slab_std_min: float | int = between(1e-6, 10)(default=1e-3)
 
     def validate_sdlgm(self) -> None:
-        """A cap that the code can hold, positive temperatures and scale."""
-        rule = f"from 1 to `latent_size` ({self.latent_size})"
-        require(1 <= self.sparsity_cap <= self.latent_size, "sparsity_cap", rule, self.sparsity_cap, "lower it")
-        require_range(self, 0.01, 100, "count_temperature", "selection_temperature")
-        require_range(self, 1e-6, 10, "slab_std_min")
+        """A cap that the code can hold."""
+        if self.sparsity_cap > self.latent_size:
+            self.refuse("sparsity_cap", f"at most `latent_size` ({self.latent_size})", "lower it")
 
 
-class SDLGMHead(LatentHead):
+class SDLGMHead(LatentHead[SDLGMModelOutput]):
     """How many dimensions, which, and their values, in this order.
 
     The full text of Xu et al. was not at hand; this is a reconstruction from its abstract, in these equations.
@@ -60,13 +59,12 @@ class SDLGMHead(LatentHead):
         self.slab = Float32Linear(config.feature_size, 2 * config.latent_size)
 
     def forward(self, features: Tensor) -> SDLGMModelOutput:
-        """Posterior of `features` `(batch, feature_size)`; the code has the most probable count and dimensions."""
+        """Posterior of `features`, `(batch, feature_size)`; the code has the most probable count and dimensions."""
         count_logits, selection_logits = self.count(features), self.selection(features)
         mean, raw = self.slab(features).chunk(2, dim=-1)
         count, selection = self.config.count_temperature, self.config.selection_temperature
         mask = select_dimensions(count_logits, selection_logits, count, selection)
         return SDLGMModelOutput(
-            sparse_embedding=mask * mean,
             latent=mask * mean,
             features=features,
             count_logits=count_logits,
@@ -84,7 +82,7 @@ class SDLGMHead(LatentHead):
         chosen = selection.detach().topk(self.config.sparsity_cap, dim=-1).indices
         return {"z": mask * values, "mask": mask, "chosen": chosen}
 
-    def costs(self, posterior: SDLGMModelOutput, sample: dict[str, Tensor], encode: Encode) -> dict[str, Tensor]:
+    def costs(self, posterior: SDLGMModelOutput, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """`KL(q(S, L) || p(S, L))` and `sum_i mask_i KL(N(mu_i, sigma_i^2) || N(0, 1))`.
 
         The first is `KL(q(L) || rho) + sum_k q(L >= k) [log(D - k + 1) - H(Cat_k)]`, `Cat_k` the k-th dimension's
@@ -104,7 +102,7 @@ class SDLGMHead(LatentHead):
         off = (posterior.latent == 0).to(posterior.latent.dtype)
         return {"posterior_mean": posterior.latent, "slab_mean": posterior.slab_mean, "spike_probability": off}
 
-    def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
+    def sample_prior(self, num_samples: int) -> Tensor:
         """Draws of the prior, with exact zeros."""
         cap, size = self.config.sparsity_cap, self.config.latent_size
         order = torch.rand(num_samples, size).argsort(-1).argsort(-1)
@@ -115,19 +113,19 @@ class SDLGMHead(LatentHead):
 class SDLGMModel(TextVAEModel):
     """Encoder and SDLGM's posterior."""
 
-    config_class = SDLGMConfig
+    config: SDLGMConfig
     latent_head_class = SDLGMHead
 
 
 class SDLGMForPreTraining(TextVAEForPreTraining):
     """SDLGM with its decoder."""
 
-    config_class = SDLGMConfig
+    config: SDLGMConfig
     model_class = SDLGMModel
 
 
 class SDLGMForSequenceClassification(TextVAEForSequenceClassification):
     """Classifier on samples of the sparse code."""
 
-    config_class = SDLGMConfig
+    config: SDLGMConfig
     model_class = SDLGMModel

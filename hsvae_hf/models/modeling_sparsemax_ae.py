@@ -5,8 +5,9 @@ from torch import Tensor
 
 from .configuration_text_vae import TextVAEConfig
 from .distributions import sparsemax
+from .modeling_classification import TextVAEForSequenceClassification
 from .modeling_latent import Float32Linear, LatentHead
-from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEModel
 from .outputs import TextVAEModelOutput
 
 
@@ -17,7 +18,7 @@ class SparsemaxAEConfig(TextVAEConfig):
     model_type = "sparsemax-ae"
 
 
-class SparsemaxAEHead(LatentHead):
+class SparsemaxAEHead(LatentHead[TextVAEModelOutput]):
     """`z = sparsemax(W h + b)`: not negative, sums to 1, exact zeros; trained by reconstruction alone."""
 
     def __init__(self, config: SparsemaxAEConfig) -> None:
@@ -25,27 +26,26 @@ class SparsemaxAEHead(LatentHead):
         self.scores = Float32Linear(config.feature_size, config.latent_size)
 
     def forward(self, features: Tensor) -> TextVAEModelOutput:
-        """The code of `features` `(batch, feature_size)`."""
-        code = sparsemax(self.scores(features))
-        return TextVAEModelOutput(sparse_embedding=code, latent=code, features=features)
+        """The code of `features`, `(batch, feature_size)`."""
+        return TextVAEModelOutput(latent=sparsemax(self.scores(features)), features=features)
 
 
 class SparsemaxAEModel(TextVAEModel):
     """Encoder and sparsemax code."""
 
-    config_class = SparsemaxAEConfig
+    config: SparsemaxAEConfig
     latent_head_class = SparsemaxAEHead
 
 
 class SparsemaxAEForPreTraining(TextVAEForPreTraining):
     """The autoencoder: encoder, sparsemax code, decoder."""
 
-    config_class = SparsemaxAEConfig
+    config: SparsemaxAEConfig
     model_class = SparsemaxAEModel
 
 
 class SparsemaxAEForSequenceClassification(TextVAEForSequenceClassification):
     """Classifier on the sparsemax code."""
 
-    config_class = SparsemaxAEConfig
+    config: SparsemaxAEConfig
     model_class = SparsemaxAEModel

@@ -5,9 +5,10 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
-from .configuration_text_vae import TextVAEConfig, require
+from .configuration_text_vae import TextVAEConfig, at_least
+from .modeling_classification import TextVAEForSequenceClassification
 from .modeling_latent import LatentHead
-from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEModel
 from .outputs import TextVAEModelOutput
 
 
@@ -23,7 +24,7 @@ class TextEncoderConfig(TextVAEConfig):
 
     model_type = "text-encoder"
 
-    latent_size: int = 0
+    latent_size: int = at_least(0, "leave it out")(default=0)
     freeze_encoder: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -33,11 +34,11 @@ class TextEncoderConfig(TextVAEConfig):
 
     def validate_identity(self) -> None:
         """The code is the features."""
-        rule = f"the width of the encoder's features ({self.feature_size})"
-        require(self.latent_size == self.feature_size, "latent_size", rule, self.latent_size, "leave it out")
+        if self.latent_size != self.feature_size:
+            self.refuse("latent_size", f"the width of the encoder's features ({self.feature_size})", "leave it out")
 
 
-class TextEncoderHead(LatentHead):
+class TextEncoderHead(LatentHead[TextVAEModelOutput]):
     """`z = h`: the encoder's features as they are (Prokhorov et al. 2021, section 4.2)."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
@@ -45,25 +46,25 @@ class TextEncoderHead(LatentHead):
 
     def forward(self, features: Tensor) -> TextVAEModelOutput:
         """The features, `(batch, feature_size)`, dense."""
-        return TextVAEModelOutput(sparse_embedding=features, latent=features, features=features)
+        return TextVAEModelOutput(latent=features, features=features)
 
 
 class TextEncoderModel(TextVAEModel):
     """The encoder alone."""
 
-    config_class = TextEncoderConfig
+    config: TextEncoderConfig
     latent_head_class = TextEncoderHead
 
 
 class TextEncoderForPreTraining(TextVAEForPreTraining):
     """A plain autoencoder: the decoder reads the features."""
 
-    config_class = TextEncoderConfig
+    config: TextEncoderConfig
     model_class = TextEncoderModel
 
 
 class TextEncoderForSequenceClassification(TextVAEForSequenceClassification):
     """The simple classifier."""
 
-    config_class = TextEncoderConfig
+    config: TextEncoderConfig
     model_class = TextEncoderModel

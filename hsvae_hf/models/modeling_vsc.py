@@ -1,17 +1,17 @@
 """Variational sparse coding (Tonolini et al. 2019): spike-and-slab posterior, prior at learned pseudo-inputs."""
 
 import math
-from typing import Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .configuration_text_vae import TextVAEConfig, require, require_range
+from .configuration_text_vae import TextVAEConfig, between, inside, nonnegative, positive
 from .distributions import bernoulli_kl, clamp_with_gradient, normal_kl_to, softplus
-from .modeling_latent import Encode, Float32Linear, LatentHead
-from .modeling_text_vae import TextVAEForPreTraining, TextVAEForSequenceClassification, TextVAEModel
+from .modeling_classification import TextVAEForSequenceClassification
+from .modeling_latent import Float32Linear, LatentHead
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEModel
 from .outputs import VSCModelOutput
 
 
@@ -21,9 +21,7 @@ class VSCConfig(TextVAEConfig):
 
     Args:
         prior_activity: alpha, the share of dimensions that the prior keeps on, in (0, 1).
-        pseudo_inputs: learned `"features"` of the encoder, or learned `"sentences"` of embeddings that it encodes.
-        num_pseudo_inputs: how many to choose from.
-        pseudo_length: embeddings per pseudo-input, where they are sentences.
+        num_pseudo_inputs: number of learned pseudo-inputs, features as the encoder's, to choose from.
         selector_sharpness: factor on the selector's logits before its softmax (0.001 to 10,000).
         gate_sharpness: c of the relaxed gate at the end of its annealing, and in evaluation (0.001 to 10,000).
         gate_sharpness_start: c at the start of training (0.001 to 10,000).
@@ -35,34 +33,18 @@ class VSCConfig(TextVAEConfig):
 
     model_type = "vsc"
 
-    penalty_weight: float | int = 0.01
-    prior_activity: float | int = 0.01
-    pseudo_inputs: Literal["features", "sentences"] = "features"
-    num_pseudo_inputs: int = 16
-    pseudo_length: int = 8
-    selector_sharpness: float | int = 10.0
-    gate_sharpness: float | int = 200.0
-    gate_sharpness_start: float | int = 50.0
-    anneal_fraction: float | int = 0.5
-    slab_std_min: float | int = 1e-3
-    active_threshold: float | int = 0.5
-
-    def validate_vsc(self) -> None:
-        """Positive scales and counts, shares inside their ranges."""
-        require_range(self, 1e-3, 1e4, "selector_sharpness", "gate_sharpness", "gate_sharpness_start")
-        require_range(self, 1e-6, 10, "slab_std_min")
-        for name in ("num_pseudo_inputs", "pseudo_length"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name), "choose a positive number")
-        sentences = self.pseudo_inputs == "sentences" and self.encoder_type == "vector"
-        remedy = "there is no encoder to read sentences"
-        require(not sentences, "pseudo_inputs", "'features' without an encoder", self.pseudo_inputs, remedy)
-        for name in ("prior_activity", "active_threshold"):
-            require(0 < getattr(self, name) < 1, name, "inside (0, 1)", getattr(self, name), "leave it out")
-        value = self.anneal_fraction
-        require(0 <= value <= 1, "anneal_fraction", "in [0, 1]", value, "0 starts at the end values")
+    penalty_weight: float | int = nonnegative(default=0.01)
+    prior_activity: float | int = inside(0, 1, "leave it out")(default=0.01)
+    num_pseudo_inputs: int = positive(default=16)
+    selector_sharpness: float | int = between(1e-3, 1e4)(default=10.0)
+    gate_sharpness: float | int = between(1e-3, 1e4)(default=200.0)
+    gate_sharpness_start: float | int = between(1e-3, 1e4)(default=50.0)
+    anneal_fraction: float | int = between(0, 1)(default=0.5)
+    slab_std_min: float | int = between(1e-6, 10)(default=1e-3)
+    active_threshold: float | int = inside(0, 1, "leave it out")(default=0.5)
 
 
-class VSCHead(LatentHead):
+class VSCHead(LatentHead[VSCModelOutput]):
     """`q(z|x) = prod_i g_i N(mu_i, sigma_i^2) + (1 - g_i) delta_0`, `log g = -ReLU(-v(h))` (Tonolini et al. 2019).
 
     g is the probability of being ON, the opposite of HSVAE's gamma. The gate is relaxed in the draw,
@@ -78,31 +60,31 @@ class VSCHead(LatentHead):
         self.progress = 1.0  # of the annealing, where training tells; evaluation is always at 1
         self.posterior = Float32Linear(config.feature_size, 3 * config.latent_size)
         self.selector = Float32Linear(config.feature_size, config.num_pseudo_inputs)
-        sentences = config.pseudo_inputs == "sentences"
-        shape = (config.pseudo_length, config.word_embedding_size) if sentences else (config.feature_size,)
-        self.pseudo_inputs = nn.Parameter(torch.empty(config.num_pseudo_inputs, *shape))
+        self.pseudo_inputs = nn.Parameter(torch.empty(config.num_pseudo_inputs, config.feature_size))
 
     def init_parameters(self) -> None:
-        """Pseudo-inputs that differ, about as large as what they stand for."""
-        init.normal_(self.pseudo_inputs, std=0.3 if self.config.pseudo_inputs == "features" else 0.05)
+        """Set pseudo-inputs that differ, about as large as the features that they stand for."""
+        init.normal_(self.pseudo_inputs, std=0.3)
 
     def anneal(self, progress: float) -> None:
         """Set the gate's sharpness and the slab's warm-up."""
         self.progress = min(1.0, progress / self.config.anneal_fraction) if self.config.anneal_fraction else 1.0
 
     def forward(self, features: Tensor) -> VSCModelOutput:
-        """Posterior of `features` `(batch, feature_size)`; the code is `g > 1 - active_threshold ? g mu : 0`."""
+        """Posterior of `features`, `(batch, feature_size)`; a dimension is on where `1 - g < active_threshold`."""
         log_active, mean, std = self._posterior(features)
-        active = log_active.exp()
-        on = 1 - active < self.config.active_threshold
+        on = 1 - log_active.exp() < self.config.active_threshold
         return VSCModelOutput(
-            sparse_embedding=torch.where(on, active * mean, 0.0),
             latent=torch.where(on, mean, 0.0),
             features=features,
             log_active=log_active,
             slab_mean=mean,
             slab_std=std,
         )
+
+    def mean(self, posterior: VSCModelOutput) -> Tensor:
+        """`E[z|x] = g mu`, `(batch, latent_size)`."""
+        return posterior.log_active.exp() * posterior.slab_mean
 
     def sample(self, posterior: VSCModelOutput) -> dict[str, Tensor]:
         """A draw with the relaxed gate, `(batch, latent_size)`."""
@@ -113,13 +95,12 @@ class VSCHead(LatentHead):
         mean, std = self._warm(posterior.slab_mean, posterior.slab_std)
         return {"z": gate * (mean + std * torch.randn_like(mean))}
 
-    def costs(self, posterior: VSCModelOutput, sample: dict[str, Tensor], encode: Encode) -> dict[str, Tensor]:
+    def costs(self, posterior: VSCModelOutput, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """Both halves of `KL(q(z|x) || q(z|u*))` in closed form, and `J KL(Bern(mean g_u) || Bern(alpha))`."""
         choice = (self.config.selector_sharpness * self.selector(posterior.features)).softmax(-1)
-        log_prior, prior_mean, prior_std = self._posterior(choice @ self._pseudo_features(encode).to(choice.dtype))
-        slab = normal_kl_to(
-            *self._warm(posterior.slab_mean, posterior.slab_std), *self._warm(prior_mean, prior_std)
-        )  # (batch, latent_size)
+        log_prior, prior_mean, prior_std = self._posterior(choice @ self._pseudo_features().to(choice.dtype))
+        mean, std = self._warm(posterior.slab_mean, posterior.slab_std)
+        slab = normal_kl_to(mean, std, *self._warm(prior_mean, prior_std))  # (batch, latent_size)
         log_share = log_prior.exp().mean(-1).log()  # (batch,)
         target = log_share.new_tensor(math.log(self.config.prior_activity))
         return {
@@ -131,14 +112,14 @@ class VSCHead(LatentHead):
     def diagnostics(self, posterior: VSCModelOutput) -> dict[str, Tensor]:
         """`E[z|x]`, slab mean and the probability of being off."""
         return {
-            "posterior_mean": posterior.log_active.exp() * posterior.slab_mean,
+            "posterior_mean": self.mean(posterior),
             "slab_mean": posterior.slab_mean,
             "spike_probability": -torch.expm1(posterior.log_active),
         }
 
-    def sample_prior(self, num_samples: int, encode: Encode) -> Tensor:
+    def sample_prior(self, num_samples: int) -> Tensor:
         """Draws at pseudo-inputs chosen evenly, with exact zeros."""
-        features = self._pseudo_features(encode)
+        features = self._pseudo_features()
         log_active, mean, std = self._posterior(features[torch.randint(len(features), (num_samples,))])
         on = torch.rand_like(mean) < log_active.exp()
         return torch.where(on, mean + std * torch.randn_like(mean), 0.0)
@@ -147,14 +128,13 @@ class VSCHead(LatentHead):
         raw_gate, mean, raw_std = self.posterior(features).chunk(3, dim=-1)
         return clamp_with_gradient(raw_gate, -15.0, -1e-3), mean, softplus(raw_std) + self.config.slab_std_min
 
-    def _pseudo_features(self, encode: Encode) -> Tensor:
+    def _pseudo_features(self) -> Tensor:
         if self.pseudo_inputs.is_meta:
             raise ValueError(
                 "`device_map` must keep the latent head in memory, got one that offloads it, whose pseudo-inputs are "
                 "read outside its `forward`; give more `max_memory`, or `device_map={'': 'cpu'}`."
             )
-        inputs = self.pseudo_inputs.to(self.posterior.weight.dtype)
-        return inputs if inputs.dim() == 2 else encode(inputs)
+        return self.pseudo_inputs.to(self.posterior.weight.dtype)
 
     def _warmth(self) -> float:
         return self.progress if self.training else 1.0
@@ -167,19 +147,19 @@ class VSCHead(LatentHead):
 class VSCModel(TextVAEModel):
     """Encoder and spike-and-slab posterior."""
 
-    config_class = VSCConfig
+    config: VSCConfig
     latent_head_class = VSCHead
 
 
 class VSCForPreTraining(TextVAEForPreTraining):
     """Variational sparse coding with its decoder."""
 
-    config_class = VSCConfig
+    config: VSCConfig
     model_class = VSCModel
 
 
 class VSCForSequenceClassification(TextVAEForSequenceClassification):
     """Classifier on samples of the sparse code."""
 
-    config_class = VSCConfig
+    config: VSCConfig
     model_class = VSCModel

@@ -256,7 +256,7 @@ def benchmark_mmd(arguments: BenchmarkArguments, rows: list[list[int]]) -> dict:
     posterior = head(torch.randn(arguments.batch_size, arguments.hidden_size))
 
     def mmd() -> None:
-        head.costs(posterior, {"z": z}, model.model._encode)["penalty"].backward()
+        head.costs(posterior, {"z": z})["penalty"].backward()
 
     extra = extra_megabytes(mmd)
     optimizer = torch.optim.AdamW(model.parameters(), lr=8e-4, weight_decay=0.0, fused=True)

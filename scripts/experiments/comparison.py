@@ -35,7 +35,7 @@ from hsvae_hf.embedding_cache import embed_dataset
 from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder, write_json
 from hsvae_hf.loading import load_for_inference, load_tokenizer
-from hsvae_hf.models.modeling_text_vae import special_token_ids
+from hsvae_hf.models.vocabulary import special_token_ids
 from hsvae_hf.plots import new_figure
 from hsvae_hf.probes import probe_accuracy, representations, tfidf_accuracy
 from hsvae_hf.statistics import average_hoyer, class_gate_activity, corpus_statistics
