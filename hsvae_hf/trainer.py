@@ -238,7 +238,7 @@ class TextVAETrainer(WholeCheckpointTrainer):
         return super().evaluation_loop(*args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Weights of layers alone: neither a standard deviation nor sentences decay towards 0."""
+        """Weights of layers alone: pseudo-inputs do not decay towards 0."""
         names = super().get_decay_parameter_names(model)
         return [name for name in names if not name.endswith("pseudo_inputs")]
 

@@ -66,12 +66,10 @@ FAMILIES = [
     family("hsvae-conditioned", "hsvae", kl_estimator="closed_form", condition_slab_on_gate=True),
     family("hsvae-bert", "hsvae", **bert()),
     family("vae", "gaussian-vae"),
-    family("vae-l1", "gaussian-vae", penalty_norm=1, code_snr_min=0.1),
+    family("vae-l1", "gaussian-vae", penalty_norm=1),
     family("vae-l2", "gaussian-vae", penalty_norm=2),
     family("mat-vae", "mat-vae"),
     family("vsc", "vsc"),
-    family("vsc-sentences", "vsc", pseudo_inputs="sentences"),
-    family("vsc-sentences-bert", "vsc", pseudo_inputs="sentences", **bert()),
     family("sdlgm", "sdlgm", sparsity_cap=3),
     family("sparsemax-ae", "sparsemax-ae"),
     family("text-encoder", "text-encoder", latent_size=12),
@@ -80,7 +78,6 @@ FAMILIES = [
     family("vae-vector", "gaussian-vae", **frozen()),
     family("mat-vae-vector", "mat-vae", **frozen()),
     family("vsc-vector", "vsc", **frozen()),
-    family("vsc-sentences-vector", "vsc", pseudo_inputs="sentences", **frozen()),
     family("sdlgm-vector", "sdlgm", sparsity_cap=3, **frozen()),
     family("sparsemax-ae-vector", "sparsemax-ae", **frozen()),
     family("text-encoder-vector", "text-encoder", latent_size=16, **frozen()),
@@ -89,7 +86,7 @@ VECTORS = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector",
 SINGLE = {"sdlgm": {"sparsity_cap": 3}, "text-encoder": {"latent_size": 5}}
 GIVEN = [family(f"{name}-given", name, **VECTORS, **SINGLE.get(name, {})) for name in hsvae_hf.MODELS]
 EVERY = FAMILIES + GIVEN  # what takes sentences, and what takes vectors
-DENSE = {"vae", "vae-l2", "mat-vae", "text-encoder", "text-encoder-bert"}  # no zeros in the code
+DENSE = {"vae", "vae-l1", "vae-l2", "mat-vae", "text-encoder", "text-encoder-bert"}  # no zeros in the code
 DENSE |= {"vae-vector", "mat-vae-vector", "text-encoder-vector"}
 DETERMINISTIC = {"sparsemax-ae", "text-encoder", "text-encoder-bert"}  # nothing is drawn, no prior
 DETERMINISTIC |= {"sparsemax-ae-vector", "text-encoder-vector"}

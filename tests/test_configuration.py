@@ -1,12 +1,32 @@
-"""Configurations: round trip, strict fields, errors that name the argument."""
+"""Configurations: round trip, ranges and rules with errors that name the field, files of version 0.1.0."""
+
+import copy
+import json
+from dataclasses import fields
 
 import pytest
 import torch
-from families import FAMILIES, SIZES, bert
+import transformers
+from families import FAMILIES, SIZES, bert, frozen
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel
 
-from hsvae_hf import RELEASED, HSVAEConfig, HSVAEForPreTraining
+from hsvae_hf import MODELS, RELEASED, HSVAEConfig, HSVAEForPreTraining, HSVAEModel
+from hsvae_hf.models.configuration_text_vae import refusal
+
+CONFIGS = {model_type: classes[0] for model_type, classes in MODELS.items()}
+SMALL = {
+    name: SIZES | {"sdlgm": {"sparsity_cap": 3}, "text-encoder": {"latent_size": 12}}.get(name, {}) for name in MODELS
+}
+# What config.json of version 0.1.0 says of fields that are gone.
+OF_0_1_0 = {"learn_decoder_std": False, "code_snr_min": 0.0, "pseudo_inputs": "features", "pseudo_length": 8}
+
+
+def refused(call):
+    """What a user reads of the error of `call`."""
+    with pytest.raises((ValueError, StrictDataclassError)) as caught:
+        call()
+    return refusal(caught.value)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -32,52 +52,83 @@ def test_the_preset_is_the_released_code_and_the_defaults_differ_where_gates_and
     assert (config.gate_concentration_min, config.gate_concentration_max) == (0.5, 100)
 
 
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_every_range_is_checked_whenever_its_field_is_set(model_type):
+    config = CONFIGS[model_type](**SMALL[model_type])
+    ranges = [item for item in fields(config) if "validator" in item.metadata]
+    assert len(ranges) > 15
+    for item in ranges:
+        value = "none" if item.name == "tokenizer_checksum" else -1
+        assert refused(lambda name=item.name, value=value: setattr(config, name, value)).startswith(f"`{item.name}` ")
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("model_type", "options", "message"),
     [
-        ({"latent_size": 0}, "`latent_size` must be at least 1, got 0"),
-        ({"vocab_size": -5}, "`vocab_size` must be at least 1, got -5"),
-        ({"z_kl_weight": -0.1}, "`z_kl_weight` must be at least 0 and finite, got -0.1"),
-        ({"gamma_kl_weight": float("nan")}, "`gamma_kl_weight`"),
-        ({"word_dropout": 1.0}, r"`word_dropout` must be in \[0, 1\), got 1.0"),
-        ({"prior_alpha": 0}, "`prior_alpha` must be from 0.001 to 10000, got 0;"),
-        ({"spike_std": 0.0}, "`spike_std` must be from 0.0001 to 10, got 0.0;"),
-        ({"active_threshold": 1.5}, r"`active_threshold` must be inside \(0, 1\), got 1.5"),
-        ({"gate_concentration_max": 0.1}, "`gate_concentration_max` must be above"),
-        ({"kl_estimator": "collapsed", "condition_slab_on_gate": True}, "`kl_estimator` must be another"),
-        ({"gate_concentration_max": 70_000}, "`gate_concentration_max` must be from 0.001 to 10000, got 70000"),
-        ({"gate_concentration_min": 1e-6}, "`gate_concentration_min` must be from 0.001 to 10000, got 1e-06"),
+        ("hsvae", {"latent_size": 0}, "`latent_size` must be at least 1, got 0; choose a positive number."),
+        ("hsvae", {"z_kl_weight": -0.1}, "`z_kl_weight` must be at least 0 and finite, got -0.1;"),
+        ("hsvae", {"gamma_kl_weight": float("nan")}, "`gamma_kl_weight` must be at least 0 and finite, got nan"),
+        ("hsvae", {"word_dropout": 1.0}, "`word_dropout` must be in [0, 1), got 1.0"),
+        ("hsvae", {"prior_alpha": 0}, "`prior_alpha` must be from 0.001 to 10000, got 0; choose a value in between."),
+        ("hsvae", {"prior_beta": float("inf")}, "`prior_beta` must be from 0.001 to 10000, got inf"),
+        ("hsvae", {"active_threshold": 1.5}, "`active_threshold` must be inside (0, 1), got 1.5; 0.5 is the paper's."),
+        ("hsvae", {"max_active_dims": 0}, "`max_active_dims` must be at least 1, got 0; choose a positive number, or"),
+        ("hsvae", {"num_samples": -1}, "`num_samples` must be at least 0, got -1"),
+        ("hsvae", {"gate_concentration_max": 0.1}, "`gate_concentration_max` must be above"),
+        ("hsvae", {"condition_slab_on_gate": True}, "`kl_estimator` must be another than 'collapsed'"),
         (
+            "hsvae",
             {"gate_concentration_min": 0.005, "kl_estimator": "mc"},
             "`gate_concentration_min` must be at least 0.01 where gamma is drawn, got 0.005",
         ),
-        ({"concrete_temperature": 1e-30}, "`concrete_temperature` must be from 0.01 to 100"),
-        ({"slab_std_min": 1e-30}, "`slab_std_min` must be from 1e-06 to 10"),
-        ({"prior_beta": float("inf")}, "`prior_beta` must be from 0.001"),
-        ({"latent_dim": 64}, "`latent_dim` must be a field of HSVAEConfig, got an unknown name; .* `latent_size`"),
-        ({"hidden_dim": 64}, "`hidden_dim` .* the nearest is `hidden_size`"),
-        ({"num_beams": 4}, "`num_beams` must be a field of HSVAEConfig"),
-        ({"gate_balance_weight": -1.0}, "`gate_balance_weight` must be at least 0"),
-        ({"kl_estimator": "exact"}, "kl_estimator"),
-        ({"latent_size": "64"}, "latent_size"),
-        ({"encoder_type": "lstm"}, "encoder_type"),
-        ({"max_active_dims": 0}, "`max_active_dims` must be at least 1, got 0"),
-        ({"num_samples": -1}, "`num_samples` must be at least 0, got -1"),
-        ({"eos_token_id": 30_000}, "`eos_token_id` must be an id below `vocab_size`"),
-        ({"eos_token_id": [1, 30_000]}, "`eos_token_id` must be an id below `vocab_size`"),
-        ({"pad_token_id": 1}, "`pad_token_id` must be not `eos_token_id`"),
-        ({"pad_token_id": 3, "eos_token_id": [1, 3]}, "`pad_token_id` must be not `eos_token_id`"),
+        ("hsvae", {"target_active_dims": 6}, "`target_active_dims` must be between 0 and 6, got 6"),
+        ("hsvae", {"target_active_dims": 2, "gamma_kl_weight": 0}, "`gamma_kl_weight` must be positive with"),
+        ("hsvae", {"kl_estimator": "exact"}, "kl_estimator"),
+        ("hsvae", {"latent_size": "64"}, "latent_size"),
+        ("hsvae", {"eos_token_id": 30_000}, "`eos_token_id` must be an id below `vocab_size` (40), got 30000"),
+        (
+            "hsvae",
+            {"eos_token_id": [1, 30_000]},
+            "`eos_token_id` must be an id below `vocab_size` (40), got [1, 30000]",
+        ),
+        ("hsvae", {"pad_token_id": -1}, "`pad_token_id` must be an id below `vocab_size` (40), got -1"),
+        ("hsvae", {"pad_token_id": 3, "eos_token_id": [1, 3]}, "`pad_token_id` must be not `eos_token_id`, got 3"),
+        ("hsvae", {"latent_dim": 64}, "`latent_dim` must be a field of HSVAEConfig, got an unknown name; the nearest"),
+        ("hsvae", {"num_beams": 4}, "`num_beams` must be a field of HSVAEConfig"),
+        ("hsvae", {"encoder_type": "transformer"}, "`encoder_config` must be given if and only if"),
+        ("hsvae", {"freeze_text_encoder": True}, "`freeze_text_encoder` must be False without a transformer"),
+        ("hsvae", {"encoder_config": {"model_type": "none"}}, "`encoder_config` must be a dict with a known"),
+        ("hsvae", {**bert(), "tie_word_embeddings": True}, "`tie_word_embeddings` must be False without a GRU"),
+        ("hsvae", {**bert(), "vocab_size": 50}, "`vocab_size` must be at most that of `encoder_config` (40), got 50"),
+        (
+            "hsvae",
+            {**bert(), "encoder_config": transformers.T5Config()},
+            "`encoder_config` must be that of a text encoder, without a decoder, got T5Config",
+        ),
+        ("gaussian-vae", {"similarity_weight": 1.0}, "`similarity_weight` must be 0 where words are reconstructed"),
+        ("hsvae", {"encoder_type": "vector", "vector_size": 3}, "`tie_word_embeddings` must be False"),
+        (
+            "hsvae",
+            {"encoder_type": "vector", "vector_size": 3, "tie_word_embeddings": False},
+            "`decoder_type` must be 'vector' where `encoder_type` is, got 'gru'",
+        ),
+        ("hsvae", {"decoder_type": "vector"}, "`encoder_type` must be 'vector' or 'transformer' with a vector decoder"),
+        ("hsvae", {**frozen(), "freeze_text_encoder": False}, "`freeze_text_encoder` must be True with a vector"),
+        ("hsvae", {**frozen(), "vector_size": 3}, "`vector_size` must be given if and only if"),
+        ("hsvae", {**frozen(), "default_prompt_name": "query"}, "`default_prompt_name` must be one of None, got"),
+        ("sdlgm", {"sparsity_cap": 7}, "`sparsity_cap` must be at most `latent_size` (6), got 7; lower it."),
+        ("text-encoder", {"latent_size": 5}, "`latent_size` must be the width of the encoder's features (12), got 5"),
     ],
 )
-def test_bad_values_are_named(options, message):
-    with pytest.raises((ValueError, StrictDataclassError), match=message):
-        HSVAEConfig(**options)
+def test_bad_values_are_named(model_type, options, message):
+    assert message in refused(lambda: CONFIGS[model_type](**copy.deepcopy(SIZES | options)))
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_an_unknown_field_is_refused_by_every_family(family):
-    with pytest.raises(ValueError, match=r"`latent_sizes` must be a field of .*; the nearest is `latent_size`"):
-        family.config(latent_sizes=4)
+@pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS)
+def test_an_unknown_field_is_refused_by_every_family(config_class):
+    message = refused(lambda: config_class(latent_sizes=4))
+    assert message.startswith(f"`latent_sizes` must be a field of {config_class.__name__}")
+    assert message.endswith("the nearest is `latent_size`.")
 
 
 def test_what_the_library_itself_passes_is_no_unknown_field(tmp_path):
@@ -90,10 +141,32 @@ def test_what_the_library_itself_passes_is_no_unknown_field(tmp_path):
     assert AutoConfig.from_pretrained(tmp_path).latent_size == 32
 
 
-def test_the_vocabulary_is_that_of_the_encoder():
-    message = r"`vocab_size` must be at most that of `encoder_config` \(40\), got 50"
-    with pytest.raises((ValueError, StrictDataclassError), match=message):
-        HSVAEConfig(**{**SIZES, **bert(), "vocab_size": 50})
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_a_configuration_of_0_1_0_loads_unless_it_uses_what_is_gone(model_type, tmp_path):
+    config = CONFIGS[model_type](**SMALL[model_type])
+    config.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | OF_0_1_0))
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict().keys().isdisjoint(OF_0_1_0)
+    assert loaded.to_dict() == AutoConfig.for_model(**saved).to_dict() | {"_name_or_path": str(tmp_path)}
+    for name, value in {"learn_decoder_std": True, "code_snr_min": 0.5, "pseudo_inputs": "sentences"}.items():
+        path.write_text(json.dumps(saved | OF_0_1_0 | {name: value}))
+        message = refused(lambda: AutoConfig.from_pretrained(tmp_path))
+        assert message.startswith(
+            f"`{name}` must be {OF_0_1_0[name]!r}, got {value!r}; for this model use version 0.1.0"
+        )
+
+
+def test_overrides_at_loading_are_checked(tmp_path):
+    HSVAEModel(HSVAEConfig(**SIZES)).save_pretrained(tmp_path)
+    assert refused(lambda: AutoModel.from_pretrained(tmp_path, word_dropout=2)).startswith("`word_dropout` must be")
+    message = refused(lambda: AutoModel.from_pretrained(tmp_path, target_active_dims=9))
+    assert message.startswith("`target_active_dims` must be between 0 and 6, got 9")
+
+
+def test_a_decoder_may_know_fewer_words_than_its_encoder():
     model = HSVAEForPreTraining(HSVAEConfig(**{**SIZES, **bert(), "vocab_size": 30}))
     ids = torch.tensor([[35, 7, 1]])
     assert model(ids, labels=torch.tensor([[29, 1]])).loss.isfinite()

@@ -23,6 +23,8 @@ def model():
         (lambda model: model.generate(latents=torch.ones(1, 6).long()), "`latents` must be a tensor of floats.*int64"),
         (lambda model: model.generate(latents=[[0.0] * 6]), "`latents` must be a tensor of floats.*got list"),
         (lambda model: model.generate(latents=torch.ones(0, 6)), r"`latents` must be \(batch, 6\), got \(0, 6\)"),
+        (lambda model: model.generate(latents=torch.ones(2, 5)), r"`latents` must be \(batch, 6\), got \(2, 5\)"),
+        (lambda model: model.generate(latents=torch.ones(6)), r"`latents` must be \(batch, 6\), got \(6,\)"),
         (lambda model: model.sample_prior(0), "`num_samples` must be a whole number of at least 1, got 0"),
         (lambda model: model.sample_prior(-1), "`num_samples` must be a whole number of at least 1, got -1"),
         (lambda model: model.sample_prior(2.5), "`num_samples` must be a whole number"),
@@ -73,7 +75,7 @@ def test_the_configuration_decides_whether_the_state_is_kept():
     assert model.generation_config.use_cache is False
 
 
-@pytest.mark.parametrize("options", [{"do_sample": True}, {"num_beams": 3}, {}], ids=str)
+@pytest.mark.parametrize("options", [{"do_sample": True}, {"num_beams": 3}], ids=str)
 def test_generation_is_the_same_with_and_without_the_state(model, options):
     found = []
     for use_cache in (True, False):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from families import DENSE, DETERMINISTIC, FAMILIES, bert
-from safetensors.torch import load_file, save_file
+from families import DENSE, DETERMINISTIC, FAMILIES
+from safetensors.torch import load_file
 from torch.nn import functional as F
-from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoModelForPreTraining
 
 from hsvae_hf.models import modeling_decoder
 from hsvae_hf.models.modeling_decoder import vocabulary_loss
@@ -51,7 +51,7 @@ def test_every_parameter_learns(family):
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             assert not family.words, name
-            assert name.startswith("model.encoder.") or name == "decoder.log_std"
+            assert name.startswith("model.encoder.")
             continue
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -154,9 +154,9 @@ def test_decoder_loss_is_that_of_a_naive_loop(word_family):
             total -= decoder.lm_head(state).log_softmax(-1)[word]
             previous = word
     ids, mask = padded(SENTENCES, "left")
-    loss, tokens = decoder(z, ids, mask == 0)
+    loss, terms = decoder(z, ids, mask == 0)
     torch.testing.assert_close(loss, total)
-    assert tokens == 12
+    assert terms == {"num_tokens": 12}
 
 
 def test_encoder_features_are_those_of_a_naive_loop(gru_family):
@@ -194,44 +194,12 @@ def test_word_embeddings_are_shared_and_saved_once(gru_family, tmp_path):
     assert sum("embed_tokens" in name for name in load_file(tmp_path / "model.safetensors")) == 1
 
 
-def test_missing_weights_are_initialised(gru_family, tmp_path):
-    gru_family.pretraining(gru_family.config()).save_pretrained(tmp_path)
-    weights = {name: value.clone() for name, value in load_file(tmp_path / "model.safetensors").items()}  # off the disk
-    del weights["model.encoder.gru.weight_hh_l0"], weights["model.encoder.gru.bias_hh_l0"]
-    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
-    assert model.model.encoder.gru.bias_hh_l0.abs().max() == 0
-    assert 0.5 < model.model.encoder.gru.weight_hh_l0.std() * 12**0.5 < 1.5
-    assert model.classifier[0].weight.abs().max() < 3
-    assert torch.equal(model.model.encoder.gru.weight_ih_l0, weights["model.encoder.gru.weight_ih_l0"])
-
-
-def test_tuple_output_equals_dict_output(family):
-    model = family.model(family.config()).eval()
-    batch = padded(SENTENCES)
-    for one, other in zip(model(*batch, return_dict=False), model(*batch).to_tuple(), strict=True):
-        assert torch.equal(one, other)
-
-
 def test_inputs_embeds_equal_input_ids(family):
     model = family.model(family.config()).eval()
     ids, mask = padded(SENTENCES, "left")
     embeds = model.get_input_embeddings()(ids)
     expected = model(ids, mask).sparse_embedding
     torch.testing.assert_close(model(inputs_embeds=embeds, attention_mask=mask).sparse_embedding, expected)
-
-
-def test_half_precision_keeps_the_latent_head_in_fp32(family, tmp_path):
-    family.pretraining(family.config()).save_pretrained(tmp_path)
-    model = AutoModelForPreTraining.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert all(p.dtype == torch.float32 for p in model.model.latent_head.parameters())
-    output = model.decoder.lm_head if family.words else model.decoder.output
-    assert output.weight.dtype == torch.bfloat16
-    loss = model(*padded(SENTENCES)).loss
-    loss.backward()
-    assert loss.dtype == torch.float32
-    assert loss.isfinite()
-    assert family.pretraining(family.config()).to(torch.bfloat16)(*padded(SENTENCES)).loss.isfinite()
 
 
 def test_autocast_trains(family):
@@ -243,14 +211,14 @@ def test_autocast_trains(family):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-def test_vocabulary_can_grow(family):
-    model = family.pretraining(family.config())
-    model.resize_token_embeddings(50)
-    assert model.config.vocab_size == 50
-    assert model(torch.tensor([[45, 49, 1]])).loss.isfinite()
-    untied = family.pretraining(family.config(tie_word_embeddings=False))
-    untied.resize_token_embeddings(50)
-    assert untied(torch.tensor([[45, 49, 1]])).loss.isfinite()
+def test_vocabulary_can_grow(family, tmp_path):
+    for options in ({}, {"tie_word_embeddings": False}):
+        model = family.pretraining(family.config(**options))
+        model.resize_token_embeddings(50)
+        assert model.config.vocab_size == 50
+        assert model(torch.tensor([[45, 49, 1]])).loss.isfinite()
+        model.save_pretrained(tmp_path)
+        assert AutoModelForPreTraining.from_pretrained(tmp_path)(torch.tensor([[45, 49, 1]])).loss.isfinite()
 
 
 @pytest.mark.parametrize(
@@ -297,12 +265,6 @@ def test_classifier_marginalises_over_samples(family):
     expected = seen[0].view(4, 4, 3).softmax(-1).mean(1)
     torch.testing.assert_close(output.logits.exp(), expected)
     torch.testing.assert_close(output.loss, F.nll_loss(expected.log(), torch.tensor([0, 1, 2, 0])))
-
-
-def test_classifier_of_the_code_is_deterministic(family):
-    model = family.classification(family.config(num_labels=3, num_samples=0)).eval()
-    alone = torch.cat([model(torch.tensor([row])).logits for row in SENTENCES])
-    torch.testing.assert_close(model(*padded(SENTENCES, "left")).logits, alone, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -377,27 +339,6 @@ def test_sampling_prior_and_interpolation(word_family):
     assert len(path) == 4
     for row, end in ((0, a), (-1, b)):
         assert torch.equal(path[row], model.generate(end, max_new_tokens=5, min_new_tokens=5)[0])
-
-
-@pytest.mark.parametrize("latents", [torch.zeros(2, 5), torch.zeros(6)])
-def test_wrong_latents_are_named(word_family, latents):
-    with pytest.raises(ValueError, match=rf"`latents` must be \(batch, {word_family.latent_size}\)"):
-        word_family.pretraining(word_family.config()).generate(latents=latents)
-
-
-def test_pipelines(family, tokenizer, tmp_path):
-    from transformers import pipeline
-
-    encoder = {} if family.gru else bert(len(tokenizer))
-    config = family.config(vocab_size=len(tokenizer), num_labels=2, num_samples=0, **encoder)
-    model = family.classification(config).eval()
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    features = pipeline("feature-extraction", model=model.model, tokenizer=tokenizer)("the cat sees a dog")
-    ids = tokenizer("the cat sees a dog", return_tensors="pt")
-    torch.testing.assert_close(torch.tensor(features), model.model(**ids).sparse_embedding)
-    scores = pipeline("text-classification", model=model, tokenizer=tokenizer)("the cat sees a dog", top_k=None)
-    expected = model(**ids).logits.exp().max()
-    torch.testing.assert_close(torch.tensor(max(row["score"] for row in scores)), expected)
 
 
 @pytest.mark.parametrize("fallback", [False, True])

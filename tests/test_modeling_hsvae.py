@@ -20,18 +20,21 @@ ESTIMATORS = [
 ]
 
 
-def head(**options):
+def model(**options):
     model = HSVAEModel(HSVAEConfig(**SMALL, **options))
     for name, parameter in model.latent_head.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter)
-    return model.latent_head
+    return model
+
+
+def head(**options):
+    return model(**options).latent_head
 
 
 def test_code_is_the_gated_slab_mean_with_exact_zeros():
-    latent_head = head()
-    features = torch.randn(50, 12)
-    output = latent_head(features)
+    body, features = model(), torch.randn(50, 12)
+    latent_head, output = body.latent_head, body(vectors=features)
     a, b = (F.softplus(latent_head.gate(features)).clamp(0.5, 100)).chunk(2, -1)
     torch.testing.assert_close(output.gate_mean, a / (a + b))
     active = output.gate_mean < 0.5
@@ -42,11 +45,11 @@ def test_code_is_the_gated_slab_mean_with_exact_zeros():
 
 
 def test_threshold_decides_what_is_active():
-    latent_head, features = head(), torch.randn(50, 12)
+    body, features = model(), torch.randn(50, 12)
     counts = []
     for threshold in (0.2, 0.5, 0.8):
-        latent_head.config.active_threshold = threshold
-        counts.append(int(latent_head(features).sparse_embedding.count_nonzero()))
+        body.config.active_threshold = threshold
+        counts.append(int(body(vectors=features).sparse_embedding.count_nonzero()))
     assert counts[0] < counts[1] < counts[2]
 
 
@@ -75,9 +78,9 @@ def test_collapsed_and_closed_form_are_one_objective_in_expectation():
     torch.manual_seed(0)
     latent_head = head(kl_estimator="closed_form")
     posterior = latent_head(torch.randn(8, 12))
-    closed = latent_head.costs(posterior, latent_head.sample(posterior), None)
+    closed = latent_head.costs(posterior, latent_head.sample(posterior))
     latent_head.config.kl_estimator = "collapsed"
-    collapsed = latent_head.costs(posterior, latent_head.sample(posterior), None)
+    collapsed = latent_head.costs(posterior, latent_head.sample(posterior))
     for name in ("z_kl", "gamma_kl"):
         torch.testing.assert_close(closed[name], collapsed[name])
 
@@ -89,7 +92,7 @@ def test_mc_and_rao_blackwell_estimate_the_same_kl_and_closed_form_bounds_it():
     means = {}
     for estimator in ("mc", "rao_blackwell", "closed_form"):
         latent_head.config.kl_estimator = estimator
-        means[estimator] = latent_head.costs(posterior, latent_head.sample(posterior), None)["z_kl"].mean(0)
+        means[estimator] = latent_head.costs(posterior, latent_head.sample(posterior))["z_kl"].mean(0)
     torch.testing.assert_close(means["mc"], means["rao_blackwell"], atol=0.02, rtol=0.02)
     assert (means["closed_form"] > means["rao_blackwell"] - 0.01).all()
 
@@ -101,17 +104,17 @@ def test_the_balance_is_that_of_the_batch(target, share):
     unbalanced = head(gate_balance_weight=0.0)
     assert not unbalanced.needs_even_batches
     posterior = latent_head(torch.randn(7, 12))
-    costs = latent_head.costs(posterior, latent_head.sample(posterior), None)
+    costs = latent_head.costs(posterior, latent_head.sample(posterior))
     on = (1 - posterior.gate_mean.double()).mean(0)
     expected = kl_divergence(Bernoulli(on), Bernoulli(torch.full_like(on, share))).sum()
     torch.testing.assert_close(costs["penalty"].double(), 2 * expected, rtol=1e-4, atol=1e-5)
-    assert "penalty" not in unbalanced.costs(posterior, latent_head.sample(posterior), None)
+    assert "penalty" not in unbalanced.costs(posterior, latent_head.sample(posterior))
     costs["penalty"].backward()
     assert latent_head.gate.weight.grad.abs().sum() > 0
 
 
 def test_prior_samples_follow_the_prior():
-    z = head(prior_alpha=3.0, prior_beta=1.0).sample_prior(100_000, None)
+    z = head(prior_alpha=3.0, prior_beta=1.0).sample_prior(100_000)
     assert abs(z.var() - (0.75 * 0.05**2 + 0.25)) < 0.01
     assert abs((z.abs() < 0.15).float().mean() - (0.75 * 0.9973 + 0.25 * 0.1192)) < 0.01
 
@@ -128,7 +131,7 @@ def test_no_nan_at_the_corners(estimator, conditioned, prior, scale):
     features = (scale * torch.randn(64, 12)).requires_grad_()
     posterior = latent_head(features)
     sample = latent_head.sample(posterior)
-    total = sample["z"].sum() + sum(cost.sum() for cost in latent_head.costs(posterior, sample, None).values())
+    total = sample["z"].sum() + sum(cost.sum() for cost in latent_head.costs(posterior, sample).values())
     assert total.isfinite()
     total.backward()
     for gradient in (features.grad, *(parameter.grad for parameter in latent_head.parameters())):

@@ -1,6 +1,7 @@
-"""A saved folder is whole: it loads where this package is not installed, by every Auto class and SparseEncoder."""
+"""Saved folders: they load where this package is not installed, by every Auto class, by SparseEncoder, from 0.1.0."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES, bert
+from safetensors.torch import save_file
 from sentence_transformers import SparseEncoder
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
 import hsvae_hf
 from hsvae_hf.loading import load_for_inference
@@ -20,6 +22,49 @@ TRANSFORMER = next(family for family in FAMILIES if family.name == "hsvae-bert")
 SENTENCES = ["the cat sees a dog", "one and two", "", "paris has a river and the road to rome is long and old too"]
 
 FAMILIES_SAVED = [*ONE_OF_A_TYPE.values(), TRANSFORMER]
+COMMITTED = Path(hsvae_hf.__file__).parent.parent / "model_cards/hsvae-dbpedia-16"
+
+# What version 0.1.0 made of "a small village in the north of iran" with the encoder in the repository.
+VILLAGE = {
+    0: 0.197028, 1: -0.345072, 6: -0.67808, 29: -1.60253, 32: 1.05185, 33: -0.487501, 41: 0.241428,
+    52: 0.369443, 54: 2.05377, 57: 0.320392, 58: -0.208528, 59: -1.13928, 61: -1.25852, 71: 0.491843,
+    77: 0.191965, 81: -0.19924, 95: -1.09601, 98: 1.10962, 100: 0.179621, 102: -1.00382, 103: 0.911418,
+    105: 0.288016, 106: 0.18592, 107: -0.361635, 110: -0.224101, 122: 1.93313, 127: 1.44285,
+}  # fmt: skip
+# By model type: names and shapes of the latent head's weights in checkpoints of version 0.1.0, fields of its
+# config.json that are gone, and its codes for the weights and vectors of the test.
+OF_0_1_0 = {
+    "hsvae": (
+        {"gate.weight": (12, 5), "gate.bias": (12,), "slab.weight": (12, 5), "slab.bias": (12,)},
+        {"gate_balance_weight": 0.0},
+        [[0.0, 0.0, 0.0, 0.0, -0.06514324, 0.138336], [0.0, 0.0, 0.0, 0.0, 0.0, 1.168098]],
+    ),
+    "gaussian-vae": (
+        {"posterior.weight": (12, 5), "posterior.bias": (12,)},
+        {"code_snr_min": 0.0},
+        [[-0.4918417, 1.05354, 0.0, 0.0, 0.0, 0.4579483], [0.0, 2.302902, 0.0, -1.61656, 0.0, 0.4318066]],
+    ),
+    "vsc": (
+        {
+            "pseudo_inputs": (16, 5),
+            "posterior.weight": (18, 5),
+            "posterior.bias": (18,),
+            "selector.weight": (16, 5),
+            "selector.bias": (16,),
+        },
+        {"pseudo_inputs": "features", "pseudo_length": 8},
+        [[0.0, -2.733716, 0.0, 2.117675, 1.249543, 0.0], [0.0, 0.0, 0.6358141, 0.0, -0.855819, -1.075248]],
+    ),
+}
+# What all such checkpoints hold besides.
+BESIDES = {
+    "model.code_scale": (6,),
+    "model.standardizer.mean": (5,),
+    "model.standardizer.std": (5,),
+    "decoder.output.weight": (5, 6),
+    "decoder.output.bias": (5,),
+    "decoder.log_std": (),
+}
 
 ELSEWHERE = """
 import os, sys, torch
@@ -49,7 +94,7 @@ torch.save(found, "found.pt")
 
 @pytest.fixture(scope="module")
 def elsewhere(tokenizer, tmp_path_factory):
-    """Models of all families, and what one clean process that cannot import this package computed with them."""
+    """Models of all families and the committed one; what a process without this package computed with them."""
     root, models = tmp_path_factory.mktemp("elsewhere"), {}
     for family in FAMILIES_SAVED:
         changes = {"vocab_size": len(tokenizer)} | ({} if family.gru else bert(len(tokenizer)))
@@ -57,9 +102,12 @@ def elsewhere(tokenizer, tmp_path_factory):
         models[family.name] = family.pretraining(family.config(**changes)).eval()
         models[family.name].save_pretrained(root / family.name / "saved")
         tokenizer.save_pretrained(root / family.name / "saved")
+    models["committed"] = AutoModelForPreTraining.from_pretrained(COMMITTED, dtype=torch.float32).eval()
+    models["committed"].save_pretrained(root / "committed/saved")
+    AutoTokenizer.from_pretrained(COMMITTED).save_pretrained(root / "committed/saved")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1"}
-    families = {family.name: family.config_class.model_type for family in FAMILIES_SAVED}
+    families = {name: model.config.model_type for name, model in models.items()}
     code = ELSEWHERE.format(sentences=SENTENCES, families=families)
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root, env=environment
@@ -68,10 +116,11 @@ def elsewhere(tokenizer, tmp_path_factory):
     return root, models, torch.load(root / "found.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES_SAVED, ids=lambda family: family.name)
-def test_a_saved_model_works_without_this_package(family, tokenizer, elsewhere):
+@pytest.mark.parametrize("name", [*(family.name for family in FAMILIES_SAVED), "committed"])
+def test_a_saved_model_works_without_this_package(name, elsewhere):
     root, models, everything = elsewhere
-    model, found, folder = models[family.name], everything[family.name], root / family.name / "saved"
+    model, found, folder = models[name], everything[name], root / name / "saved"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     inputs = tokenizer(SENTENCES, padding=True, truncation=True, return_tensors="pt")
     codes = model.model(**inputs).sparse_embedding
     assert torch.equal(found["codes"], codes)
@@ -81,7 +130,7 @@ def test_a_saved_model_works_without_this_package(family, tokenizer, elsewhere):
     for index, label in enumerate("abc"):
         assert probabilities[label] == pytest.approx(expected[index], rel=1e-4)
 
-    again = root / family.name / "again"  # saved by the code in the folder, not by this package
+    again = root / name / "again"  # saved by the code in the folder, not by this package
     auto_map = json.loads((again / "config.json").read_text())["auto_map"]
     assert set(auto_map) == {
         "AutoConfig",
@@ -97,8 +146,6 @@ def test_a_saved_model_works_without_this_package(family, tokenizer, elsewhere):
 
 
 def hsvae_hf_codes(folder, inputs):
-    from transformers import AutoModel
-
     model = AutoModel.from_pretrained(folder).eval()
     assert type(model).__module__.startswith("hsvae_hf.")  # with the package, its own code is used, without trust
     return model(**inputs).sparse_embedding
@@ -152,10 +199,10 @@ def test_pickles_are_not_read(tokenizer, tmp_path):
 
 
 def test_the_encoder_in_the_repository_gives_codes_at_once():
-    folder = Path(hsvae_hf.__file__).parent.parent / "model_cards/hsvae-dbpedia-16"
-    for path in folder.glob("*.py"):  # what a Hub user would run; save the model again when the package changes
-        assert path.read_text() == (Path(hsvae_hf.__file__).parent / path.name).read_text(), path.name
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(COMMITTED),
+        AutoModel.from_pretrained(COMMITTED, dtype=torch.float32),
+    )
     sentences = ["a small village in the north of iran", "a town in turkey", "an american jazz guitarist and composer"]
     codes = hsvae_hf.encode(model, tokenizer, sentences)
     assert codes.shape == (3, 128)
@@ -164,3 +211,29 @@ def test_the_encoder_in_the_repository_gives_codes_at_once():
     assert scores[0, 1] > 1.5 * max(scores[0, 2], scores[1, 2])
     contributions = hsvae_hf.explain(model, tokenizer, *sentences[:2])
     assert contributions.similarity == pytest.approx(float(scores[0, 1]), rel=1e-4)
+    assert dict(zip(codes[0].indices.tolist(), codes[0].data.tolist(), strict=True)) == pytest.approx(VILLAGE, rel=1e-4)
+
+
+def wave(step, *shape):
+    """Numbers that no version of torch draws differently."""
+    return torch.arange(math.prod(shape)).mul(step).sin().view(shape)
+
+
+@pytest.mark.parametrize("model_type", OF_0_1_0)
+def test_a_vector_checkpoint_of_0_1_0_gives_the_codes_of_0_1_0(model_type, tmp_path):
+    shapes, fields, expected = OF_0_1_0[model_type]
+    shapes = {f"model.latent_head.{name}": shape for name, shape in shapes.items()} | BESIDES
+    weights = {name: wave(1.0 + len(name), *shape) for name, shape in shapes.items()}
+    for name in ("model.code_scale", "model.standardizer.std"):
+        weights[name] = weights[name].abs() + 0.5
+    sizes = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector", "latent_size": 6}
+    options = {"tie_word_embeddings": False, "max_active_dims": 3, "learn_decoder_std": False}
+    config = {"model_type": model_type, **sizes, **options, **fields}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    model, report = AutoModelForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    codes = model.eval().model(vectors=wave(0.7, 2, 5)).sparse_embedding
+    assert torch.equal(codes != 0, torch.tensor(expected) != 0)
+    torch.testing.assert_close(codes, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    assert torch.equal(model.decoder.log_std, weights["decoder.log_std"])

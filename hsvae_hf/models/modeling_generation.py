@@ -109,7 +109,8 @@ class TextVAEGenerationMixin(GenerationMixin):
             ValueError: if this model decodes words; if `latents` are not finite or of another width.
         """
         self._check_latents(latents, "latents")
-        return self.model.standardizer.undo(self.decoder.mean(latents).float())
+        vectors = self.decoder.mean(latents)
+        return self.model.standardizer.undo(vectors.float())
 
     def _check_latents(self, latents: Tensor, name: str) -> None:
         width = self.config.latent_size

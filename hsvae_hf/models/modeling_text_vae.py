@@ -116,13 +116,12 @@ class TextVAEModel(TextVAEPreTrainedModel):
     def _posterior(self, features: Tensor) -> TextVAEModelOutput:
         """The latent head's output, in fp32, with the code that users get."""
         with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
-            if not self.config.decodes_words:
-                features = self.standardizer(features)
-            posterior = self.latent_head(features)
-            code = self.unscaled_code(posterior)
-            if not self.config.decodes_words:
-                code = self.code_scale * code
+            if self.config.decodes_words:
+                posterior = self.latent_head(features.float())
+                code = self.unscaled_code(posterior)
+            else:
+                posterior = self.latent_head(self.standardizer(features.float()))
+                code = self.code_scale * self.unscaled_code(posterior)
             return type(posterior)(sparse_embedding=code, **posterior)
 
     def unscaled_code(self, posterior: TextVAEModelOutput) -> Tensor:
