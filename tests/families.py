@@ -67,7 +67,6 @@ FAMILIES = [
     family("hsvae-bert", "hsvae", **bert()),
     family("vae", "gaussian-vae"),
     family("vae-l1", "gaussian-vae", penalty_norm=1),
-    family("vae-l2", "gaussian-vae", penalty_norm=2),
     family("mat-vae", "mat-vae"),
     family("vsc", "vsc"),
     family("sdlgm", "sdlgm", sparsity_cap=3),
@@ -86,7 +85,7 @@ VECTORS = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector",
 SINGLE = {"sdlgm": {"sparsity_cap": 3}, "text-encoder": {"latent_size": 5}}
 GIVEN = [family(f"{name}-given", name, **VECTORS, **SINGLE.get(name, {})) for name in hsvae_hf.MODELS]
 EVERY = FAMILIES + GIVEN  # what takes sentences, and what takes vectors
-DENSE = {"vae", "vae-l1", "vae-l2", "mat-vae", "text-encoder", "text-encoder-bert"}  # no zeros in the code
+DENSE = {"vae", "vae-l1", "mat-vae", "text-encoder", "text-encoder-bert"}  # no zeros in the code
 DENSE |= {"vae-vector", "mat-vae-vector", "text-encoder-vector"}
 DETERMINISTIC = {"sparsemax-ae", "text-encoder", "text-encoder-bert"}  # nothing is drawn, no prior
 DETERMINISTIC |= {"sparsemax-ae-vector", "text-encoder-vector"}

@@ -1,14 +1,16 @@
-"""The models: everything in this folder but this file is saved with a model and travels to the Hub.
+"""Models: everything in this folder but this file is saved with a model and travels to the Hub.
 
 transformers copies the relative imports of one folder, so files here import each other by `from .name import` alone,
 and nothing else of hsvae_hf. This file tells the Auto classes of transformers which class is which.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 from .configuration_hsvae import RELEASED, HSVAEConfig
+from .configuration_text_vae import TextVAEConfig
+from .modeling_classification import TextVAEForSequenceClassification
 from .modeling_gaussian_vae import (
     GaussianVAEConfig,
     GaussianVAEForPreTraining,
@@ -30,12 +32,21 @@ from .modeling_text_encoder import (
     TextEncoderForSequenceClassification,
     TextEncoderModel,
 )
+from .modeling_text_vae import TextVAEForPreTraining, TextVAEModel
 from .modeling_vsc import VSCConfig, VSCForPreTraining, VSCForSequenceClassification, VSCModel
 
-# By model type: the configuration, and its classes for AutoModel, AutoModelForPreTraining and
-# AutoModelForSequenceClassification.
-MODELS: dict[str, tuple[Any, Any, Any, Any]] = {
-    classes[0].model_type: classes
+
+class ModelClasses(NamedTuple):
+    """A model family: its configuration, and its classes for the three Auto classes of models."""
+
+    config: type[TextVAEConfig]
+    model: type[TextVAEModel]
+    pretraining: type[TextVAEForPreTraining]
+    classification: type[TextVAEForSequenceClassification]
+
+
+MODELS: dict[str, ModelClasses] = {  # by model type
+    classes[0].model_type: ModelClasses(*classes)
     for classes in (
         (HSVAEConfig, HSVAEModel, HSVAEForPreTraining, HSVAEForSequenceClassification),
         (GaussianVAEConfig, GaussianVAEModel, GaussianVAEForPreTraining, GaussianVAEForSequenceClassification),
@@ -46,11 +57,10 @@ MODELS: dict[str, tuple[Any, Any, Any, Any]] = {
         (TextEncoderConfig, TextEncoderModel, TextEncoderForPreTraining, TextEncoderForSequenceClassification),
     )
 }
-__all__ = ["MODELS", "RELEASED", *(found.__name__ for classes in MODELS.values() for found in classes)]
+__all__ = ["MODELS", "RELEASED", *(kind.__name__ for classes in MODELS.values() for kind in classes)]
 
-for _config, *_models in MODELS.values():
-    AutoConfig.register(_config.model_type, _config, exist_ok=True)
-    for _auto, _model in zip(
-        (AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification), _models, strict=True
-    ):
-        _auto.register(_config, _model, exist_ok=True)
+for _type, _classes in MODELS.items():
+    AutoConfig.register(_type, _classes.config, exist_ok=True)
+    AutoModel.register(_classes.config, _classes.model, exist_ok=True)
+    AutoModelForPreTraining.register(_classes.config, _classes.pretraining, exist_ok=True)
+    AutoModelForSequenceClassification.register(_classes.config, _classes.classification, exist_ok=True)

@@ -17,15 +17,7 @@ Validated = Callable[..., Any]  # takes `default` and gives a field of a strict 
 def validated(holds: Callable[[Any], bool], rule: str, remedy: str) -> Validated:
     """A field whose value must satisfy `holds`; None always may pass, where the type of the field allows it.
 
-    The error is "must be RULE, got VALUE; REMEDY.". The library puts the name of the field before it.
-
-    >>> @strict
-    ... class Config(PreTrainedConfig):
-    ...     size: int = validated(lambda value: value >= 1, "at least 1", "choose a positive size")(default=8)
-    >>> Config(size=0)
-    Traceback (most recent call last):
-    huggingface_hub.errors.StrictDataclassFieldValidationError: Validation error for field 'size':
-        ValueError: must be at least 1, got 0; choose a positive size.
+    The error is "must be RULE, got VALUE; REMEDY.". The library puts the name of the field before it; see `refusal`.
     """
 
     @as_validated_field
@@ -253,13 +245,6 @@ class TextVAEConfig(PreTrainedConfig):
         if not self.reads_text:
             return cast(int, self.vector_size)
         return cast(int, getattr(self.encoder_config, "hidden_size", self.hidden_size))
-
-    @property
-    def word_embedding_size(self) -> int:
-        """Width of the encoder's word embeddings."""
-        if self.encoder_config is None:
-            return self.embedding_size
-        return cast(int, getattr(self.encoder_config, "embedding_size", self.feature_size))
 
     def refuse(self, field: str, rule: str, remedy: str) -> NoReturn:
         """Raise the error of a rule that ties fields together: "`FIELD` must be RULE, got VALUE; REMEDY."."""

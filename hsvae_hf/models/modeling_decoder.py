@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class GRUCache(Cache):
 class Decoder(nn.Module, ABC):
     """`p(x|z)`: what is reconstructed out of a draw, and how well.
 
-    A subclass answers `targets` and `forward`; and `step`, if it generates words, or `mean`, if it gives vectors.
+    A subclass answers `targets` and `forward`; besides `step`, if it generates words, or `mean`, if it gives vectors.
     """
 
     @abstractmethod
@@ -180,15 +180,7 @@ class GRUDecoder(Decoder):
         return words, ignore
 
     def forward(self, z: Tensor, *targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction loss with teacher forcing; computed at the real tokens alone.
-
-        Args:
-            z: latent codes, `(batch, latent_size)`.
-            targets: ids, `(batch, steps)`, padding on either side; and where they are padding, `(batch, steps)`.
-
-        Returns:
-            `-log p(x|z)` in nats, summed over all tokens of the batch; and `num_tokens`, their number.
-        """
+        """The loss with teacher forcing, computed at the real tokens alone; and `num_tokens`, their number."""
         labels, ignore = targets
         order = real_tokens_first(~ignore)
         labels, real = labels.masked_fill(ignore, 0).gather(1, order), ~ignore.gather(1, order)
@@ -237,27 +229,12 @@ class VectorDecoder(Decoder):
         """Set the scale, which a checkpoint may be without."""
         init.constant_(self.log_std, self.initial_log_std)
 
-    def targets(
-        self,
-        posterior: TextVAEModelOutput,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        labels: Tensor | None,
-        ids_are_checked: bool,
-    ) -> tuple[Tensor]:
+    def targets(self, posterior: TextVAEModelOutput, *args: Any, **kwargs: Any) -> tuple[Tensor]:
         """The vectors to reconstruct, standardised, `(batch, feature_size)`."""
         return (posterior.features,)
 
     def forward(self, z: Tensor, *targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction loss, in fp32.
-
-        Args:
-            z: latent codes, `(batch, latent_size)`.
-            targets: vectors to reconstruct, standardised, `(batch, feature_size)`.
-
-        Returns:
-            `-log p(x|z)` in nats, summed over the batch; and `squared_error`, its mean per dimension.
-        """
+        """The loss, in fp32; and `squared_error`, its mean per dimension."""
         (vectors,) = targets
         squared_error = (vectors - self.mean(z)).square().mean()
         log_std = self.log_std.float()

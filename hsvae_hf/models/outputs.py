@@ -1,4 +1,4 @@
-"""What the models return."""
+"""Outputs of the models."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,8 @@ class TextVAEModelOutput(ModelOutput):
 
     Args:
         sparse_embedding: the code that users get, `(batch, latent_size)`, with exact zeros for inactive dimensions.
-        latent: point estimate of `z` that the decoder reads in generation, `(batch, latent_size)`.
+        latent: point estimate of `z` that the decoder reads in generation, `(batch, latent_size)`; 0 for inactive
+            dimensions.
         features: the encoder's features, `(batch, hidden_size)`.
         hidden_states: only if asked for: the text encoder's embeddings and states per layer, `(batch, steps, width)`.
         attentions: only if asked for: the text encoder's attention weights per layer, `(batch, heads, steps, steps)`.

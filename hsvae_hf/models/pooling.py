@@ -1,4 +1,4 @@
-"""How token states become one sentence vector, and what a sentence-transformers folder says about it."""
+"""Pooling of token states to one sentence vector, and what a sentence-transformers folder says about it."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a saved folder needs besides weights: which class is which, and how sentence-transformers reads the model."""
+"""Files of a saved folder besides weights: which class is which, and how sentence-transformers reads the model."""
 
 import json
 from pathlib import Path
