@@ -16,7 +16,7 @@ from hsvae_hf.files import load_vectors
 from hsvae_hf.loading import load_tokenizer
 from hsvae_hf.locating import HUB_IDS
 from hsvae_hf.models import MODELS
-from hsvae_hf.models.modeling_text_vae import tokenizer_fields
+from hsvae_hf.models.vocabulary import tokenizer_fields
 from hsvae_hf.options import DataArguments
 from hsvae_hf.reporting import data_facts, say
 from hsvae_hf.tokenization import train_tokenizer, warn_unknown

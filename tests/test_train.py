@@ -13,7 +13,7 @@ import hsvae_hf
 from hsvae_hf.batching import TextCollator
 from hsvae_hf.callbacks import FinishCallback
 from hsvae_hf.data import tokenize_dataset
-from hsvae_hf.models.modeling_text_vae import tokenizer_fields
+from hsvae_hf.models.vocabulary import tokenizer_fields
 
 SIZES = {"vocab_size": 50, "embedding_size": 8, "hidden_size": 12, "latent_size": 16}
 STEPS = {"max_steps": 4, "eval_steps": 2, "save_steps": 2, "report_to": "none", "use_cpu": True}
