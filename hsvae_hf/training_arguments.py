@@ -53,7 +53,6 @@ class RunArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Refuse what would train nothing, or fails at the first step or checkpoint, before anything is read."""
-        require("accelerate")
         for name in ("learning_rate", "num_train_epochs"):
             value = getattr(self, name)
             if not 0 < value < math.inf:

@@ -17,7 +17,7 @@ USE = """
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-for name in ("accelerate", "evaluate", "matplotlib", "sentence_transformers", "sklearn", "tensorboard"):
+for name in ("evaluate", "matplotlib", "sentence_transformers", "sklearn", "tensorboard"):
     assert find_spec(name) is None, name
 import hsvae_hf, torch
 from hsvae_hf.active_dims import calibrate_threshold
@@ -44,13 +44,15 @@ inputs = words(["the cat sees a dog"], return_tensors="pt")
 assert small.generate(**inputs, num_beams=2, max_new_tokens=5).shape[0] == 1
 assert small.sample_prior(3).shape[0] == 3
 calibrate_threshold(small, words, ["the cat sees a dog", "a dog sees the cat"], 3)
-try:
-    from hsvae_hf.training_arguments import TextVAETrainingArguments
-    TextVAETrainingArguments(output_dir="run")
-except ImportError as error:
-    assert "hsvae_hf[train]" in str(error)
-else:
-    raise AssertionError("trains without the extra")
+
+import numpy as np
+options = dict(latent_size=64, target_active_dims=12, max_steps=3, max_train_samples=200, max_samples=50)
+run = hsvae_hf.train("docstrings", model_type="hsvae", output_dir="runs/first", **options)
+assert abs(run.metrics["eval_active_dims"] - 12) < 1
+assert hsvae_hf.encode(run.model, run.tokenizer, sentences).shape == (3, 64)
+vectors = np.random.default_rng(0).normal(size=(500, 32))
+coder = hsvae_hf.fit(vectors, latent_size=1024, target_active_dims=32, max_steps=3)
+assert hsvae_hf.encode_vectors(coder, vectors).shape == (500, 1024)
 """
 ALONE = """
 import sys
