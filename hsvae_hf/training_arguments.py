@@ -13,7 +13,6 @@ from transformers.integrations import get_available_reporting_integrations, is_t
 from transformers.utils import is_torch_xla_available
 
 from hsvae_hf.arguments import CHOICES, choose
-from hsvae_hf.extras import require
 from hsvae_hf.models.sources import HTTP_ERROR
 
 TERMS = ("reconstruction_loss", "z_kl", "gamma_kl", "penalty", "similarity", "squared_error")  # of the objective

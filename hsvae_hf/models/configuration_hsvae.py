@@ -99,6 +99,8 @@ class HSVAEConfig(TextVAEConfig):
             rule = "another than 'collapsed' where `condition_slab_on_gate` is True"
             remedy = "set `condition_slab_on_gate=False` or `kl_estimator='closed_form'`"
             self.refuse("kl_estimator", rule, remedy)
+        if self.penalty_weight != 1:
+            self.refuse("penalty_weight", "1 for HSVAE, whose penalty has one weight", "set `gate_balance_weight`")
         if self.target_active_dims is None:
             return
         most = min(self.latent_size, self.max_active_dims or self.latent_size)
