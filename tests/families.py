@@ -39,6 +39,8 @@ class Family:
         return self.options.get("latent_size", SIZES["latent_size"])
 
     def config(self, **changes: Any) -> Any:
+        if self.config_class is hsvae_hf.HSVAEConfig and "penalty_weight" in changes:
+            changes["gate_balance_weight"] = changes.pop("penalty_weight")  # the name of its one weight
         return self.config_class(**copy.deepcopy({**SIZES, **self.options, **changes}))
 
 

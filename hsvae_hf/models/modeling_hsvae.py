@@ -65,6 +65,8 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
     aggregate is held, not the sentence, so a small `gamma_kl_weight` is enough and the choice is free to follow x.
     """
 
+    penalty_field = "gate_balance_weight"
+
     def __init__(self, config: HSVAEConfig) -> None:
         super().__init__()
         self.config = config
@@ -137,7 +139,7 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
                 z_kl = spike_slab_kl_rao_blackwell(*gate, mean, std, spike_std)
         costs = {"z_kl": z_kl, "gamma_kl": beta_kl(alpha, beta, self.config.prior_alpha, self.config.prior_beta)}
         if self.config.gate_balance_weight > 0:
-            costs["penalty"] = self.config.gate_balance_weight * self._imbalance(posterior.gate_mean)
+            costs["penalty"] = self._imbalance(posterior.gate_mean)
         return costs
 
     def _imbalance(self, gate_mean: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ class LatentHead(nn.Module, ABC, Generic[Posterior]):
 
     independent_gates = True  # whether dimensions are on or off independently, given the sentence
 
+    penalty_field = "penalty_weight"  # field of the configuration that weighs the penalty
+
     target_active_dims: float | None = None  # non-zeros per code that the weight of `gamma_kl` is adapted to
 
     @abstractmethod

@@ -292,7 +292,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
                 cost = per_dimension.sum() * (self.kl_scale if self.training else 1.0)
                 if name == "gamma_kl" and self.model.latent_head.target_active_dims is not None:
                     cost = cost * self.gamma_kl_scale
-            total = total + getattr(self.config, f"{name}_weight") * cost
+            field = self.model.latent_head.penalty_field if name == "penalty" else f"{name}_weight"
+            total = total + getattr(self.config, field) * cost
         return total
 
     def _resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
