@@ -368,7 +368,7 @@ class Handler(BaseHTTPRequestHandler):
         return Reply(file.data[start:stop], 206, {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{size}"})
 
     def dataset_viewer(self) -> Reply:
-        raise HubError(404, "This server has no dataset viewer")
+        raise HubError(404, "There is no dataset viewer here")
 
     # Writing: the client asks which files are large, uploads those to the storage, and commits them all.
 
@@ -436,7 +436,7 @@ ROUTES: list[tuple[str, str, Callable[[Handler], Reply]]] = [
     ("GET", f"{API}(?:/revision/(?P<rev>[^/]+))?", Handler.info),
     ("GET", f"{API}/tree/(?P<rev>[^/]+)(?:/(?P<path>.+))?", Handler.tree),
     ("GET HEAD", f"{PAGE}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", Handler.resolve),
-    ("GET", "/(?:info|parquet)", Handler.dataset_viewer),
+    ("GET", r"http://datasets-server\..+", Handler.dataset_viewer),
     ("POST", f"{API}/preupload/(?P<rev>[^/]+)", Handler.preupload),
     ("POST", rf"{PAGE}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     ("POST", "/api/validate-yaml", Handler.validate_yaml),
