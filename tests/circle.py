@@ -77,7 +77,7 @@ def fine_tune(model_id, splits, folder, repo_id=None, **trust):
         rows["train"],
         rows["test"],
         processing_class=tokenizer,
-        compute_metrics=lambda found: {"accuracy": (found.predictions.argmax(-1) == found.label_ids).mean()},
+        compute_metrics=lambda rows: {"accuracy": (rows.predictions.argmax(-1) == rows.label_ids).mean()},
     )
     trainer.remove_callback(PrinterCallback)
     training_loss = trainer.train().training_loss
@@ -96,13 +96,13 @@ def classify(model_id, sentences, **trust):
     """Probabilities of the classes by the pipeline, `(sentences, num_labels)`: of draws and of the code itself."""
     classifier = pipeline("text-classification", model_id, device="cpu", **trust)
     columns = sorted(classifier.model.config.id2label.items())
-    found, short = {}, {"truncation": True}
+    results, short = {}, {"truncation": True}
     for samples in (DRAWS, 0):
         classifier.model.config.num_samples = samples
         set_seed(3)
         rows = [{row["label"]: row["score"] for row in classifier(text, top_k=None, **short)} for text in sentences]
-        found[f"probabilities, K = {samples}"] = torch.tensor([[row[name] for _, name in columns] for row in rows])
-    return found
+        results[f"probabilities, K = {samples}"] = torch.tensor([[row[name] for _, name in columns] for row in rows])
+    return results
 
 
 def marginal(classifier, tokenizer, sentences, samples):
@@ -125,11 +125,11 @@ if __name__ == "__main__":
     model_id, dataset, *rest, result = sys.argv[1:]
     splits = load_dataset(dataset)
     sentences = splits["test"]["text"][:]
-    found = {"environment": sys.prefix}
+    results = {"environment": sys.prefix}
     if rest:
-        found |= embed(model_id, sentences, trust_remote_code=True)
-        found |= fine_tune(model_id, splits, rest[0], rest[1], trust_remote_code=True)
+        results |= embed(model_id, sentences, trust_remote_code=True)
+        results |= fine_tune(model_id, splits, rest[0], rest[1], trust_remote_code=True)
     else:
-        found |= classify(model_id, sentences[:SHOWN], trust_remote_code=True)
+        results |= classify(model_id, sentences[:SHOWN], trust_remote_code=True)
     assert "hsvae_hf" not in sys.modules
-    torch.save(found, Path(result))
+    torch.save(results, Path(result))
