@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import zipfile
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -43,6 +44,20 @@ def check_whole(checkpoint: str, arguments: TrainingArguments) -> None:
             raise ValueError(
                 f"`resume_from_checkpoint` must be a whole checkpoint, got {checkpoint!r} without {names[0]}; resume "
                 "from another one, or start anew in another folder."
+            )
+
+
+def check_intact(checkpoint: str) -> None:
+    """Make sure that the files of a checkpoint can be read: those of torch are archives with checksums.
+
+    Raises:
+        ValueError: naming the first that is damaged.
+    """
+    for path in sorted(Path(checkpoint).glob("*.pt*")):
+        if not zipfile.is_zipfile(path) or zipfile.ZipFile(path).testzip() is not None:
+            raise ValueError(
+                f"`resume_from_checkpoint` must be a whole checkpoint, got a damaged {str(path)!r}; resume from the "
+                "one before it."
             )
 
 

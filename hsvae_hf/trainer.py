@@ -4,8 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -24,23 +23,11 @@ from transformers.trainer_utils import (
 
 from hsvae_hf.batching import LengthGroupedSampler
 from hsvae_hf.callbacks import ActiveDimsController, AnnealingCallback, FinishCallback, ResumedCallback
-from hsvae_hf.checkpoints import COURSE_NAME, check_same_data, check_same_source, course
+from hsvae_hf.checkpoints import COURSE_NAME, check_intact, check_same_data, check_same_source, course
 from hsvae_hf.files import UNFINISHED, claimed_folder, uninterrupted
 from hsvae_hf.hub import model_card
 from hsvae_hf.reporting import report_steps
 from hsvae_hf.training_arguments import TERMS
-
-
-@contextmanager
-def _named(checkpoint: str | None, what: str) -> Iterator[None]:
-    """Turn whatever a damaged file of a checkpoint raises into one clear error."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(
-            f"`resume_from_checkpoint` must be a whole checkpoint of this run, got {checkpoint!r} with a {what} that "
-            f"cannot be read ({type(error).__name__}: {error}); resume from the one before it."
-        ) from error
 
 
 class WholeCheckpointTrainer(Trainer):
@@ -72,6 +59,7 @@ class WholeCheckpointTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
         if resume_from_checkpoint:
+            check_intact(str(resume_from_checkpoint))
             check_same_data(resume_from_checkpoint, self.train_dataset)
             if self.source is not None:
                 check_same_source(resume_from_checkpoint, self.source)
@@ -134,14 +122,6 @@ class WholeCheckpointTrainer(Trainer):
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))
             model_card(folder, self.hub_model_id or model_name or folder.name).save(folder / "README.md")
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _named(checkpoint, "optimizer or scheduler"):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _named(checkpoint, "random state"):
-            super()._load_rng_state(checkpoint)
 
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
