@@ -1,4 +1,4 @@
-"""The command line of every script: grouped help, one line for what is wrong, the nearest name for what is unknown."""
+"""Command lines of the scripts: grouped help, one line for an error, the nearest name for an unknown one."""
 
 import argparse
 import difflib
@@ -7,13 +7,14 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, field, fields, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from transformers import HfArgumentParser, PreTrainedConfig, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
+from transformers.utils.chat_template_utils import parse_google_format_docstring
 
 # What a run of the Trainer is asked for first, by the heading that it stands under in `--help`.
 TRAINING_FIRST = (
@@ -49,6 +50,8 @@ MODEL_NAMES = {"VAE": "gaussian-vae", "Sparsemax": "sparsemax-ae", "Simple": "te
 
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number"}
 _PLACEHOLDERS: dict[Any, str] = {int: "N", float: "X", Path: "PATH"}
+_HELP_ALL = ("--help-all", "--help_all")
+_NEGATIVE = re.compile(r"-[\d.]+([eE][+-]?\d+)?")  # a number, no option
 _SHOWN_CHOICES, _MOST_NAMES = 7, 15  # of longer lists help shows none, and errors the nearest
 _NOT_CONFIGURABLE = {"classifier_hidden_size", "freeze_encoder", "num_samples", "is_encoder_decoder"}
 # These follow from --encoder_name_or_path, or from what that encoder says of itself.
@@ -56,15 +59,50 @@ _NOT_CONFIGURABLE |= {"encoder_type", "encoder_config", "pooling", "normalize_ve
 _NOT_CONFIGURABLE |= {"default_prompt_name", "vector_size", "tokenizer_checksum", "use_cache"}
 
 
+@dataclass(kw_only=True)
+class DatasetArguments:
+    """Options of a script that reads a data set. The dataclass of the script inherits them."""
+
+    dataset: str | None = field(
+        default=None, metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."}
+    )
+    dataset_config_name: str | None = field(
+        default=None,
+        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+    )
+    text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
+    max_samples: int | None = field(default=None, metadata={"help": "Rows of every split but the training split."})
+
+    def dataset_options(self) -> dict[str, Any]:
+        """Keyword arguments of `load_text_dataset`: those of its parameters that are options of the script.
+
+        >>> LabelledDatasetArguments(dataset="docstrings", label_column="label").dataset_options()["label_column"]
+        'label'
+        """
+        names = ("dataset", "dataset_config_name", "text_column", "label_column", "max_train_samples", "max_samples")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+
+@dataclass(kw_only=True)
+class LabelledDatasetArguments(DatasetArguments):
+    """The same for a script that uses classes."""
+
+    label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if not found by name."})
+
+
 def nearest(word: str, names: Iterable[str]) -> str | None:
-    """The name that `word` was most likely meant to be: with it or its initials, or alike."""
+    """The name that `word` was most likely meant to be: one that has it as a part or as initials, or that is alike.
+
+    >>> nearest("lr", ["latent_size", "learning_rate"])
+    'learning_rate'
+    """
     known = {name.casefold(): name for name in names}
     lower = word.casefold()
     close = difflib.get_close_matches(lower, known, n=1, cutoff=0.6)
     parts = [name for name in known if f"_{lower}_" in f"_{name}_"]
     initials = [name for name in known if len(lower) > 1 and "".join(part[:1] for part in name.split("_")) == lower]
-    found = next(iter([*(parts if "_" in lower else []), *close, *initials, *parts]), None)
-    return None if found is None else known[found]
+    best = next(iter([*(parts if "_" in lower else []), *close, *initials, *parts]), None)
+    return None if best is None else known[best]
 
 
 def choose(
@@ -114,14 +152,14 @@ class ScriptParser(HfArgumentParser):
         **options: Any,
     ) -> None:
         self.kinds, self.first, self.elsewhere = dict(kinds or {}), first, elsewhere
-        self.everything = False  # that is, --help-all
+        self.everything = False  # whether help shows all options
         super().__init__(cast(Any, tuple(self.kinds.values())), allow_abbrev=False, add_help=False, **options)
         for action in self._actions:
             self._plain(action)
         if self.kinds:
             text = "Show the options that are needed first." if first else "Show this text."
             self.add_argument("-h", "--help", action="help", help=text)
-            self.add_argument("--help-all", "--help_all", action=_HelpAll, help="Show all options.")
+            self.add_argument(*_HELP_ALL, action="help", help="Show all options.")
 
     def _plain(self, action: argparse.Action) -> None:
         """Give an option its short text, its placeholder, and a reader with errors that a person understands."""
@@ -158,6 +196,7 @@ class ScriptParser(HfArgumentParser):
             ValueError: for an unknown option, a value that is none, or a required option that is missing.
         """
         words = sys.argv[1:] if words is None else list(words)
+        self.everything = not set(_HELP_ALL).isdisjoint(words)
         for word in words:
             self._check_known(word)
         *parsed, left = self.parse_args_into_dataclasses(words, return_remaining_strings=True, look_for_args_file=False)
@@ -171,7 +210,7 @@ class ScriptParser(HfArgumentParser):
     def _check_known(self, word: str) -> None:
         written = word.partition("=")[0]
         name = written.lstrip("-").replace("-", "_")
-        if not written.startswith("-") or not name or " " in word or _is_number(word):
+        if not written.startswith("-") or not name or " " in word or _NEGATIVE.fullmatch(word):
             return
         if written in self._option_string_actions:
             return
@@ -211,19 +250,6 @@ class ScriptParser(HfArgumentParser):
         formatter.end_section()
 
 
-class _HelpAll(argparse.Action):
-    """`--help-all`."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
-
-    def __call__(self, parser: Any, *_: Any) -> None:
-        """Print everything and end."""
-        parser.everything = True
-        parser.print_help()
-        parser.exit()
-
-
 class _Formatter(argparse.HelpFormatter):
     """An option by one of its spellings, its text, and its default where that says something."""
 
@@ -235,21 +261,9 @@ class _Formatter(argparse.HelpFormatter):
         text = " ".join((action.help or "").split())
         if action.default in (None, False, "", argparse.SUPPRESS) or isinstance(action.default, dict | list):
             return text
-        return f"{text.rstrip('.')}. Default: {_shown(action.default)}."
-
-
-def _shown(value: Any) -> str:
-    return (
-        str(getattr(value, "value", value)).lower() if isinstance(value, bool) else str(getattr(value, "value", value))
-    )
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+        default = str(getattr(action.default, "value", action.default))
+        default = default.lower() if isinstance(action.default, bool) else default
+        return f"{text.rstrip('.')}. Default: {default}."
 
 
 def _read(argument: str, word: str, kind: Any, names: tuple[str, ...]) -> Any:
@@ -280,8 +294,11 @@ def parse(kind: type, description: str | None = None, words: Sequence[str] | Non
 
 
 def config_arguments(config_class: type[PreTrainedConfig]) -> type:
-    """A dataclass of flags out of the configuration's own fields and the help in its docstring."""
-    documented = "\n\n".join(filter(None, (c.__doc__ for c in config_class.__mro__ if issubclass(c, PreTrainedConfig))))
+    """A dataclass of flags: the configuration's own fields, each with its text in the docstring as help."""
+    texts: dict[str, str] = {}
+    for base in reversed(config_class.__mro__):
+        if issubclass(base, PreTrainedConfig):
+            texts |= parse_google_format_docstring(base.__doc__ or "")[1] or {}
     shared = {item.name for kind in (PreTrainedConfig, TrainingArguments) for item in fields(kind)} | _NOT_CONFIGURABLE
     flags: list[tuple[str, Any, Any]] = []
     for item in fields(config_class):
@@ -289,9 +306,7 @@ def config_arguments(config_class: type[PreTrainedConfig]) -> type:
             continue
         kind = {float | int: float, float | int | None: float | None}.get(item.type, item.type)
         simple = kind in (int, float, str, bool) or typing.get_origin(kind) in (typing.Literal, types.UnionType)
-        found = re.search(rf"\b{item.name}: (.*?)(?=\n\s+\w+: |\n\n|$)", documented, re.DOTALL)
-        text = " ".join(found[1].split()).replace("%", "%%") if found else item.name
-        text = text[:1].upper() + text[1:]
         if simple:
-            flags.append((item.name, kind, field(default=item.default, metadata={"help": text})))
+            text = texts.get(item.name, item.name).replace("%", "%%")
+            flags.append((item.name, kind, field(default=item.default, metadata={"help": text[:1].upper() + text[1:]})))
     return make_dataclass("ConfigArguments", flags)

@@ -1,4 +1,4 @@
-"""What every script shares: one clear line for bad input, for a full memory or disk, and where it is stopped."""
+"""The end of every script: one clear line for bad input, for a full memory or disk, and for a signal."""
 
 import errno
 import os
@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,11 +19,6 @@ from hsvae_hf.files import SIGNALS
 from hsvae_hf.models.configuration_text_vae import refusal
 from hsvae_hf.models.sources import HTTP_ERROR
 from hsvae_hf.reporting import prepare_output
-
-# A script's folder is no place to import from: there, evaluate_model.py would hide the package of that name.
-_FOLDER = Path(sys.argv[0]).resolve().parent
-if (_FOLDER / "evaluate_model.py").is_file():
-    sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != _FOLDER]
 
 # What bad input raises. Anything else is a fault of the program, and keeps its traceback.
 _INPUT_ERRORS = (ValueError, OSError, ImportError, DatasetsError, StrictDataclassError, SafetensorError, HTTP_ERROR)

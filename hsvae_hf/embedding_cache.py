@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, config
-from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.encoding import sentence_vectors
@@ -20,8 +19,6 @@ from hsvae_hf.loading import load_tokenizer
 from hsvae_hf.models.pooling import read_pooling
 from hsvae_hf.models.sources import check_source
 from hsvae_hf.tokens import NO_LIMIT, check_limit, token_limit
-
-_ROWS = 1024  # tokenised, and sorted by length, together
 
 
 def load_encoder_tokenizer(name_or_path: str, max_length: int | None = None) -> PreTrainedTokenizerBase:
@@ -83,11 +80,7 @@ def embed_dataset(
     cache = folder / f"{name}.npy"
     vectors = _read_cache(cache, (len(dataset), size))
     if vectors is None:
-        vectors = np.empty((len(dataset), size), dtype=np.float32)
-        with tqdm(total=len(dataset), desc="Sentence vectors", unit=" rows") as progress:
-            for start in range(0, len(dataset), _ROWS):
-                texts = dataset[start : start + _ROWS]["text"]
-                vectors[start : start + _ROWS] = sentence_vectors(model, tokenizer, texts, batch_size, progress.update)
+        vectors = sentence_vectors(model, tokenizer, dataset["text"], batch_size, show_progress_bar=True)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as unfinished:
             np.save(Path(unfinished) / cache.name, vectors)
@@ -121,19 +114,3 @@ def _dependencies(dataset: Dataset, model: PreTrainedModel, tokenizer: PreTraine
         return
     calls = {"truncation": None, "padding": None}  # of the last call
     yield json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()) | calls, sort_keys=True).encode()
-
-
-class CSRModel(torch.nn.Module):
-    """What sentence-transformers' CSRLoss asks of a SparseEncoder: its SparseAutoEncoder, and dot products."""
-
-    def __init__(self, autoencoder: torch.nn.Module) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The autoencoder's outputs."""
-        return self.autoencoder(features)
-
-    def similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Dot products."""
-        return a @ b.T

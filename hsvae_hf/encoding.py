@@ -1,34 +1,29 @@
-"""Sentences to sparse codes: a saved model in, rows of a `scipy.sparse.csr_matrix` or of a file out."""
+"""Sparse codes of sentences and of vectors: a saved model in, rows of a `scipy.sparse.csr_matrix` out."""
 
-import json
-import shutil
 import threading
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import ExitStack, contextmanager
-from itertools import islice, pairwise
-from pathlib import Path
-from typing import Any, cast
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from scipy import sparse
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hsvae_hf.files import staged_file
 from hsvae_hf.inputs import check_model, check_positive, check_sentences, check_strings, check_tokenizer, check_vectors
-from hsvae_hf.models.modeling_text_vae import keep_largest
-from hsvae_hf.tokens import check_limit, length_batches, pad_batch, token_limit, tokenize
+from hsvae_hf.models.modeling_text_vae import TextVAEModel, keep_largest
+from hsvae_hf.tokens import check_limit, length_batches, padded_batches, token_limit
 
-CODE_FILES = (".npz", ".parquet", ".jsonl")
-_WINDOW = 8192  # sentences sorted by length together
-_TOKENIZER_BATCH = 1024  # the tokenizer's own objects are large: never a window of them at once
+_WINDOW = 8192  # sentences that `encode` sorts by length together
+_VECTOR_WINDOW = 1024  # the same of `sentence_vectors`
 _MODES = threading.Lock()
 _IN_USE: dict[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]] = {}  # calls that run, and the modes before them
+Result = TypeVar("Result")
 
 
 def encode(
@@ -106,12 +101,12 @@ def encode_vectors(
     if model.config.decodes_words:
         raise ValueError("`model` must be one of `decoder_type='vector'`, got one that reads words; use `encode`.")
     array = check_vectors(model, vectors)
-    parts = (array[start : start + batch_size] for start in range(0, len(array), batch_size))
+    blocks = []
     with evaluation_mode(model.base_model):
-        blocks = [
-            _encode_batch(model.base_model, {"vectors": np.asarray(part, dtype=np.float32)}, max_active_dims)
-            for part in parts
-        ]
+        for start in range(0, len(array), batch_size):
+            part = np.asarray(array[start : start + batch_size], dtype=np.float32)
+            batch = {"vectors": torch.from_numpy(part).to(model.device)}
+            blocks.append(_encode_batch(model.base_model, batch, max_active_dims))
     return _stack(model, blocks)
 
 
@@ -120,16 +115,16 @@ def sentence_vectors(
     tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[str],
     batch_size: int | None = None,
-    progress: Callable[[int], object] = lambda rows: None,
+    show_progress_bar: bool = False,
 ) -> np.ndarray:
-    """The text encoder's own vectors: what comes before the latent head.
+    """The vectors of the text encoder: what the latent head reads.
 
     Args:
-        model: with a text encoder.
-        tokenizer: the model's.
-        sentences: strings, all of which are tokenised at once.
+        model: a model with a text encoder.
+        tokenizer: the model's tokenizer.
+        sentences: strings.
         batch_size: sentences per forward pass; None as in `encode`.
-        progress: is told the number of rows of every batch that is done.
+        show_progress_bar: whether to show one.
 
     Returns:
         `(len(sentences), feature_size)`, float32.
@@ -140,31 +135,33 @@ def sentence_vectors(
     check_text_model(model, tokenizer)
     check_sentences(sentences)
     check_positive(batch_size=batch_size)
-    base: Any = model.base_model
-    ids = tokenize(tokenizer, sentences, token_limit(tokenizer), find_prompt(model.config, None))
-    vectors = np.empty((len(ids), model.config.feature_size), dtype=np.float32)
-    with evaluation_mode(base):
-        for rows in length_batches([len(row) for row in ids], batch_size):
-            batch = pad_batch([ids[row] for row in rows], tokenizer.pad_token_id or 0)
-            tensors = (torch.from_numpy(value).to(model.device) for value in batch.values())
-            vectors[rows] = base.encoder(*tensors).pooler_output.float().cpu().numpy()
-            progress(len(rows))
+    encoder = cast(TextVAEModel, model.base_model).encoder
+
+    def vectors_of(batch: dict[str, Tensor]) -> np.ndarray:
+        output = encoder(batch["input_ids"], batch["attention_mask"])
+        return np.asarray(output.pooler_output.float().cpu())
+
+    read = _Reading(tokenizer, batch_size, token_limit(tokenizer), find_prompt(model.config, None), show_progress_bar)
+    vectors, done = np.empty((len(sentences), model.config.feature_size), dtype=np.float32), 0
+    for parts, order in read.windows(model, sentences, vectors_of, _VECTOR_WINDOW):
+        vectors[done : done + len(order)] = np.concatenate(parts)[order]
+        done += len(order)
     if not np.isfinite(vectors).all():
         raise ValueError("`model` must give finite vectors, got NaN or infinity; its encoder is damaged.")
     return vectors
 
 
-def find_prompt(config: Any, name: str | None) -> str:
+def find_prompt(config: PreTrainedConfig, name: str | None) -> str:
     """The text that goes before a sentence.
 
     Raises:
         ValueError: if the model has no prompt of this name.
     """
     name = getattr(config, "default_prompt_name", None) if name is None else name
-    prompts = getattr(config, "prompts", None) or {}
+    prompts: dict[str, str] = getattr(config, "prompts", None) or {}
     if name is not None and name not in prompts:
         raise ValueError(f"`prompt_name` must be one of {sorted(prompts)}, got {name!r}; leave it out for none.")
-    return prompts.get(name, "")
+    return prompts.get(name or "", "")
 
 
 def encode_stream(
@@ -179,29 +176,23 @@ def encode_stream(
 ) -> Iterator[sparse.csr_matrix]:
     """Encode sentences block by block, in memory that does not grow with their number.
 
-    Args:
-        model: as for `encode`, like all others.
-        tokenizer: the model's tokenizer.
-        sentences: strings; an iterator is read one block ahead of what is yielded, never further.
-        batch_size: sentences per forward pass.
-        show_progress_bar: whether to show one.
-        max_active_dims: most non-zero dimensions per code.
-        max_length: most tokens per sentence.
-        prompt_name: of the text before every sentence.
+    The arguments are those of `encode`. An iterator is read one block ahead of the codes, never further.
 
     Returns:
         An iterator over codes of the next sentences, `(at most max(8192, batch_size), latent_size)` each, in order.
 
     Raises:
-        ValueError: as `encode`; at once, but for the elements of an iterator, which are checked as they are read.
+        ValueError: as `encode`, at once. Elements of an iterator are checked as they are read.
     """
     check_text_model(model, tokenizer)
     check_sentences(sentences)
     check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
     prompt = find_prompt(model.config, prompt_name)
     limit = token_limit(tokenizer) if max_length is None else check_limit(max_length, "`max_length`", tokenizer)
-    options = (batch_size, show_progress_bar, max_active_dims, limit, prompt)
-    return _blocks(model.base_model, tokenizer, sentences, *options)
+    read = _Reading(tokenizer, batch_size, limit, prompt, show_progress_bar)
+    codes_of = partial(_encode_batch, model.base_model, max_active_dims=max_active_dims)
+    windows = read.windows(model, sentences, codes_of, max(batch_size or 1, _WINDOW))
+    return (sparse.vstack(parts, format="csr")[order] for parts, order in windows)
 
 
 def check_text_model(model: Any, tokenizer: Any) -> None:
@@ -216,34 +207,52 @@ def check_text_model(model: Any, tokenizer: Any) -> None:
     check_tokenizer(tokenizer, model.config)
 
 
-def _blocks(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    sentences: Iterable[str],
-    batch_size: int | None,
-    show_progress_bar: bool,
-    max_active_dims: int | None,
-    limit: int | None,
-    prompt: str,
-) -> Iterator[sparse.csr_matrix]:
-    total = len(sentences) if isinstance(sentences, Sized) else None
-    stream = iter(sentences)
-    done = 0
-    with tqdm(total=total, desc="encode", unit=" sentences", disable=not show_progress_bar) as progress:
-        while window := list(islice(stream, max(batch_size or 1, _WINDOW))):
-            check_strings(window, first=done)
-            ids = []
-            for start in range(0, len(window), _TOKENIZER_BATCH):
-                ids += tokenize(tokenizer, window[start : start + _TOKENIZER_BATCH], limit, prompt, done + start)
-            order, parts = [], []
-            with evaluation_mode(model):
-                for rows in length_batches([len(row) for row in ids], batch_size):
-                    batch = pad_batch([ids[row] for row in rows], tokenizer.pad_token_id or 0)
-                    parts.append(_encode_batch(model, batch, max_active_dims))
-                    order.append(rows)
-                    progress.update(len(rows))
-            yield sparse.vstack(parts, format="csr")[np.argsort(np.concatenate(order))]
-            done += len(window)
+@dataclass(frozen=True)
+class _Reading:
+    """The way from sentences to padded batches.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        batch_size: sentences per batch; None for `length_batches` to choose.
+        limit: tokens per sentence; None for no limit.
+        prompt: goes before every sentence.
+        show_progress_bar: whether to show one.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int | None
+    limit: int | None
+    prompt: str
+    show_progress_bar: bool
+
+    def windows(
+        self,
+        model: PreTrainedModel,
+        sentences: Iterable[str],
+        run: Callable[[dict[str, Tensor]], Result],
+        size: int,
+    ) -> Iterator[tuple[list[Result], np.ndarray]]:
+        """Run every batch of every `size` sentences, with the model in evaluation mode.
+
+        Yields:
+            For each window the results of its batches, and the order that puts their rows as the sentences are.
+        """
+        total = len(sentences) if isinstance(sentences, Sized) else None
+        stream, done = iter(sentences), 0
+        group = partial(length_batches, batch_size=self.batch_size)
+        with tqdm(total=total, desc="encode", unit=" sentences", disable=not self.show_progress_bar) as progress:
+            while window := list(islice(stream, size)):
+                check_strings(window, first=done)
+                results, rows = [], []
+                with evaluation_mode(model.base_model):
+                    for numbers, batch in padded_batches(
+                        self.tokenizer, window, group, self.limit, self.prompt, first=done
+                    ):
+                        results.append(run({name: tensor.to(model.device) for name, tensor in batch.items()}))
+                        rows.append(numbers)
+                        progress.update(len(numbers))
+                yield results, np.argsort(np.concatenate(rows))
+                done += len(window)
 
 
 @contextmanager
@@ -271,9 +280,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
                     module.training = training
 
 
-def _encode_batch(model: nn.Module, inputs: dict[str, np.ndarray], max_active_dims: int | None) -> sparse.csr_matrix:
-    device = cast(PreTrainedModel, model).device
-    output = model(**{name: torch.from_numpy(value).to(device) for name, value in inputs.items()}, return_dict=True)
+def _encode_batch(model: nn.Module, inputs: dict[str, Tensor], max_active_dims: int | None) -> sparse.csr_matrix:
+    output = model(**inputs, return_dict=True)
     codes = getattr(output, "sparse_embedding", None)
     if codes is None:
         raise ValueError(
@@ -284,76 +292,6 @@ def _encode_batch(model: nn.Module, inputs: dict[str, np.ndarray], max_active_di
     if not (codes.isfinite().all() and output.features.isfinite().all()):
         raise ValueError("`model` must give finite codes, got NaN or infinity; its weights are damaged: train again.")
     rows, columns = codes.nonzero(as_tuple=True)
-    values, starts = codes[rows, columns], torch.searchsorted(rows, torch.arange(len(codes) + 1, device=device))
-    arrays = values.cpu().numpy(), columns.int().cpu().numpy(), starts.int().cpu().numpy()
+    starts = torch.searchsorted(rows, torch.arange(len(codes) + 1, device=rows.device))  # where each row begins
+    arrays = codes[rows, columns].cpu().numpy(), columns.int().cpu().numpy(), starts.int().cpu().numpy()
     return sparse.csr_matrix(arrays, shape=tuple(codes.shape))
-
-
-def save_codes(path: str | Path, blocks: Iterable[sparse.csr_matrix]) -> int:
-    """Write codes to a file as they come; it appears under its name when complete, and replaces what was there.
-
-    Args:
-        path: `.npz` for a CSR matrix that `scipy.sparse.load_npz` reads; `.parquet` or `.jsonl` for rows of `indices`
-            (int32) and `values` (float32).
-        blocks: codes, `(rows, latent_size)` each, float32, as `encode_stream` gives.
-
-    Returns:
-        The number of rows written.
-
-    Raises:
-        ValueError: for another suffix.
-    """
-    path = Path(path)
-    writers = dict(zip(CODE_FILES, (_write_npz, _write_parquet, _write_jsonl), strict=True))
-    if path.suffix not in writers:
-        raise ValueError(f"`path` must end in one of {', '.join(CODE_FILES)}, got {str(path)!r}; rename it.")
-    with staged_file(path, "path") as unfinished:
-        return writers[path.suffix](unfinished, blocks)
-
-
-def _write_npz(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
-    """What `scipy.sparse.save_npz` would write, without the matrix in memory."""
-    dtypes: dict[str, np.dtype[Any]] = {"indices": np.dtype("<i4"), "indptr": np.dtype("<i8"), "data": np.dtype("<f4")}
-    count = latent_size = stored = 0
-    with ExitStack() as stack:
-        files = {name: stack.enter_context(path.with_suffix(f".{name}").open("w+b")) for name in dtypes}
-        files["indptr"].write(np.zeros(1, dtypes["indptr"]).tobytes())
-        for block in blocks:
-            arrays = {"indices": block.indices, "data": block.data, "indptr": block.indptr[1:] + np.int64(stored)}
-            for name, array in arrays.items():
-                files[name].write(array.astype(dtypes[name], copy=False).tobytes())
-            stored, count, latent_size = stored + block.nnz, count + block.shape[0], block.shape[1]
-        archive = stack.enter_context(zipfile.ZipFile(path, "w"))
-        for name, array in (("format", np.array(b"csr")), ("shape", np.array([count, latent_size]))):
-            with archive.open(f"{name}.npy", "w") as member:
-                np.lib.format.write_array(member, array)
-        for name, file in files.items():
-            length = file.tell() // dtypes[name].itemsize
-            header = {"descr": dtypes[name].str, "fortran_order": False, "shape": (length,)}
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array_header_1_0(member, header)
-                file.seek(0)
-                shutil.copyfileobj(file, member, 2**20)
-    return count
-
-
-def _write_parquet(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
-    schema = pa.schema({"indices": pa.list_(pa.int32()), "values": pa.list_(pa.float32())})
-    count = 0
-    with pq.ParquetWriter(path, schema) as writer:
-        for block in blocks:
-            lists = [pa.ListArray.from_arrays(block.indptr, array) for array in (block.indices, block.data)]
-            writer.write_table(pa.table(lists, schema=schema))
-            count += block.shape[0]
-    return count
-
-
-def _write_jsonl(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
-    count = 0
-    with path.open("w", encoding="utf-8") as file:
-        for block in blocks:
-            for start, end in pairwise(block.indptr):
-                row = {"indices": block.indices[start:end].tolist(), "values": block.data[start:end].tolist()}
-                file.write(json.dumps(row) + "\n")
-            count += block.shape[0]
-    return count

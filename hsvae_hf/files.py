@@ -1,4 +1,6 @@
-"""Files and folders that are there whole or not at all, whatever ends the process, and are written by one at a time.
+"""Files and folders that are there whole or not at all; files of codes and of vectors.
+
+Whatever ends the process, no file is half written, and one process at a time writes it.
 
 What is not whole yet lies in a hidden folder: `.unfinished` in a folder that is written, `.NAME.unfinished` beside a
 file. A lock in it tells which process writes. The kernel drops that lock when the process ends, by SIGKILL too, so that
@@ -13,8 +15,9 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,12 +25,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy import sparse
 
 if sys.platform != "win32":  # which has no such locks: there, two processes at once are not noticed
     import fcntl
 logger = logging.getLogger(__name__)
 UNFINISHED = ".unfinished"
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+CODE_FILES = (".npz", ".parquet", ".jsonl")
 _LOCK = "lock"
 _held: set[Path] = set()  # the hidden folders of this process
 
@@ -71,14 +76,18 @@ def claimed_files(**paths: Path | None) -> Iterator[None]:
 
 
 def check_output(
-    path: str | Path, overwrite: bool, suffix: str, name: str = "output", inputs: Iterable[str | None] = ()
+    path: str | Path,
+    overwrite: bool,
+    suffix: str | Sequence[str],
+    name: str = "output",
+    inputs: Iterable[str | Path | None] = (),
 ) -> Path:
     """The path of a result file that may be written.
 
     Args:
         path: of the file.
         overwrite: whether it may exist.
-        suffix: that it must have.
+        suffix: the suffix that it must have, or several to choose from.
         name: of the argument.
         inputs: files and folders of data that are read; Hub ids are passed over.
 
@@ -87,14 +96,15 @@ def check_output(
             `overwrite` is not set.
     """
     target = Path(path)
-    if target.suffix != suffix:
-        raise ValueError(f"`{name}` must end in {suffix}, got {str(target)!r}; rename it.")
+    suffixes = [suffix] if isinstance(suffix, str) else suffix
+    if target.suffix not in suffixes:
+        raise ValueError(f"`{name}` must end in {' or '.join(suffixes)}, got {str(target)!r}; rename it.")
     if target.is_dir():
         raise ValueError(f"`{name}` must be a file, got the folder {str(target)!r}; add the name of a file.")
     if target.name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         raise ValueError(f"`{name}` must not be a file of a model, got {str(target)!r}; rename it.")
-    for source in filter(None, inputs):
-        if Path(source).exists() and target.resolve().is_relative_to(Path(source).resolve()):
+    for source in inputs:
+        if source and Path(source).exists() and target.resolve().is_relative_to(Path(source).resolve()):
             raise ValueError(f"`{name}` must not be part of what is read, got {str(target)!r}; write it elsewhere.")
     if target.exists() and not overwrite:
         raise ValueError(f"`{name}` must be a new file, got {str(target)!r}; add --overwrite to replace it.")
@@ -229,6 +239,60 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
         except OSError:
             return
+
+
+def save_codes(path: str | Path, blocks: Iterable[sparse.csr_matrix]) -> int:
+    """Write codes to a file. It appears under its name when it is complete, and replaces what was there.
+
+    A `.parquet` or a `.jsonl` file is written block by block. A `.npz` file takes all codes in memory, twice: about 16
+    bytes for each non-zero and row.
+
+    Args:
+        path: `.npz` for a CSR matrix that `scipy.sparse.load_npz` reads; `.parquet` or `.jsonl` for rows of `indices`
+            (int32) and `values` (float32).
+        blocks: codes, `(rows, latent_size)` each, float32, as `encode_stream` gives.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        ValueError: for another suffix.
+    """
+    path = Path(path)
+    writers = dict(zip(CODE_FILES, (_write_npz, _write_parquet, _write_jsonl), strict=True))
+    if path.suffix not in writers:
+        raise ValueError(f"`path` must end in one of {', '.join(CODE_FILES)}, got {str(path)!r}; rename it.")
+    with staged_file(path, "path") as unfinished:
+        return writers[path.suffix](unfinished, blocks)
+
+
+def _write_npz(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
+    parts = list(blocks)
+    codes = sparse.vstack(parts, format="csr") if parts else sparse.csr_matrix((0, 0), dtype=np.float32)
+    sparse.save_npz(path, codes, compressed=False)
+    return int(codes.shape[0])
+
+
+def _write_parquet(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
+    schema = pa.schema({"indices": pa.list_(pa.int32()), "values": pa.list_(pa.float32())})
+    count = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        for block in blocks:
+            lists = [pa.ListArray.from_arrays(block.indptr, array) for array in (block.indices, block.data)]
+            writer.write_table(pa.table(lists, schema=schema))
+            count += block.shape[0]
+    return count
+
+
+def _write_jsonl(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for block in blocks:
+            for start, end in pairwise(block.indptr):
+                row = {"indices": block.indices[start:end].tolist(), "values": block.data[start:end].tolist()}
+                file.write(json.dumps(row) + "\n")
+            count += block.shape[0]
+    return count
 
 
 def load_vectors(path: str | Path) -> np.ndarray:

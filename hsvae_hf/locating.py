@@ -1,5 +1,6 @@
-"""Where a data set is: a file, a folder, what `save_to_disk` wrote, or the Hub; mistyped names are told at once."""
+"""The place of a data set: a file, a folder, what `save_to_disk` wrote, or the Hub."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,10 @@ from datasets import (
 )
 from datasets.data_files import DataFilesDict, get_data_patterns
 from datasets.exceptions import DatasetsError
-from huggingface_hub import DatasetCard, HfApi, HfFileSystem, hf_hub_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import DatasetCard, HfFileSystem, hf_hub_download
 
 from hsvae_hf.docstrings import docstring_corpus
-from hsvae_hf.models.sources import ASK_SECONDS, advise, is_path
+from hsvae_hf.models.sources import HubSilentError, advise, check_source
 from hsvae_hf.reading import SUFFIXES
 
 HUB_IDS = {
@@ -52,17 +51,26 @@ def locate(dataset: str, config_name: str | None, streaming: bool) -> tuple[Sour
         return {"train": [path]}, None
     if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return _load_saved(dataset, path, streaming), None
+    return _locate_files(dataset, path, config_name, streaming)
+
+
+def _locate_files(dataset: str, path: Path, config_name: str | None, streaming: bool) -> tuple[Source, Features | None]:
+    """The same for a folder and for the Hub, whose files `datasets` finds."""
     here = path.is_dir()
-    name = str(path.resolve()) if here else HUB_IDS.get(dataset, dataset)
-    offline = not here and not _reachable(name, dataset)
+    name = str(path.resolve()) if here else HUB_IDS.get(dataset, os.path.expanduser(dataset))
+    offline = False
+    try:
+        check_source(name, "dataset", "dataset", _KNOWN)
+    except HubSilentError:
+        offline = True
     with _one_line(dataset, name, config_name), _offline(offline):
         builder = load_dataset_builder(name, config_name)
-        ours = SUFFIXES if here else (".csv", ".tsv")  # pandas takes a cell too many for an index
-        files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
-        read = {file for found in files.values() for file in found}
+        files = {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()}
+        read = {file for paths in files.values() for file in paths}
         strays = _strays(path, builder, read) if here else []
-        if read and not strays and all(Path(file).suffix.lower() in ours for file in read):
-            return {split: [_fetch(file) for file in found] for split, found in files.items()}, builder.info.features
+        ours = SUFFIXES if here else (".csv", ".tsv")  # pandas takes a cell too many for an index
+        if not strays and read and all(Path(file).suffix.lower() in ours for file in read):
+            return {split: [_fetch(file) for file in paths] for split, paths in files.items()}, builder.info.features
         if not strays:
             return load_dataset(name, config_name, streaming=streaming), None
     raise ValueError(
@@ -78,8 +86,8 @@ def _strays(path: Path, builder: DatasetBuilder, read: set[str]) -> list[str]:
     card = path / "README.md"
     if not (card.is_file() and DatasetCard.load(card).data.get("configs")):  # else it says which files to read
         whole = str(path.resolve())
-        found = DataFilesDict.from_patterns(get_data_patterns(whole), base_path=whole)
-        strays |= {file for files in found.values() for file in files if file not in read and _is_like_ours(file)}
+        listed = DataFilesDict.from_patterns(get_data_patterns(whole), base_path=whole)
+        strays |= {file for files in listed.values() for file in files if file not in read and _is_like_ours(file)}
     return sorted(str(Path(file).relative_to(path.resolve())) for file in strays)
 
 
@@ -92,8 +100,8 @@ def _fetch(file: str) -> Path:
     """A file of a data set here, downloaded if it is on the Hub."""
     if not file.startswith("hf://"):
         return Path(file)
-    found: Any = HfFileSystem().resolve_path(file)
-    return Path(hf_hub_download(found.repo_id, found.path_in_repo, repo_type="dataset", revision=found.revision))
+    place: Any = HfFileSystem().resolve_path(file)
+    return Path(hf_hub_download(place.repo_id, place.path_in_repo, repo_type="dataset", revision=place.revision))
 
 
 def _load_saved(dataset: str, path: Path, streaming: bool) -> Splits:
@@ -107,23 +115,6 @@ def _load_saved(dataset: str, path: Path, streaming: bool) -> Splits:
     if streaming:
         return IterableDatasetDict({name: split.to_iterable_dataset() for name, split in saved.items()})
     return saved
-
-
-def _reachable(hub_id: str, dataset: str) -> bool:
-    """Whether the Hub answers that it has the data set: asked once and briefly, where its client asks six times."""
-    advice = advise(str(Path(dataset).expanduser()))
-    if dataset not in HUB_IDS and is_path(dataset):
-        raise ValueError(f"`dataset` must be a file or folder that exists, got {dataset!r}; {advice}.")
-    try:
-        validate_repo_id(hub_id)
-        HfApi().dataset_info(hub_id, timeout=ASK_SECONDS)
-    except (HFValidationError, RepositoryNotFoundError) as error:
-        raise ValueError(
-            f"`dataset` must be {_KNOWN}, got {dataset!r}, which is none here and none on the Hub; {advice}."
-        ) from error
-    except Exception:  # the Hub's client lets errors of its HTTP library through, which are others in every version
-        return False
-    return True
 
 
 @contextmanager

@@ -1,18 +1,21 @@
-"""Text to padded batches of token ids. Nothing is set on the tokenizer, which threads may share."""
+"""Token ids of text, and padded batches of them. Nothing is set on the tokenizer, which threads may share."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 # Of a forward pass: tokens, padding included; share of padding; tokens that may be padded at will.
 # Near the fastest on a CPU for a GRU and for MiniLM, short texts and long ones
 # (`scripts/experiments/benchmark.py batches`).
 BATCH_TOKENS, PADDING, SMALL_BATCH = 5120, 1 / 16, 1024
+_TOGETHER = 1024  # texts tokenised at a time: the tokenizer's own objects are large
 _ROWS = 16  # matrix products of a multiple of so many rows are faster
 NO_LIMIT = 10**9  # transformers writes about 1e30 where a tokenizer has no limit
 _CHARACTERS = 100  # per token that is kept: of a longer text, the beginning is tried first
@@ -141,6 +144,38 @@ def _fitting(lengths: np.ndarray) -> int:
         return len(lengths)
     count = max(1, int(too_many.argmax()))
     return count - count % _ROWS if count > _ROWS else count
+
+
+def padded_batches(
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    group: Callable[[np.ndarray], Iterable[np.ndarray]],
+    limit: int | None,
+    prompt: str = "",
+    first: int = 0,
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """Sentences in padded batches. This is the only loop from text to the input of a model.
+
+    Args:
+        tokenizer: stays as it is.
+        sentences: strings.
+        group: from the number of tokens of each sentence to the row numbers of each batch, such as `length_batches`.
+        limit: tokens per sentence; None for no limit.
+        prompt: goes before every sentence.
+        first: index of the first sentence, for errors.
+
+    Yields:
+        Row numbers, and `input_ids` and `attention_mask`, `(batch, steps)` each, on the CPU.
+
+    Raises:
+        ValueError: as `tokenize`.
+    """
+    ids: list[np.ndarray] = []
+    for start in range(0, len(sentences), _TOGETHER):
+        ids += tokenize(tokenizer, sentences[start : start + _TOGETHER], limit, prompt, first + start)
+    for rows in group(np.array([len(row) for row in ids], dtype=np.int64)):
+        batch = pad_batch([ids[row] for row in rows], tokenizer.pad_token_id or 0)
+        yield rows, {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 def pad_batch(ids: list[np.ndarray], pad: int) -> dict[str, np.ndarray]:

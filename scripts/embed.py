@@ -1,17 +1,14 @@
-"""Encode a file of sentences to sparse vectors with a saved model, block by block; vectors at once."""
+"""Encode a file of sentences, or of vectors, to sparse codes with a saved model."""
+
+import start  # noqa: F401 - first: see there
 
 import shlex
-import signal
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
-
-if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 import torch
 from scipy import sparse
@@ -19,8 +16,8 @@ from transformers import PreTrainedModel
 
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
-from hsvae_hf.encoding import CODE_FILES, encode_stream, encode_vectors, save_codes
-from hsvae_hf.files import claimed_file, load_vectors
+from hsvae_hf.encoding import encode_stream, encode_vectors
+from hsvae_hf.files import CODE_FILES, check_output, claimed_file, load_vectors, save_codes
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.reading import SUFFIXES, find_text_column, read_columns, read_sentences
 from hsvae_hf.reporting import device_name, finish, model_facts, say, size_of
@@ -59,27 +56,21 @@ class EmbedArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
 
     def __post_init__(self) -> None:
-        for name, path, suffixes in (("input", self.input, INPUT_FILES), ("output", self.output, CODE_FILES)):
-            if path.suffix.lower() not in suffixes:
-                raise ValueError(f"`{name}` must end in one of {', '.join(suffixes)}, got {str(path)!r}; rename it.")
-        if not self.input.is_file():
-            raise ValueError(f"`input` must be a file, got {str(self.input)!r}; check the path.")
-        if not self.output.parent.is_dir():
-            raise ValueError(f"`output` must lie in an existing folder, got {str(self.output)!r}; create the folder.")
-        if self.output.exists() and (not self.overwrite or self.output.samefile(self.input)):
-            remedy = "choose another name" + ("" if self.overwrite else " or pass --overwrite")
-            raise ValueError(f"`output` must not exist, got {str(self.output)!r}; {remedy}.")
+        if self.input.suffix.lower() not in INPUT_FILES or not self.input.is_file():
+            names = ", ".join(INPUT_FILES)
+            raise ValueError(f"`input` must be a {names} file, got {str(self.input)!r}; check the path.")
+        check_output(self.output, self.overwrite, CODE_FILES, inputs=(self.input, self.model_name_or_path))
 
 
-def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterator[Any]]:
-    """The model and the codes of the input, block by block."""
+def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterable[sparse.csr_matrix]]:
+    """The model, and the codes of the input block by block."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.input.suffix == ".npy":
         if args.prompt_name is not None:
             raise ValueError("`prompt_name` must be left out with vectors: there is no text for it to go before.")
         vectors = load_vectors(args.input)
         model = load_for_inference(args.model_name_or_path)[0].to(device)
-        return model, iter([encode_vectors(model, vectors, args.batch_size or 1024, args.max_active_dims)])
+        return model, [encode_vectors(model, vectors, args.batch_size or 1024, args.max_active_dims)]
     column = find_text_column(read_columns(args.input), args.text_column, str(args.input))
     say("text: its lines" if args.input.suffix.lower() == ".txt" else f"text: column `{column}`")
     sentences = read_sentences(args.input, column)
@@ -94,31 +85,12 @@ def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterator[Any]]:
     return model, encode_stream(model.to(device), tokenizer, chain(first, sentences), *options)
 
 
-def main() -> None:
-    """Encode the input file; the output appears when it is complete."""
-    args = parse(EmbedArguments, __doc__)
-    say(f"embed.py: {args.input}, by {args.model_name_or_path}, to {args.output}")
-    with claimed_file(args.output):
-        model, blocks = encode_file(args)
-        say(model_facts(model), f"device: {device_name(model.device)}")
-        tally = Tally(blocks)
-        rows = save_codes(args.output, tally)
-    figures = {"codes": rows, "non-zeros per code": tally.stored / max(rows, 1), "empty codes": tally.empty}
-    finish(f"{args.output}: {size_of(args.output)}", figures, read_command(args.output))
-
-
-class Tally:
-    """Blocks of codes, counted as they pass."""
-
-    def __init__(self, blocks: Iterable[sparse.csr_matrix]) -> None:
-        self.blocks, self.stored, self.empty = blocks, 0, 0
-
-    def __iter__(self) -> Iterator[sparse.csr_matrix]:
-        """The blocks."""
-        for block in self.blocks:
-            self.stored += block.nnz
-            self.empty += int((block.getnnz(axis=1) == 0).sum())
-            yield block
+def counted(blocks: Iterable[sparse.csr_matrix], counts: Counter[str]) -> Iterator[sparse.csr_matrix]:
+    """The blocks as they are; the sums over them go to `counts`."""
+    for block in blocks:
+        counts["non-zeros"] += block.nnz
+        counts["empty"] += int((block.getnnz(axis=1) == 0).sum())
+        yield block
 
 
 def read_command(path: Path) -> str:
@@ -130,6 +102,19 @@ def read_command(path: Path) -> str:
         ".parquet": f"import pyarrow.parquet; print(pyarrow.parquet.read_table({str(path)!r}).slice(0, 2))",
     }
     return shlex.join(["python", "-c", code[path.suffix]])
+
+
+def main() -> None:
+    """Encode the input file. The output appears when it is complete."""
+    args = parse(EmbedArguments, __doc__)
+    say(f"embed.py: {args.input}, by {args.model_name_or_path}, to {args.output}")
+    with claimed_file(args.output):
+        model, blocks = encode_file(args)
+        say(model_facts(model), f"device: {device_name(model.device)}")
+        counts = Counter[str]()
+        rows = save_codes(args.output, counted(blocks, counts))
+    figures = {"codes": rows, "non-zeros per code": counts["non-zeros"] / rows, "empty codes": counts["empty"]}
+    finish(f"{args.output}: {size_of(args.output)}", figures, read_command(args.output))
 
 
 if __name__ == "__main__":

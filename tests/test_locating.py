@@ -4,13 +4,17 @@ import gzip
 import time
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from datasets import Dataset
 from hub_server import Hub
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import validate_hf_hub_args
 
-from hsvae_hf import locating
 from hsvae_hf.data import load_text_dataset
+from hsvae_hf.models.sources import HTTP_ERROR
 
 ROWS = "text,label\n" + "".join(f"row {number},{number % 2}\n" for number in range(6))
 CONFIGS = """---
@@ -123,8 +127,8 @@ def test_an_empty_folder_is_refused(tmp_path):
         ("/no/such/folder", "check the path"),
         ("data/reviews", "did you mean 'data/reviews.csv'"),
         ("a/b/c", "check the path"),
-        ("data\\reviews.csv", "must be a file or folder that exists"),
-        ("my data", "none on the Hub"),
+        ("data\\reviews.csv", "no such file or folder is here"),
+        ("my data", "the Hub has no such repository"),
         ("dat", "did you mean 'data'"),
     ],
 )
@@ -132,7 +136,13 @@ def test_a_mistyped_name_is_told_at_once(tmp_path, monkeypatch, name, message):
     monkeypatch.chdir(tmp_path)
     folder(Path("data"), reviews_csv=ROWS)
     asked = []
-    monkeypatch.setattr(locating.HfApi, "dataset_info", lambda self, *names, **options: asked.append(names) or 1 / 0)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def repo_info(self, repo_id, **options):
+        asked.append(repo_id)
+        raise RepositoryNotFoundError("none", response=Mock())
+
+    monkeypatch.setattr(HfApi, "repo_info", validate_hf_hub_args(repo_info))
     begun = time.monotonic()
     with pytest.raises(ValueError, match=message) as caught:
         load_text_dataset(name)
@@ -144,15 +154,16 @@ def test_a_mistyped_name_is_told_at_once(tmp_path, monkeypatch, name, message):
 def test_an_unreachable_hub_is_asked_once(monkeypatch):
     asked = []
 
-    def dataset_info(self, *names, timeout, **options):
-        asked.append((*names, timeout))
-        raise RuntimeError("as any error of the client's HTTP library")
+    def repo_info(self, name, *, repo_type, timeout):
+        asked.append((name, repo_type, timeout))
+        raise HTTP_ERROR("nobody answers")
 
-    monkeypatch.setattr(locating.HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "repo_info", repo_info)
     begun = time.monotonic()
     with pytest.raises(ValueError, match="got 'yelp', which could not be read .*network"):
         load_text_dataset("yelp")
-    assert asked == [("Yelp/yelp_review_full", 5.0)]
+    assert asked == [("Yelp/yelp_review_full", "dataset", 5.0)]
     assert time.monotonic() - begun < 5
 
 
@@ -178,4 +189,4 @@ def test_files_on_the_hub_are_read_by_the_same_rules(tmp_path):
     assert lines[:2] == ["{'text': 'fine', 'label': 0}", "5"], done.stderr
     assert "got 3 in line 8" in lines[2]
     assert "must be one of ['one', 'two'] for 'lab/two'" in lines[3]
-    assert "none on the Hub" in lines[4]
+    assert "the Hub has no such repository" in lines[4]

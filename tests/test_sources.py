@@ -31,7 +31,7 @@ def runs(tmp_path, monkeypatch):
         raise sources.HTTP_ERROR("Name or service not known")
 
     monkeypatch.setattr(sources.HfApi, "repo_info", ask)
-    sources._ask.cache_clear()
+    sources._ask_hub.cache_clear()
     return asked
 
 

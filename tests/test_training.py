@@ -521,7 +521,7 @@ def test_the_scripts_work_as_typed(corpus, tmp_path):
         ("train.py", "--text_column body", "`text_column` must be one of"),
         ("train.py", "--model_type bert", "`model_type` must be a text VAE"),
         ("train.py", "--model_type nonsense", "`model_type` must be a text VAE"),
-        ("train.py", "--dataset {tmp}/none.txt", "`dataset` must be a file or folder that exists"),
+        ("train.py", "--dataset {tmp}/none.txt", "no such file or folder is here"),
         ("train.py", "--resume_from_checkpoint true", "`resume_from_checkpoint` must be a whole checkpoint"),
         ("train.py", "--unknown_flag 1", "--unknown_flag"),
         ("train.py", "--pres released", "--pres"),

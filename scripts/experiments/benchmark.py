@@ -279,10 +279,9 @@ def benchmark_vectors(arguments: BenchmarkArguments) -> dict:
     dead dimensions, and InfoNCE).
     """
     require("sentence_transformers", extra="dev")
+    from compare_vectors import CSRModel
     from sentence_transformers.sparse_encoder.losses import CSRLoss
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
-
-    from hsvae_hf.embedding_cache import CSRModel
 
     size, width = arguments.vector_size, arguments.latent_size
     batch = torch.randn(arguments.batch_size, size)

@@ -27,7 +27,7 @@ from hsvae_hf.arguments import choose, parse
 from hsvae_hf.batching import VectorDataset, collate_vectors
 from hsvae_hf.cli import run
 from hsvae_hf.data import labelled, load_text_dataset
-from hsvae_hf.embedding_cache import CSRModel, embed_dataset, load_encoder_tokenizer
+from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder, write_json
@@ -48,6 +48,22 @@ COLUMNS = {
     "squared_error": "squared error",
     "dead_dims": "dead dimensions",
 }
+
+
+class CSRModel(torch.nn.Module):
+    """What sentence-transformers' CSRLoss asks of a SparseEncoder: its SparseAutoEncoder, and dot products."""
+
+    def __init__(self, autoencoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The autoencoder's outputs."""
+        return self.autoencoder(features)
+
+    def similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Dot products."""
+        return a @ b.T
 
 
 @dataclass
