@@ -1,14 +1,39 @@
 """Sparse sentence encoders learned without labels, as ordinary Hugging Face models.
 
-Importing this package registers its models with the Auto classes of transformers.
+Importing this package registers its models with the Auto classes of transformers. The functions below are imported when
+they are first used.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from hsvae_hf import models
-from hsvae_hf.encoding import encode, encode_vectors
-from hsvae_hf.explanation import explain
 from hsvae_hf.models import *  # noqa: F403 - its `__all__` is the list of model classes
-from hsvae_hf.training import fit, train
+
+if TYPE_CHECKING:
+    from hsvae_hf.encoding import encode, encode_vectors
+    from hsvae_hf.explanation import explain
+    from hsvae_hf.training import fit, train
 
 __version__ = "0.1.0"
 
+_HOMES = {  # functions, and the modules that they are in
+    "encode": "encoding",
+    "encode_vectors": "encoding",
+    "explain": "explanation",
+    "fit": "training",
+    "train": "training",
+}
 __all__ = ["encode", "encode_vectors", "explain", "fit", "train", *models.__all__]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _HOMES.values():
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
