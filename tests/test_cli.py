@@ -44,7 +44,7 @@ def arguments(script, corpus, model, output):
         "train": ["--dataset", corpus, "--output_dir", output / "run", *SMALL],
         "train_classifier": [*model, "--dataset", corpus, "--output_dir", output / "run", *SMALL[6:]],
         "embed": [*model, "--input", text, "--output", output / "codes.npz"],
-        "evaluate": [
+        "evaluate_model": [
             *(*model, "--dataset", corpus, "--split", "validation"),
             *("--output", output / "a.json", "--heatmap", output / "a.png"),
         ],
@@ -90,8 +90,8 @@ def interrupt(monkeypatch, place, number):
         ("embed", "hsvae_hf.loading:AutoConfig.from_pretrained"),
         ("embed", "hsvae_hf.encoding:_encode_batch"),
         ("embed", "numpy.lib.format:write_array"),
-        ("evaluate", "hsvae_hf.report:probe_accuracy"),
-        ("evaluate", "matplotlib.figure:Figure.savefig"),
+        ("evaluate_model", "hsvae_hf.report:probe_accuracy"),
+        ("evaluate_model", "matplotlib.figure:Figure.savefig"),
         ("explain", "hsvae_hf.encoding:_encode_batch"),
         ("quickstart", "transformers:set_seed"),
     ],
@@ -209,9 +209,9 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(script, corpus, saved_mo
         ("quickstart", "--output_dir", "file/run"),
         ("embed", "--output", "/proc/codes.npz"),
         ("embed", "--output", "folder.npz"),
-        ("evaluate", "--output", "/proc/a.json"),
-        ("evaluate", "--output", "file/a.json"),
-        ("evaluate", "--heatmap", "/proc/a.png"),
+        ("evaluate_model", "--output", "/proc/a.json"),
+        ("evaluate_model", "--output", "file/a.json"),
+        ("evaluate_model", "--heatmap", "/proc/a.png"),
         ("explain", "--output", "/proc/a.json"),
     ],
 )
@@ -220,7 +220,7 @@ def test_an_output_is_checked_before_the_work(script, option, path, corpus, save
     (out / "folder.npz").mkdir(parents=True)
     (out / "file").touch()
     words = [*arguments(script, corpus, saved_model, out), option, out / path]
-    words += ["--overwrite"] if script in ("embed", "evaluate") else []
+    words += ["--overwrite"] if script in ("embed", "evaluate_model") else []
 
     def work(*args, **kwargs):
         raise AssertionError("the work has begun")

@@ -20,7 +20,7 @@ def script(saved_model, tmp_path, monkeypatch):
     """Run a script on a file or folder with the untrained model; its report, or its last line where it refuses."""
 
     def run(name, source, *options):
-        output = {"evaluate": "report.json", "embed": "codes.npz", "train_classifier": "clf", "train": "run"}[name]
+        output = {"evaluate_model": "report.json", "embed": "codes.npz", "train_classifier": "clf", "train": "run"}[name]
         place = "--output" if "." in output else "--output_dir"
         command = ["--input" if name == "embed" else "--dataset", source, place, tmp_path / output, *options]
         if name != "train":
@@ -60,7 +60,7 @@ def test_hidden_labels_of_the_test_split_are_no_class(script, tmp_path, sentence
     results = json.loads((folder / "all_results.json").read_text())
     assert "validation_accuracy" in results
     assert not any(name.startswith("test") for name in results)
-    report = json.loads(script("evaluate", source).read_text())
+    report = json.loads(script("evaluate_model", source).read_text())
     assert report["rows"] == len(sentences)
     assert "accuracy" not in report
     assert "accuracies are left out: no row of test has a class" in caplog.text
@@ -69,7 +69,7 @@ def test_hidden_labels_of_the_test_split_are_no_class(script, tmp_path, sentence
 def test_some_rows_without_a_label_are_left_out_of_accuracies_alone(script, tmp_path, sentences, labels, capsys):
     some = ["" if row % 4 == 0 else label for row, label in enumerate(labels)]
     source = splits(tmp_path / "data", sentences, labels, train=some, test=some)
-    report = json.loads(script("evaluate", source, "--heatmap", tmp_path / "g.png").read_text())
+    report = json.loads(script("evaluate_model", source, "--heatmap", tmp_path / "g.png").read_text())
     assert report["rows"] == len(sentences)
     assert report["probe_rows"] == len(sentences) * 3 // 4
     assert report["accuracy"]["majority"] == pytest.approx(1 / 3)
@@ -84,10 +84,10 @@ def test_some_rows_without_a_label_are_left_out_of_accuracies_alone(script, tmp_
 def test_labels_that_are_not_found_are_told_with_the_columns(script, tmp_path, sentences, capsys):
     source = tmp_path / "reviews.csv"
     source.write_text("text,stars\n" + "".join(f"{text},{row % 5}\n" for row, text in enumerate(sentences)))
-    report = json.loads(script("evaluate", source).read_text())
+    report = json.loads(script("evaluate_model", source).read_text())
     assert "no labels: --label_column names them, of the columns text, stars" in capsys.readouterr().out
     assert (report["settings"]["text_column"], report["settings"]["label_column"]) == ("text", None)
-    report = json.loads(script("evaluate", source, "--label_column", "stars", "--overwrite").read_text())
+    report = json.loads(script("evaluate_model", source, "--label_column", "stars", "--overwrite").read_text())
     assert report["settings"]["label_column"] == "stars"
     assert "accuracy" in report
     assert "among the columns text, stars; name one" in refused(script, capsys, "train_classifier", source)
@@ -97,7 +97,7 @@ def test_labels_that_are_not_found_are_told_with_the_columns(script, tmp_path, s
 def test_texts_that_are_all_blank_are_named(script, tmp_path, capsys, content):
     source = tmp_path / "blank.csv"
     source.write_text(content)
-    assert "`text` of" in (line := refused(script, capsys, "evaluate", source))
+    assert "`text` of" in (line := refused(script, capsys, "evaluate_model", source))
     assert "must hold at least one word, got" in line
     assert not (tmp_path / "report.json").exists()
 
@@ -109,9 +109,9 @@ def test_a_configuration_is_named_by_a_flag(script, tmp_path, sentences, capsys)
         (source / f"{name}.txt").write_text("\n".join(sentences))
     configs = "".join(f"- config_name: {name}\n  data_files: {name}.txt\n" for name in ("one", "two"))
     (source / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    for name in ("evaluate", "train_classifier", "train"):
+    for name in ("evaluate_model", "train_classifier", "train"):
         assert "`dataset_config_name` must be one of ['one', 'two']" in refused(script, capsys, name, source)
-    assert script("evaluate", source, "--dataset_config", "two").exists()
+    assert script("evaluate_model", source, "--dataset_config", "two").exists()
     sizes = ["--embedding_size", 8, "--hidden_size", 8, "--latent_size", 4, "--use_cpu", "true"]
     assert (script("train", source, "--dataset_config_name", "one", *sizes) / "model.safetensors").exists()
 
@@ -119,7 +119,7 @@ def test_a_configuration_is_named_by_a_flag(script, tmp_path, sentences, capsys)
 def test_a_model_that_does_not_know_the_words_is_told(script, tmp_path, caplog):
     source = tmp_path / "a.csv"
     source.write_text("text,label\n" + "привет мир,a\nкошка видит собаку,b\n" * 10)
-    for name in ("evaluate", "train_classifier", "embed"):
+    for name in ("evaluate_model", "train_classifier", "embed"):
         caplog.clear()
         script(name, source)
         assert "100% of the words of the corpus are unknown to the tokenizer" in caplog.text

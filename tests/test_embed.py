@@ -137,7 +137,7 @@ def refused(embed, capfd, *arguments, **options):
 
 def test_the_input_is_never_replaced(embed, capfd):
     source = write("in.parquet", SENTENCES)
-    assert "choose another name" in refused(embed, capfd, source, source, "--overwrite")
+    assert "must not be part of what is read" in refused(embed, capfd, source, source, "--overwrite")
     assert pq.read_table(source)["text"].to_pylist() == SENTENCES
 
 
@@ -155,7 +155,7 @@ def test_the_input_is_never_replaced(embed, capfd):
         ("in.jsonl", b'{"text": "\\ud83d"}\n', "half a surrogate pair"),
         ("in.jsonl", b'{"text": 5}\n', "its string columns: []"),
         ("in.parquet", b"PAR1 no more", "intact .parquet file"),
-        ("in.doc", b"a\n", "`input` must end in one of .txt, .csv, .tsv, .jsonl, .json, .parquet, .npy, got 'in.doc'"),
+        ("in.doc", b"a\n", "`input` must be a .txt, .csv, .tsv, .jsonl, .json, .parquet, .npy file, got 'in.doc'"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(embed, capfd, name, content, words):
@@ -178,9 +178,8 @@ def test_unknown_words_are_told(embed, caplog):
 
 def test_bad_paths_are_refused(embed, capfd):
     source = write("in.txt", SENTENCES)
-    assert "`input` must be a file, got 'out.txt'" in refused(embed, capfd, "out.txt")
-    assert "`output` must end in one of .npz, .parquet, .jsonl" in refused(embed, capfd, source, "codes.bin")
-    assert "`output` must lie in an existing folder" in refused(embed, capfd, source, "no/codes.npz")
+    assert "file, got 'out.txt'; check the path" in refused(embed, capfd, "out.txt")
+    assert "`output` must end in .npz or .parquet or .jsonl" in refused(embed, capfd, source, "codes.bin")
 
 
 def test_bad_models_are_refused(embed, checkpoint, capfd, tmp_path):
@@ -213,7 +212,7 @@ print("growth", peaks[1] - peaks[0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("output", ["codes.npz", "codes.parquet", "codes.jsonl"])
+@pytest.mark.parametrize("output", ["codes.parquet", "codes.jsonl"])
 def test_memory_does_not_grow_with_the_file(checkpoint, tmp_path, output):
     for name, lines in (("warm.txt", 20_000), ("long.txt", 200_000)):
         (tmp_path / name).write_text("a small village in iran\n" * lines)
@@ -221,7 +220,7 @@ def test_memory_does_not_grow_with_the_file(checkpoint, tmp_path, output):
     finished = subprocess.run(
         [sys.executable, "-c", MEASURE, SCRIPT, *arguments],
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent)},
+        env={**os.environ, "PYTHONPATH": f"{SCRIPT.parent.parent}:{SCRIPT.parent}"},
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     growth = int(finished.stdout.split("growth")[1])

@@ -100,9 +100,9 @@ def test_vectors_are_computed_once(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(vectors_module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     runs = []
 
-    def counted(model, tokenizer, sentences, *options):
+    def counted(model, tokenizer, sentences, *args, **options):
         runs.append(len(sentences))
-        return sentence_vectors(model, tokenizer, sentences, *options)
+        return sentence_vectors(model, tokenizer, sentences, *args, **options)
 
     monkeypatch.setattr(vectors_module, "sentence_vectors", counted)
     model, tokenizer = vector_model(encoder), load_encoder_tokenizer(str(encoder))

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -35,8 +36,15 @@ BLOCKED = "accelerate evaluate matplotlib peft sentence_transformers sklearn ten
 BARE = f"import sys\nfor name in {BLOCKED!r}.split(): sys.modules[name] = None\n"
 
 
-def bare(code, *arguments):
-    return subprocess.run([sys.executable, "-c", BARE + code, *arguments], capture_output=True, text=True, check=False)
+def bare(code):
+    folders = [ROOT, ROOT / "scripts", ROOT / "scripts/experiments"]
+    return subprocess.run(
+        [sys.executable, "-c", BARE + code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},
+    )
 
 
 def imported(path, inside):
@@ -81,24 +89,54 @@ assert isinstance(hsvae_hf.explain(model, tokenizer, *sentences).similarity, flo
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_importing_the_package_imports_models_alone():
+    code = """
+import sys
+import torch, transformers
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+before = set(sys.modules)
+import hsvae_hf
+heavy = "accelerate datasets evaluate matplotlib pandas pyarrow scipy sklearn".split()
+assert not {name.partition(".")[0] for name in set(sys.modules) - before} & set(heavy)
+assert not any(name.startswith("hsvae_hf.") and ".models" not in name for name in sys.modules)
+assert {"encode", "encode_vectors", "explain"} <= set(dir(hsvae_hf))
+from hsvae_hf import *
+assert encode is hsvae_hf.encode is hsvae_hf.encoding.encode and HSVAEModel is hsvae_hf.HSVAEModel
+assert not hasattr(hsvae_hf, "nothing")
+"""
+    done = bare(code)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_models_load_where_nothing_else_can_be_imported(saved_model):
+    code = f"""
+for name in "datasets evaluate matplotlib pandas pyarrow sklearn".split(): sys.modules[name] = None
+import hsvae_hf
+from transformers import AutoModelForPreTraining
+assert AutoModelForPreTraining.from_pretrained({str(saved_model)!r}).config.model_type == "hsvae"
+"""
+    done = bare(code)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 NEEDING = {
     "evaluate": [
         "from hsvae_hf.report import evaluate_model; evaluate_model(None, None, None, None)",
-        "from hsvae_hf.report import corpus_statistics; import hsvae_hf; "
+        "from hsvae_hf.statistics import corpus_statistics; import hsvae_hf; "
         "corpus_statistics(hsvae_hf.HSVAEForPreTraining(hsvae_hf.HSVAEConfig("
         "vocab_size=9, embedding_size=4, hidden_size=4, latent_size=4)), [])",
-        "from hsvae_hf.report import average_hoyer; average_hoyer([[1.0, 2.0]])",
+        "from hsvae_hf.statistics import average_hoyer; average_hoyer([[1.0, 2.0]])",
         "from hsvae_hf.callbacks import CollapseMonitor; CollapseMonitor(None)",
     ],
     "sklearn": [
-        "from hsvae_hf.report import probe_accuracy; import numpy as np; x = np.ones((2, 2)); "
+        "from hsvae_hf.probes import probe_accuracy; import numpy as np; x = np.ones((2, 2)); "
         "probe_accuracy(x, np.arange(2), x, np.arange(2))",
-        "from hsvae_hf.report import tfidf_accuracy; tfidf_accuracy({'text': ['a'], 'label': [0]}, None)",
+        "from hsvae_hf.probes import tfidf_accuracy; tfidf_accuracy({'text': ['a'], 'label': [0]}, None)",
         "from hsvae_hf.explanation import describe_dimensions; from scipy import sparse; "
         "describe_dimensions(sparse.csr_matrix((1, 2)), ['a'])",
     ],
     "matplotlib": [
-        "from hsvae_hf.statistics import plot_gate_heatmap; import numpy as np; "
+        "from hsvae_hf.plots import plot_gate_heatmap; import numpy as np; "
         "plot_gate_heatmap(np.ones((1, 2)), ['a'], 'picture.png')",
     ],
     "accelerate": [

@@ -136,7 +136,7 @@ def test_a_run_begins_with_its_data_and_sizes_and_ends_with_what_to_type(tmp_pat
     command = shlex.split(lines[-1])
     assert command[1] == "evaluate_model.py"
     monkeypatched = [str(word) for word in command[2:]]
-    script("evaluate", *monkeypatched)  # what it says works
+    script("evaluate_model", *monkeypatched)  # what it says works
     printed = capfd.readouterr().out
     assert f"{folder / 'report.json'}: all figures" in printed
     assert "advice: None" not in printed
