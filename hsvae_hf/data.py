@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedTokenizerBase
@@ -35,7 +34,7 @@ logger = logging.getLogger(__name__)
 SPLIT_SEED = 42  # of held-out rows: a report must not be on what another seed trained on
 MAX_LENGTHS = {"yelp": 200, "dbpedia": 60, "yahoo": 30}  # the paper's
 VALIDATION_SHARE = 0.05
-_UNSEEN = "[\u200b-\u200d\u2060\ufeff]"  # characters without a width, which are no spaces for Unicode
+_UNSEEN = re.compile("[\u200b-\u200d\u2060\ufeff]")  # characters without a width, which are no spaces for Unicode
 
 
 @dataclass(frozen=True)
@@ -276,28 +275,29 @@ def _agree(splits: DatasetDict) -> DatasetDict:
 
 def _drop_blank(splits: Splits, text: str, dataset: str, streaming: bool) -> Splits:
     """Leave out rows whose text is blank."""
-    if streaming:
-        return splits.filter(lambda row: bool(re.sub(_UNSEEN, "", row["text"]).strip()))
-    for name, split in splits.items():
-        column = split.data.column("text")
-        if column.null_count:
-            row = column.is_null().index(True).as_py() + 1
+
+    def has_text(texts: list[str | None], rows: list[int]) -> list[bool]:
+        if None in texts:
             raise ValueError(
-                f"`{text}` of {dataset!r} must hold a string in every row, got an empty cell in row {row} of split "
-                f"{name!r}; drop such rows."
+                f"`{text}` of {dataset!r} must hold a string in every row, got an empty cell in row "
+                f"{rows[texts.index(None)] + 1} of a split; drop such rows."
             )
-        column = pc.replace_substring_regex(column, _UNSEEN, "")
-        blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
-        rows = pc.indices_nonzero(pc.invert(blank)).to_pylist()
-        if not rows:
+        return [bool(_UNSEEN.sub("", str(row)).strip()) for row in texts]
+
+    options: dict[str, Any] = {"with_indices": True, "input_columns": ["text"], "batched": True}
+    if streaming:
+        return splits.filter(has_text, **options)
+    for name, split in splits.items():
+        kept = split.filter(has_text, **options, desc="Blank texts")
+        if not len(kept):
             raise ValueError(
                 f"`{text}` of {dataset!r} must hold at least one word, got {len(split)} blank texts in split {name!r}; "
                 "name another `text_column`, or add text."
             )
-        if len(rows) < len(split):
-            missing = len(split) - len(rows)
+        if len(kept) < len(split):
+            missing = len(split) - len(kept)
             logger.warning("%d of the %d texts of `%s` are blank; they are left out", missing, len(split), name)
-            splits[name] = split.select(rows)
+            splits[name] = kept
     return splits
 
 

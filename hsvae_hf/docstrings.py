@@ -1,4 +1,4 @@
-"""The embedded corpus: sentences of the docstrings of the Python packages installed beside this one."""
+"""An English corpus without a download: sentences of the docstrings of installed Python packages."""
 
 import ast
 import importlib.util
@@ -19,24 +19,9 @@ _PARAGRAPH = re.compile(r"\n\s*\n")
 _SENTENCE = re.compile(r"(?<=[a-z)][.!?])\s+(?=[A-Z])")
 _ROLE = re.compile(r":[\w:]+:`[~!]?([^`<]*)(?:<[^`]*>)?`|`{1,2}([^`]*)`{1,2}_?")
 _ENGLISH = re.compile(r"[A-Z][A-Za-z0-9 ,;:'()_.\-/]*[.!?]")
-_FUNCTION_WORDS = {
-    "the",
-    "a",
-    "an",
-    "is",
-    "are",
-    "be",
-    "of",
-    "to",
-    "in",
-    "for",
-    "with",
-    "and",
-    "or",
-    "that",
-    "this",
-    "it",
-}
+_FUNCTION_WORDS = set(
+    ["the", "a", "an", "is", "are", "be", "of", "to", "in", "for", "with", "and", "or", "that", "this", "it"]
+)
 
 
 def docstring_corpus() -> DatasetDict:
@@ -48,21 +33,21 @@ def docstring_corpus() -> DatasetDict:
     Raises:
         ValueError: if fewer than two of the packages are installed.
     """
-    found = {name: root for name in PACKAGES if (root := _root(name)) is not None}
-    if len(found) < 2:
+    roots = {name: root for name in PACKAGES if (root := _root(name)) is not None}
+    if len(roots) < 2:
         raise ValueError(
             f"`dataset` 'docstrings' needs at least two installed packages out of {', '.join(PACKAGES)}, got "
-            f"{sorted(found)}; install one more or give another data set."
+            f"{sorted(roots)}; install one more or give another data set."
         )
     generator, seen = random.Random(42), set[str]()
     rows: list[tuple[str, int]] = []
-    for label, root in enumerate(found.values()):
+    for label, root in enumerate(roots.values()):
         unique = dict.fromkeys(islice(_sentences(root, generator), 13 * SENTENCES_PER_PACKAGE // 10))
         sentences = [text for text in unique if text.lower() not in seen][:SENTENCES_PER_PACKAGE]
         seen.update(text.lower() for text in sentences)
         rows += [(sentence, label) for sentence in sentences]
     generator.shuffle(rows)
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(found))})
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(roots))})
     held_out = int(HELD_OUT_SHARE * len(rows))
     parts = {"train": rows[2 * held_out :], "validation": rows[:held_out], "test": rows[held_out : 2 * held_out]}
     return DatasetDict(

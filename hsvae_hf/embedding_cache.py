@@ -1,4 +1,4 @@
-"""Sentence vectors of a frozen encoder: computed once, kept on disk, and what trains on them."""
+"""Sentence vectors of a frozen encoder, computed once and kept on disk."""
 
 import hashlib
 import json

@@ -66,6 +66,12 @@ def encode(
     Raises:
         ValueError: if `sentences` is one string or a table, or holds something else than text; if the tokenizer is not
             the model's; if a number is too small; if the model gives no sparse codes.
+
+    >>> from hsvae_hf import HSVAEConfig, HSVAEModel
+    >>> from hsvae_hf.tokenization import train_tokenizer
+    >>> tokenizer = train_tokenizer(["the cat sees a dog"])
+    >>> encode(HSVAEModel(HSVAEConfig(vocab_size=len(tokenizer), latent_size=16)), tokenizer, ["a dog", "a cat"]).shape
+    (2, 16)
     """
     options = (batch_size, show_progress_bar, max_active_dims, max_length, prompt_name)
     return _stack(model, list(encode_stream(model, tokenizer, sentences, *options)))
@@ -95,6 +101,11 @@ def encode_vectors(
     Raises:
         ValueError: if the vectors have another width or are not finite, a number is below 1, or the model reads words
             alone.
+
+    >>> from hsvae_hf import HSVAEConfig, HSVAEModel
+    >>> sizes = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector", "latent_size": 6}
+    >>> encode_vectors(HSVAEModel(HSVAEConfig(**sizes, tie_word_embeddings=False)), np.ones((2, 5))).shape
+    (2, 6)
     """
     check_model(model)
     check_positive(batch_size=batch_size, max_active_dims=max_active_dims)

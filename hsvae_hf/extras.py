@@ -1,4 +1,4 @@
-"""Packages that come with an extra; they are imported where they are used, after `require`."""
+"""Packages of an extra. The code imports them where it uses them, after `require`."""
 
 from importlib.util import find_spec
 

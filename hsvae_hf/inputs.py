@@ -1,4 +1,4 @@
-"""What the public functions take, checked before the work: models, tokenizers, sentences, vectors."""
+"""Checks of what the public functions take, before the work: models, tokenizers, sentences, vectors."""
 
 import logging
 import os
@@ -131,7 +131,7 @@ def check_strings(sentences: Iterable[Any], name: str = "sentences", first: int 
         if not isinstance(sentence, str):
             raise ValueError(
                 f"`{name}` must be strings, got {type(sentence).__name__} {str(sentence)[:50]!r} at index {row}; "
-                "convert or drop it."
+                "convert it, drop it, or pass the column of the sentences alone."
             )
 
 

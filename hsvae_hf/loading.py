@@ -1,4 +1,4 @@
-"""A folder or a Hub id to a model and a tokenizer, or one line that says why that is impossible."""
+"""Models and tokenizers from a folder or a Hub id, or one line that says why there is none."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One reader of text files for everything that takes one, row by row: .txt, .csv, .tsv, .jsonl, .json and .parquet."""
+"""Rows of .txt, .csv, .tsv, .jsonl, .json and .parquet files: the one reader of text files."""
 
 import csv
 import json
@@ -116,17 +116,17 @@ def _csv_records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
 def _read_header(path: Path) -> tuple[str, list[str]]:
     """What stands between cells, and the first line: it tells, since texts may hold commas and semicolons."""
     separators = SEPARATORS[path.suffix.lower()]
-    found: list[str] = []
+    names: list[str] = []
     for separator in separators:
         try:
-            found = next((cells for _, cells in _csv_records(path, separator) if cells), [])
+            names = next((cells for _, cells in _csv_records(path, separator) if cells), [])
         except ValueError as error:
             if not isinstance(error.__cause__, csv.Error):
                 raise
             continue  # a quoted name before another separator
-        if len(found) > 1:
-            return separator, found
-    return separators[0], found
+        if len(names) > 1:
+            return separator, names
+    return separators[0], names
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
@@ -203,9 +203,8 @@ def read_columns(path: Path) -> dict[str, str]:
             kinds.setdefault(name, set()).add(_kind(path, value))
     if not kinds:
         raise ValueError(f"`{path}` must hold at least one sentence, got no rows in the empty file {path}; add some.")
-    if path.suffix.lower() in SEPARATORS:
-        return {name: "text" if "text" in found else "number" for name, found in kinds.items()}
-    return {name: "text" if "text" in found else "other" for name, found in kinds.items()}
+    else_kind = "number" if path.suffix.lower() in SEPARATORS else "other"
+    return {name: "text" if "text" in some else else_kind for name, some in kinds.items()}
 
 
 def _holds_text(kind: pa.DataType) -> bool:

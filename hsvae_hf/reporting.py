@@ -1,4 +1,4 @@
-"""What a run says: at its start, at every logging step, at its end."""
+"""Output of a run for a person: at its start, at every logging step, at its end."""
 
 import logging
 import math
@@ -58,8 +58,12 @@ def prepare_output() -> None:
 
 
 def figure(value: float, digits: int = 3) -> str:
-    """A number with so many digits that count; whole numbers, and what is before the point, in full."""
-    if value == int(value) if math.isfinite(value) else False:
+    """A number with so many significant digits; whole numbers, and what is before the point, in full.
+
+    >>> [figure(value) for value in (0.94401, 12345.678, 7)]
+    ['0.944', '12,346', '7']
+    """
+    if math.isfinite(value) and value == int(value):
         return f"{int(value):,}"
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
@@ -67,7 +71,11 @@ def figure(value: float, digits: int = 3) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it."""
+    """A time as a person says it.
+
+    >>> duration(9000)
+    '2.5 hours'
+    """
     for size, unit in ((86_400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= 1.5 * size:
             number = f"{seconds / size:.1f}".removesuffix(".0") if unit != "minute" else f"{seconds / size:.0f}"
@@ -269,11 +277,7 @@ class ReportCallback(TrainerCallback):
         """Take that bar away."""
         self._close("evaluate")
 
-    def on_predict(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
-    ) -> None:
-        """Take that bar away."""
-        self._close("evaluate")
+    on_predict = on_evaluate  # type: ignore[assignment]
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -1,13 +1,14 @@
-"""A word-level tokenizer built from a corpus; its preprocessing is part of it, so it takes raw text."""
+"""A word-level tokenizer of a corpus. It holds its preprocessing, so it takes raw text."""
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from hsvae_hf.inputs import check_sentences, check_strings
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,10 @@ def train_tokenizer(
 
     Raises:
         ValueError: if `vocab_size` is below 4, `max_length` below 2, a text is no string, or no text has a word.
+
+    >>> tokenizer = train_tokenizer(["The cat sees a dog.", "A dog sees the cat."])
+    >>> tokenizer.decode(tokenizer("A cat barks.")["input_ids"])
+    'a cat _UNK . _EOS'
     """
     if vocab_size < 4:
         raise ValueError(f"`vocab_size` must be at least 4, got {vocab_size}; three ids are special tokens.")
@@ -82,7 +87,7 @@ def train_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, 1)]
     )
-    made = PreTrainedTokenizerFast(
+    result = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,
@@ -92,35 +97,17 @@ def train_tokenizer(
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
-    warn_unknown(made, sample)
-    return made
+    warn_unknown(result, sample)
+    return result
 
 
 def _checked(texts: Iterable[str], sample: list[str]) -> Iterator[str]:
-    check_texts(texts)
+    check_sentences(texts, "texts")
     for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(
-                f"`texts` must hold strings, got {text!r:.50} in row {row}; drop or replace such rows, or pass the "
-                "column of the sentences alone."
-            )
+        check_strings([text], "texts", row)
         if len(sample) < _SAMPLE:
             sample.append(text)
         yield text.replace(UNK, " ")
-
-
-def check_texts(texts: Any, name: str = "texts") -> None:
-    """Refuse what holds sentences without being a sequence of them.
-
-    Raises:
-        ValueError: for one string, bytes, a mapping, or a table.
-    """
-    if isinstance(texts, str | bytes):
-        raise ValueError(f"`{name}` must be several strings, got the single {texts[:50]!r}; pass a list.")
-    if isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "column_names"):
-        raise ValueError(
-            f"`{name}` must be strings, got a {type(texts).__name__} with columns; pass one, such as {name}['text']."
-        )
 
 
 def unknown_share(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> float:

@@ -23,18 +23,18 @@ _CHARACTERS = 100  # per token that is kept: of a longer text, the beginning is 
 
 def private_copy(tokenizer: PreTrainedTokenizerBase) -> Any:
     """A tokenizer that works alike and shares the vocabulary, for one call: a call sets truncation on its tokenizer."""
-    own: Any = copy.copy(tokenizer)
+    private: Any = copy.copy(tokenizer)
     if not tokenizer.is_fast:
-        return own
-    shared = own.backend_tokenizer
+        return private
+    shared = private.backend_tokenizer
     backend = Tokenizer(shared.model)
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         if getattr(shared, part) is not None:
             setattr(backend, part, getattr(shared, part))
     added = shared.get_added_tokens_decoder()
     backend.add_tokens([added[index] for index in sorted(added)])
-    own._tokenizer = backend
-    return own
+    private._tokenizer = backend
+    return private
 
 
 def check_limit(limit: Any, what: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -85,10 +85,10 @@ def tokenize(
     """
     if not sentences:
         return []
-    own = private_copy(tokenizer)
+    private = private_copy(tokenizer)
     try:
-        texts = [_shorten(own, prompt + sentence, limit) for sentence in sentences]
-        encoded = _ids(own, texts, limit)
+        texts = [_shorten(private, prompt + sentence, limit) for sentence in sentences]
+        encoded = _ids(private, texts, limit)
     except TypeError:  # what the tokenizer raises for text that UTF-8 cannot express
         for row, sentence in enumerate(sentences, first):
             if any("\ud800" <= character <= "\udfff" for character in sentence):
@@ -100,20 +100,20 @@ def tokenize(
     return [np.asarray(row, dtype=np.int32) for row in encoded]
 
 
-def _ids(own: Any, texts: list[str], limit: int | None) -> list[list[int]]:
+def _ids(private: Any, texts: list[str], limit: int | None) -> list[list[int]]:
     options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    ids: list[list[int]] = own(texts, truncation=limit is not None, max_length=limit, **options)["input_ids"]
+    ids: list[list[int]] = private(texts, truncation=limit is not None, max_length=limit, **options)["input_ids"]
     return ids
 
 
-def _shorten(own: Any, text: str, limit: int | None) -> str:
+def _shorten(private: Any, text: str, limit: int | None) -> str:
     """So much of a very long text as is sure to fill the limit, twice over since its cut end may differ."""
     if limit is None:
         return text
     length = _CHARACTERS * limit
     while length < len(text):
-        part = text[-length:] if own.truncation_side == "left" else text[:length]
-        if len(_ids(own, [part], 2 * limit)[0]) == 2 * limit:
+        part = text[-length:] if private.truncation_side == "left" else text[:length]
+        if len(_ids(private, [part], 2 * limit)[0]) == 2 * limit:
             return part
         length *= 8
     return text
@@ -125,6 +125,9 @@ def length_batches(lengths: Sequence[int] | np.ndarray, batch_size: int | None) 
     Args:
         lengths: tokens of each row.
         batch_size: rows per batch; None for as many as have `BATCH_TOKENS` tokens and are of similar length.
+
+    >>> [rows.tolist() for rows in length_batches([2, 9, 5], batch_size=2)]
+    [[1, 2], [0]]
     """
     sizes = np.asarray(lengths)
     order = np.argsort(-sizes, kind="stable")  # equal inputs give equal batches
@@ -179,7 +182,11 @@ def padded_batches(
 
 
 def pad_batch(ids: list[np.ndarray], pad: int) -> dict[str, np.ndarray]:
-    """`input_ids` and `attention_mask`, `(batch, steps)`, padded with `pad` on the right."""
+    """`input_ids` and `attention_mask`, `(batch, steps)`, padded with `pad` on the right.
+
+    >>> pad_batch([np.array([5, 1]), np.array([6, 7, 1])], pad=0)["input_ids"].tolist()
+    [[5, 1, 0], [6, 7, 1]]
+    """
     lengths = np.array([len(row) for row in ids])
     mask = np.arange(lengths.max()) < lengths[:, None]  # (batch, steps)
     padded = np.full(mask.shape, pad, dtype=np.int64)

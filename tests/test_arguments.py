@@ -1,5 +1,6 @@
 """The command lines: what help shows, what wrong words are told, which settings the presets are."""
 
+import inspect
 import runpy
 import sys
 from dataclasses import dataclass, field, fields
@@ -9,7 +10,8 @@ from typing import Literal
 import pytest
 
 import hsvae_hf
-from hsvae_hf.arguments import ScriptParser, choose, config_arguments, nearest, parse
+from hsvae_hf.arguments import LabelledDatasetArguments, ScriptParser, choose, config_arguments, nearest, parse
+from hsvae_hf.data import load_text_dataset
 from hsvae_hf.options import SMALL_MODEL, SMALL_TRAINING
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -36,7 +38,22 @@ def test_a_command_line_is_read_as_written():
     assert (options.model_name_or_path, options.latent_size, options.kind) == ("m", 9, "linear")
     assert (options.number, options.overwrite, options.eval_strategy) == (2, True, "steps")
     assert options.sentences == ["one - two", "-5"]
+    assert parse(Options, words=["--model_name_or_path", "m", "--learning_rate", "-0.5"]).learning_rate == -0.5
     assert parse(Options, words=["--model_name_or_path", "m", "--overwrite", "no"]).overwrite is False
+
+
+def test_scripts_inherit_the_options_of_a_data_set():
+    @dataclass(kw_only=True)
+    class Script(LabelledDatasetArguments):
+        model: str = field(metadata={"help": "Needed."})
+        max_train_samples: int | None = field(default=9, metadata={"help": "Rows."})
+
+    options = parse(Script, words=["--model", "m", "--dataset", "docstrings", "--dataset_config", "one"])
+    assert options.dataset_options() == {
+        **{"dataset": "docstrings", "dataset_config_name": "one", "text_column": None, "label_column": None},
+        **{"max_train_samples": 9, "max_samples": None},
+    }
+    assert set(options.dataset_options()) <= set(inspect.signature(load_text_dataset).parameters)
 
 
 @pytest.mark.parametrize(

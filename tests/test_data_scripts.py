@@ -20,7 +20,9 @@ def script(saved_model, tmp_path, monkeypatch):
     """Run a script on a file or folder with the untrained model; its report, or its last line where it refuses."""
 
     def run(name, source, *options):
-        output = {"evaluate_model": "report.json", "embed": "codes.npz", "train_classifier": "clf", "train": "run"}[name]
+        output = {"evaluate_model": "report.json", "embed": "codes.npz", "train_classifier": "clf", "train": "run"}[
+            name
+        ]
         place = "--output" if "." in output else "--output_dir"
         command = ["--input" if name == "embed" else "--dataset", source, place, tmp_path / output, *options]
         if name != "train":

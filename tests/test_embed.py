@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy import sparse
-from transformers import BertConfig, BertModel
 
 from hsvae_hf import HSVAEConfig, HSVAEModel
 from hsvae_hf.encoding import encode
@@ -89,13 +88,8 @@ def test_every_output_holds_what_encode_gives(embed, checkpoint, tmp_path, outpu
     assert codes.dtype == np.float32
     assert (codes != expected).nnz == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([output, "in.txt"])
-
-
-def test_parquet_columns_are_lists_of_int32_and_float32(embed):
-    embed(write("in.txt", SENTENCES), "codes.parquet")
-    schema = pq.read_schema("codes.parquet")
-    assert schema.field("indices").type == pa.list_(pa.int32())
-    assert schema.field("values").type == pa.list_(pa.float32())
+    if output.endswith("parquet"):
+        assert pq.read_schema(output).types == [pa.list_(pa.int32()), pa.list_(pa.float32())]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
@@ -145,15 +139,9 @@ def test_the_input_is_never_replaced(embed, capfd):
     ("name", "content", "words"),
     [
         ("in.txt", b"", "empty file in.txt"),
-        ("in.csv", b"text\n", "empty file in.csv"),
         ("in.csv", b"a,b\n1,2\n", "`text_column` must name a column of strings of 'in.csv', got None among ['a', 'b']"),
         ("in.jsonl", b'{"text": "a"}\n{"text": 5}\n', "got int '5' in line 2"),
-        ("in.jsonl", b'{"text": "a"}\n{"body": "b"}\n', "got only body in line 2 of 'in.jsonl'"),
         ("in.txt", b"fine\nand\ncaf\xe9\n", "0xe9 in line 3, byte offset 12; convert the file"),
-        ("in.csv", b"id,text\n1,a\n2\n", "2 cells in every line, with ',' between them, got 1 in line 3"),
-        ("in.jsonl", b'{"text": "a"}\n{"text": "b\n', "intact .jsonl file, got one damaged in line 2"),
-        ("in.jsonl", b'{"text": "\\ud83d"}\n', "half a surrogate pair"),
-        ("in.jsonl", b'{"text": 5}\n', "its string columns: []"),
         ("in.parquet", b"PAR1 no more", "intact .parquet file"),
         ("in.doc", b"a\n", "`input` must be a .txt, .csv, .tsv, .jsonl, .json, .parquet, .npy file, got 'in.doc'"),
     ],
@@ -164,37 +152,16 @@ def test_bad_files_are_refused_in_one_line(embed, capfd, name, content, words):
     assert [path.name for path in Path().iterdir()] == [name]
 
 
-def test_a_file_without_the_column_names_its_columns(embed, capfd):
-    source = write("in.parquet", SENTENCES, "body")
-    assert "one of the columns ['body', 'id'], got 'text'" in refused(
-        embed, capfd, source, "x.npz", "--text_column=text"
-    )
-
-
-def test_unknown_words_are_told(embed, caplog):
-    embed(write("in.txt", ["\u0440\u0443\u0441\u0441\u043a\u0438\u0439 \u0442\u0435\u043a\u0441\u0442", "a village"]))
-    assert "50% of the words of the corpus are unknown to the tokenizer" in caplog.text
-
-
 def test_bad_paths_are_refused(embed, capfd):
     source = write("in.txt", SENTENCES)
     assert "file, got 'out.txt'; check the path" in refused(embed, capfd, "out.txt")
     assert "`output` must end in .npz or .parquet or .jsonl" in refused(embed, capfd, source, "codes.bin")
 
 
-def test_bad_models_are_refused(embed, checkpoint, capfd, tmp_path):
+def test_bad_models_are_refused(embed, capfd, tmp_path):
     source = write("in.txt", SENTENCES)
     assert "no such folder" in refused(embed, capfd, source, model="no/such/model")
-    config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-    BertModel(config).save_pretrained("bert")
-    assert "'bert', which is no text VAE" in refused(embed, capfd, source, model="bert")
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in checkpoint.iterdir():
-        data = path.read_bytes()
-        (broken / path.name).write_bytes(data[: len(data) // 2] if path.suffix == ".safetensors" else data)
-    assert "damaged or incomplete" in refused(embed, capfd, source, model=broken)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert", "broken", "in.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["in.txt"]
 
 
 MEASURE = """
