@@ -232,7 +232,7 @@ def _read(source: Source, text: str, label: str | None, classes: list[str] | Non
             source[split] = rows.select_columns(present).rename_columns(
                 {name: keep[name] for name in present if name != keep[name]}
             )
-        return source if streaming or label is None else _agree(source)
+        return source if streaming or label is None else _name_classes(source)
     names = ["text"] if label is None else ["text", "label"]
     features, made = Features({name: Value("string") for name in names}), {}
     for split, paths in source.items():
@@ -253,12 +253,8 @@ def _stamp(path: Path) -> str:
         return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
-def _agree(splits: DatasetDict) -> DatasetDict:
-    """Splits whose classes differ in kind, or that lack them, with the names of the classes as text."""
-    kinds = {name: split.features.get("label") for name, split in splits.items()}
-    first = next(iter(kinds.values()))
-    if all(kind == first for kind in kinds.values()):
-        return splits
+def _name_classes(splits: DatasetDict) -> DatasetDict:
+    """The names of the classes as text; None where a row, or a whole split, has none."""
     features = Features({"text": Value("string"), "label": Value("string")})
     for name, split in splits.items():
         names = _names_of(split.features, "label")
@@ -302,25 +298,22 @@ def _drop_blank(splits: Splits, text: str, dataset: str, streaming: bool) -> Spl
 
 
 def _encode_labels(splits: DatasetDict, column: str, classes: list[str] | None) -> DatasetDict:
-    """Classes as numbers, -1 where there is none; no column of classes where no row has one."""
-    kind = next(iter(splits.values())).features["label"]
+    """Names of classes as numbers, -1 where there is none; no column of classes where no row has one."""
     values = {value for split in splits.values() for value in split.unique("label")}
-    found = {_class_of(value, classes) for value in values}
-    if not found - {None}:
+    present = {_class_of(value, classes) for value in values}
+    if not present - {None}:
         logger.warning("no row has a class in `%s` (all are -1 or empty): there are no labels", column)
         return splits.remove_columns("label")
-    names = classes or _sort_classes(found, column)
+    names = classes or _sort_classes(present, column)
     whole = classes is None and all(map(NUMBER.fullmatch, names))
     names = list(dict.fromkeys(map(_shorten, names))) if whole else names
-    if None in values or not isinstance(kind, ClassLabel):
-        ids = {None: -1} | {name: index for index, name in enumerate(names)}
-        features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
-        splits = splits.map(
-            lambda rows: {"label": [ids[_class_of(value, classes, whole)] for value in rows["label"]]},
-            batched=True,
-            features=features,
-            desc="Labels",
-        )
+    ids = {None: -1} | {name: index for index, name in enumerate(names)}
+    splits = splits.map(
+        lambda rows: {"label": [ids[_class_of(value, classes, whole)] for value in rows["label"]]},
+        batched=True,
+        features=Features({"text": Value("string"), "label": ClassLabel(names=names)}),
+        desc="Labels",
+    )
     _tell_gaps(splits, column, names)
     return splits
 
@@ -339,36 +332,31 @@ def _shorten(name: str) -> str:
 
 
 def _check_labels(splits: Splits, column: str | None, classes: list[str] | None) -> None:
-    """Refuse what is no class, and -1 beside other numbers of a split: it may be a class, or say that there is none."""
-    if column is None or isinstance(splits, IterableDatasetDict):
+    """Refuse -1 beside other numbers of a split: it may be a class, or say that there is none."""
+    if column is None or classes is not None or isinstance(splits, IterableDatasetDict):
         return
     for split, rows in splits.items():
-        kind = rows.features["label"]
-        if not str(getattr(kind, "dtype", "")).startswith(("string", "large_string", "bool", "int", "uint", "float")):
-            raise ValueError(f"`{column}` must be classes, got {kind}; name another `label_column`.")
-        if classes is not None:
-            continue
-        found = {class_name(value) for value in rows.unique("label")} - {None}
-        others = sorted(name for name in found if name is not None and name not in NO_CLASS)
-        if others and len(others) < len(found) and all(map(NUMBER.fullmatch, others)):
+        names = set(rows.unique("label")) - {None}
+        others = sorted(names - set(NO_CLASS))
+        if others and len(others) < len(names) and all(map(NUMBER.fullmatch, others)):
             raise ValueError(
                 f"`{column}` must not have -1 beside other numbers, got -1 and {others[:3]} in split {split!r}; give "
                 "the classes names if it is one of them, or leave those cells empty if it says that there is no class."
             )
 
 
-def _sort_classes(found: set[str | None], column: str) -> list[str]:
-    names = [name for name in found if name is not None]
+def _sort_classes(present: set[str | None], column: str) -> list[str]:
+    names = [name for name in present if name is not None]
     if not all(NUMBER.fullmatch(name) for name in names):
         return sorted(names)
     numbers = [float(name) for name in names]
-    if None in found and min(numbers) < 0:
+    if None in present and min(numbers) < 0:
         raise ValueError(
             f"`{column}` must be classes from 0 on, got {min(numbers):g} beside -1 or empty cells, which say that a "
             "row has no class; give the classes names."
         )
     # pandas writes 1 as 1.0 in a column with empty cells, see `_shorten`
-    if any(number % 1 for number in numbers) or (None not in found and not all(map(_is_whole, names))):
+    if any(number % 1 for number in numbers) or (None not in present and not all(map(_is_whole, names))):
         raise ValueError(
             f"`{column}` must be classes, got the numbers {sorted(names)[:3]}; name another `label_column`."
         )
@@ -413,9 +401,7 @@ def tokenize_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Da
         ids = [row.tolist() for row in tokenize(tokenizer, rows["text"], token_limit(tokenizer))]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
-    progress = (
-        {} if isinstance(dataset, IterableDatasetDict) or not hasattr(dataset, "cache_files") else {"desc": "Tokenize"}
-    )
+    progress = {"desc": "Tokenize"} if isinstance(dataset, Dataset | DatasetDict) else {}
     return dataset.map(ids_of, batched=True, remove_columns=["text"], **progress)
 
 

@@ -63,7 +63,7 @@ def _load(
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(
             "`model_name_or_path` must be the folder or the Hub id of a model saved by hsvae_hf, with its tokenizer, "
-            f"got {source!r}: {_reason(error)}; {_remedy(source)}."
+            f"got {source!r}: {_reason(error)}; check the name and the network, or save or download it again."
         ) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -112,9 +112,3 @@ def _reason(error: Exception) -> str:
         return refusal(error).rstrip(".")
     lines = text.splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".")
-
-
-def _remedy(source: str) -> str:
-    if not Path(source).exists():
-        return "no such folder is here: check the path, or the id and the network"
-    return "save the model again, or download it again, or choose another"

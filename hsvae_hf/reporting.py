@@ -188,6 +188,8 @@ def report_steps(trainer: Trainer, remedy: str | None = None) -> None:
     usual = [trainer.pop_callback(kind) for kind in (PrinterCallback, ProgressCallback, ReportCallback)]
     if any(callback is not None for callback in usual):  # in a notebook there is a table, which stays
         trainer.add_callback(ReportCallback(remedy))
+        if sys.stderr.isatty() and not trainer.args.disable_tqdm:
+            trainer.add_callback(_Bars())
 
 
 class ReportCallback(TrainerCallback):
@@ -199,7 +201,6 @@ class ReportCallback(TrainerCallback):
 
     def __init__(self, remedy: str | None = None) -> None:
         self.remedy = remedy
-        self.bars: dict[str, Any] = {}
         self.training = False
         self._start: tuple[int, float] | None = None  # step and time that the estimate counts from
         self._estimated = False
@@ -220,13 +221,11 @@ class ReportCallback(TrainerCallback):
         rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         steps = f"{state.max_steps:,} steps of {rows:,} rows" + (f" ({', '.join(parts)})" if parts else "")
         say(f"training: {steps}, on {device_name(args.device)}")
-        self._update("train", state.max_steps, args, state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Say once how much time is left, by the steps after the first, which is slower."""
         if not self.training:
             return
-        self._update("train", state.max_steps, args, state.global_step)
         now = time.monotonic()
         if self._start is None:
             self._start = state.global_step, now
@@ -264,37 +263,15 @@ class ReportCallback(TrainerCallback):
         width = len(f"{state.max_steps:,}")
         say(f"step {state.global_step:>{width},}/{state.max_steps:,}  {group:<8}  {', '.join(shown)}")
 
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Move the bar of an evaluation."""
-        batches = kwargs.get("eval_dataloader")
-        if state.is_world_process_zero and has_length(batches):
-            done = self.bars["evaluate"].n if "evaluate" in self.bars else 0
-            self._update("evaluate", len(batches), args, done + 1)
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take that bar away."""
-        self._close("evaluate")
-
-    on_predict = on_evaluate  # type: ignore[assignment]
-
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take the bar away; what is logged later is the caller's to print."""
+        """Say no more: what is logged later is the caller's to print."""
         self.training = False
-        self._close("train")
 
-    def _update(self, name: str, total: int, args: TrainingArguments, done: int) -> None:
-        if name not in self.bars:  # none where nobody watches
-            hidden = True if args.disable_tqdm else None
-            self.bars[name] = tqdm(
-                total=total, desc=name, initial=done, leave=False, dynamic_ncols=True, disable=hidden
-            )
-        bar = self.bars[name]
-        bar.update(done - bar.n)
 
-    def _close(self, name: str) -> None:
-        if name in self.bars:
-            self.bars.pop(name).close()
+class _Bars(ProgressCallback):
+    """The bars of transformers, without its lines."""
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        """Print nothing."""
