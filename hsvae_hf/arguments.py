@@ -16,7 +16,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 from transformers.training_args import OptimizerNames
 from transformers.utils.chat_template_utils import parse_google_format_docstring
 
-# What a run of the Trainer is asked for first, by the heading that it stands under in `--help`.
+# Options of the Trainer that `--help` shows.
 TRAINING_FIRST = (
     "num_train_epochs",
     "max_steps",
@@ -27,7 +27,7 @@ TRAINING_FIRST = (
     "bf16",
 )
 OUTPUT_FIRST = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "eval_strategy", "save_strategy")
-# Texts for options whose own are long, or do not hold here.
+# Help of options whose text in transformers is long, or does not hold here.
 HELP = {
     "decoder_type": "What is reconstructed: words (gru), or the vectors of a frozen encoder (vector).",
     "target_active_dims": "Non-zeros per code, on average, that training steers to (hsvae).",
@@ -45,7 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {  # of options that are plain strings to 
     "optim": tuple(str(kind.value) for kind in OptimizerNames),
     "train_sampling_strategy": ("random", "sequential", "group_by_length"),
 }
-# Names that the paper and `compare.py` have for a `model_type`; their case does not matter.
+# Names of the paper and of `compare.py` for a `model_type`. Their case does not matter.
 MODEL_NAMES = {"VAE": "gaussian-vae", "Sparsemax": "sparsemax-ae", "Simple": "text-encoder"}
 
 _KINDS: dict[Any, str] = {int: "a whole number", float: "a number"}
@@ -176,7 +176,7 @@ class ScriptParser(HfArgumentParser):
         action.type = lambda word: _read(action.dest, word, kind, names)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse found, as the package's other errors are."""
+        """Raise the error of argparse as a `ValueError` in the words of the package."""
         if message.startswith("argument "):  # argument --a_b/--a-b: ...
             name, _, rule = message.removeprefix("argument ").partition(": ")
             rule = "must be followed by a value, got none" if rule.startswith("expected") else rule

@@ -1,4 +1,4 @@
-"""Text data sets by short name, Hub id or local path, with the columns `text` and, where there is one, `label`."""
+"""Text data sets with the columns `text` and, where there are classes, `label`."""
 
 import hashlib
 import logging
@@ -133,13 +133,13 @@ def load_text_dataset(
     if label is not None and not streaming:
         splits = _encode_labels(splits, label, classes)
     first = next(iter(splits.values()))
-    found = None if streaming or "label" not in first.column_names else label
+    has_labels = not streaming and "label" in first.column_names
     splits.summary = DatasetSummary(
         dataset=dataset,
         columns=tuple(columns),
         text_column=text,
-        label_column=found,
-        classes=() if found is None else tuple(first.features["label"].names),
+        label_column=label if has_labels else None,
+        classes=tuple(first.features["label"].names) if has_labels else (),
         rows={} if streaming else {name: len(split) for name, split in splits.items()},
         held_out=held_out,
     )
@@ -182,10 +182,10 @@ def labelled(split: Dataset) -> Dataset | None:
 def _columns(source: Source) -> dict[str, str]:
     """Names of the columns and whether they hold text, numbers or something else."""
     if isinstance(source, dict) and not isinstance(source, DatasetDict | IterableDatasetDict):
-        found: dict[str, str] = {}
+        kinds: dict[str, str] = {}
         for files in source.values():  # a test split may lack the classes
-            found |= read_columns(files[0]) | found
-        return found
+            kinds |= read_columns(files[0]) | kinds
+        return kinds
     first, strings = next(iter(source.values())), ("string", "large_string")
     features = first.features
     if features is None:  # streamed files tell their columns by their first row
@@ -207,11 +207,11 @@ def _find_classes(source: Source, label: str | None, declared: Features | None) 
     if label is None:
         return None
     if isinstance(source, DatasetDict | IterableDatasetDict):
-        found = [_names_of(split.features, label) for split in source.values()]
+        lists = [_names_of(split.features, label) for split in source.values()]
     else:
-        found = [_names_of(declared, label)]
-        found += [declared_classes(path, label) for paths in source.values() for path in paths]
-    return list(dict.fromkeys(name for names in found for name in names or ())) or None
+        lists = [_names_of(declared, label)]
+        lists += [declared_classes(path, label) for paths in source.values() for path in paths]
+    return list(dict.fromkeys(name for names in lists for name in names or ())) or None
 
 
 def _names_of(features: Features | None, label: str) -> list[str] | None:
@@ -234,17 +234,18 @@ def _read(source: Source, text: str, label: str | None, classes: list[str] | Non
             )
         return source if streaming or label is None else _name_classes(source)
     names = ["text"] if label is None else ["text", "label"]
-    features, made = Features({name: Value("string") for name in names}), {}
+    features = Features({name: Value("string") for name in names})
+    splits = {}
     for split, paths in source.items():
         stamps = None if streaming else tuple(map(_stamp, paths))  # else a change goes unseen
         arguments: dict[str, Any] = {"paths": [str(path) for path in paths], "text": text, "label": label}
         arguments |= {"classes": classes and tuple(classes), "stamps": stamps}
         maker = IterableDataset if streaming else Dataset
         try:
-            made[split] = maker.from_generator(read_cells, features=features, gen_kwargs=arguments)
+            splits[split] = maker.from_generator(read_cells, features=features, gen_kwargs=arguments)
         except DatasetsError as error:
             raise ValueError(first_line(error)) from error
-    return (IterableDatasetDict if streaming else DatasetDict)(made)
+    return (IterableDatasetDict if streaming else DatasetDict)(splits)
 
 
 def _stamp(path: Path) -> str:

@@ -38,10 +38,10 @@ def load_encoder_tokenizer(name_or_path: str, max_length: int | None = None) -> 
     positions = getattr(AutoConfig.from_pretrained(source, subfolder=folder), "max_position_embeddings", None)
     positions = None if positions == -1 else positions  # how XLNet and DeBERTa say that there is no limit
     asked = check_limit(max_length, "`max_length`", tokenizer)
-    own = check_limit(place.get("max_length"), f"`max_seq_length` of {source!r}", tokenizer)
+    told = check_limit(place.get("max_length"), f"`max_seq_length` of {source!r}", tokenizer)
     positions = check_limit(positions, f"`max_position_embeddings` of {source!r}", tokenizer)
     words = token_limit(tokenizer)
-    tokenizer.model_max_length = asked or own or min(words or NO_LIMIT, positions or NO_LIMIT)
+    tokenizer.model_max_length = asked or told or min(words or NO_LIMIT, positions or NO_LIMIT)
     return tokenizer
 
 
@@ -65,8 +65,8 @@ def embed_dataset(
         ValueError: if the vectors are not such as the model takes, or there is text and nothing to read it with.
     """
     if "vectors" in dataset.column_names:
-        found = check_vectors(model, dataset.with_format("numpy")["vectors"][:])
-        return np.asarray(found, dtype=np.float32)
+        given = check_vectors(model, dataset.with_format("numpy")["vectors"][:])
+        return np.asarray(given, dtype=np.float32)
     if tokenizer is None:
         raise ValueError("`dataset` must hold `vectors` for a model without a text encoder, got text; embed it first.")
     check_strings(dataset["text"], "dataset")
@@ -91,10 +91,10 @@ def embed_dataset(
 def _read_cache(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     """What was computed before, None if it was not, or was damaged, by a disk that was full, say."""
     try:
-        found = np.load(path, allow_pickle=False)
+        vectors = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return found if found.shape == shape and found.dtype == np.float32 else None
+    return vectors if vectors.shape == shape and vectors.dtype == np.float32 else None
 
 
 def _dependencies(dataset: Dataset, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[bytes]:

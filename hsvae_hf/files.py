@@ -39,11 +39,11 @@ _held: set[Path] = set()  # the hidden folders of this process
 
 @contextmanager
 def claimed_folder(folder: str | Path, name: str = "output_dir") -> Iterator[Path]:
-    """Write into `folder` as the only process; it is made, and removed again if nothing was written.
+    """Write into `folder` as the only process. The folder is created, and removed again if nothing was written.
 
     Args:
-        folder: which.
-        name: of the argument that gave it, for the error.
+        folder: the folder to write into.
+        name: the argument that gave it, for the error.
 
     Yields:
         A hidden folder in it for what is not whole yet; it is removed at the end.
@@ -85,11 +85,11 @@ def check_output(
     """The path of a result file that may be written.
 
     Args:
-        path: of the file.
-        overwrite: whether it may exist.
+        path: the file.
+        overwrite: whether the file may exist.
         suffix: the suffix that it must have, or several to choose from.
-        name: of the argument.
-        inputs: files and folders of data that are read; Hub ids are passed over.
+        name: the argument that gave the path.
+        inputs: files and folders that the script reads; Hub ids are passed over.
 
     Raises:
         ValueError: if it has another suffix, is a folder, part of what is read or a file of a model, or exists and
@@ -131,7 +131,7 @@ def staged_file(path: str | Path, name: str = "output") -> Iterator[Path]:
 
 
 def write_json(path: str | Path, content: Any, name: str = "output") -> None:
-    """Write a file that is whole as soon as it has its name; its folder is made."""
+    """Write a file that is whole as soon as it has its name. Its folder is created."""
     with staged_file(path, name) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -146,7 +146,7 @@ def uninterrupted() -> Iterator[None]:
 
     handlers: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        handlers = {number: found for number in SIGNALS if callable(found := signal.getsignal(number))}
+        handlers = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
         for number in handlers:
             signal.signal(number, note)
     try:
@@ -233,7 +233,7 @@ def _acquire(lock: int, hidden: Path) -> None:
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove those that were made for nothing, the deepest first."""
+    """Remove the empty ones, the deepest first."""
     for folder in folders:
         try:
             folder.rmdir()
@@ -296,7 +296,7 @@ def _write_jsonl(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
 
 
 def load_vectors(path: str | Path) -> np.ndarray:
-    """Vectors made elsewhere, `(rows, size)` float32.
+    """Vectors that another program wrote, `(rows, size)` float32.
 
     Args:
         path: a `.npy` file of such an array, or a `.parquet` file with the column `vectors`, or only one column, of
@@ -310,20 +310,20 @@ def load_vectors(path: str | Path) -> np.ndarray:
         raise ValueError(f"`vectors` must be a .npy or .parquet file, got {str(path)!r}; check the path.")
     try:
         if path.suffix == ".npy":
-            found = np.load(path, allow_pickle=False)
+            vectors = np.load(path, allow_pickle=False)
         else:
             table = pq.read_table(path)
             name = "vectors" if "vectors" in table.column_names else table.column_names[0]
             if name != "vectors" and len(table.column_names) > 1:
                 raise ValueError(f"it has the columns {', '.join(table.column_names)} and no `vectors`")
-            found = np.stack(table.column(name).to_numpy())
-        found = np.ascontiguousarray(found, dtype=np.float32)
-        if found.ndim != 2 or 0 in found.shape:
-            raise ValueError(f"it has the shape {found.shape}")
-        if not np.isfinite(found).all():
+            vectors = np.stack(table.column(name).to_numpy())
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if vectors.ndim != 2 or 0 in vectors.shape:
+            raise ValueError(f"it has the shape {vectors.shape}")
+        if not np.isfinite(vectors).all():
             raise ValueError("it holds NaN or infinity")
     except (ValueError, TypeError, IndexError, EOFError, pa.ArrowException) as error:
         raise ValueError(
             f"`vectors` must hold finite numbers, (rows, size), got {str(path)!r}: {error}; write it again."
         ) from error
-    return found
+    return vectors

@@ -154,21 +154,21 @@ def check_vectors(model: Any, vectors: Any) -> np.ndarray:
         vectors = vectors.detach().cpu()
         vectors = vectors.float() if vectors.dtype == torch.bfloat16 else vectors  # numpy has no bfloat16
     try:
-        found = np.asarray(vectors)
+        array = np.asarray(vectors)
     except ValueError:  # rows of different lengths
-        found = np.asarray(None)
-    if found.dtype.kind not in "fiu" or found.ndim != 2 or found.shape[1] != width:
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != width:
         raise ValueError(
             f"`vectors` must be numbers, (rows, {width}), got {_described(vectors)}; use the encoder of this model."
         )
-    for start in range(0, len(found), _ROWS):
+    for start in range(0, len(array), _ROWS):
         with np.errstate(over="ignore"):
-            finite = np.isfinite(found[start : start + _ROWS].astype(np.float32)).all(axis=1)
+            finite = np.isfinite(array[start : start + _ROWS].astype(np.float32)).all(axis=1)
         if not finite.all():
             row = start + int(finite.argmin())
             raise ValueError(f"`vectors` must be finite, got NaN or infinity in row {row}; drop or repair it.")
-    _warn_of_scale(model, found)
-    return found
+    _warn_of_scale(model, array)
+    return array
 
 
 def _warn_of_scale(model: Any, vectors: np.ndarray) -> None:

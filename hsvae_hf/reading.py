@@ -230,23 +230,23 @@ def find_text_column(columns: dict[str, str], named: str | None, source: str, la
         ValueError: if there is no such column.
     """
     check_column(columns, named, "text_column")
-    found = named or next((name for name in TEXT_COLUMNS if name in columns and name != label), None)
+    column = named or next((name for name in TEXT_COLUMNS if name in columns and name != label), None)
     texts = [name for name, kind in columns.items() if kind == "text" and name not in (label, *LABEL_COLUMNS)]
     numbers = [name for name in columns if NUMBER.fullmatch(name)]
-    if found is None and not texts and label in TEXT_COLUMNS:
+    if column is None and not texts and label in TEXT_COLUMNS:
         raise ValueError(
             f"`label_column` must be another column than that of the sentences, got {label!r} among {sorted(columns)}; "
             "name the column of the classes, or the one of the sentences as `text_column`."
         )
-    if found is None and len(texts) == 1 and not numbers:
+    if column is None and len(texts) == 1 and not numbers:
         return texts[0]
-    if found is None or columns[found] == "other":
+    if column is None or columns[column] == "other":
         header = " If that is its first row, put a line of column names above it." if numbers else ""
         raise ValueError(
-            f"`text_column` must name a column of strings of {source!r}, got {found!r} among {sorted(columns)}; its "
+            f"`text_column` must name a column of strings of {source!r}, got {column!r} among {sorted(columns)}; its "
             f"string columns: {texts}.{header}"
         )
-    return found
+    return column
 
 
 def check_column(columns: dict[str, str], named: str | None, argument: str) -> None:

@@ -179,11 +179,11 @@ def device_name(device: str | torch.device) -> str:
 
 
 def report_steps(trainer: Trainer, remedy: str | None = None) -> None:
-    """Let a trainer say what it does by `ReportCallback`, in place of transformers' own printing.
+    """Let a trainer report by `ReportCallback`, in place of what transformers prints.
 
     Args:
-        trainer: of any kind.
-        remedy: what to do where hours are left on a CPU.
+        trainer: a trainer of any kind.
+        remedy: advice for a run with hours left on a CPU.
     """
     usual = [trainer.pop_callback(kind) for kind in (PrinterCallback, ProgressCallback, ReportCallback)]
     if any(callback is not None for callback in usual):  # in a notebook there is a table, which stays

@@ -135,6 +135,6 @@ def warn_unknown(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> No
     share = unknown_share(tokenizer, islice(texts, _SAMPLE))
     if share > _LARGE_SHARE:
         logger.warning(
-            "%.0f%% of the words of the corpus are unknown to the tokenizer: what is made of them knows only the rest",
+            "%.0f%% of the words of the corpus are unknown to the tokenizer: codes and models know only the rest",
             100 * share,
         )

@@ -60,7 +60,7 @@ def check_limit(limit: Any, what: str, tokenizer: PreTrainedTokenizerBase) -> in
 
 
 def token_limit(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The tokenizer's own limit of tokens per sentence, None for none.
+    """The limit of tokens per sentence that the tokenizer has, None for none.
 
     Raises:
         ValueError: if it is no number of tokens.
@@ -76,7 +76,7 @@ def tokenize(
     Args:
         tokenizer: stays as it is.
         sentences: strings.
-        limit: tokens per sentence, on the tokenizer's own `truncation_side`; None for all.
+        limit: tokens per sentence, on the tokenizer's `truncation_side`; None for all.
         prompt: goes before every sentence.
         first: index of the first sentence, for errors.
 

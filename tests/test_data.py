@@ -71,13 +71,10 @@ def write(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
-        ("empty.txt", b"", {}, "empty file"),
-        ("latin.txt", b"caf\xe9\n", {}, "latin.txt.*in line 1.*iconv"),
         ("x.csv", b"text,label\na b,1\n", {"text_column": "body"}, "`text_column` must be one of the columns"),
         ("x.csv", b"text,label\na b,1\n", {"label_column": "topic"}, "`label_column` must be one of the columns"),
         ("x.csv", b"text,label\na b,1\n", {"label_column": "text"}, "`label_column` must be another column than that"),
         ("x.csv", b"number\n1\n", {}, "`text_column` must name a column of strings"),
-        ("x.jsonl", b'{"text": "a"}\n{"text": null}\n', {}, "must hold a string in every row"),
         ("x.csv", b"text,label\na b,1.5\nc,2.5\n", {}, "must be classes"),
         ("x.pdf", b"text", {}, "convert it to one"),
         ("x.csv", b"text\na\n", {"max_train_samples": 0}, "`max_train_samples` must be at least 1, got 0"),
