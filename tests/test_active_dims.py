@@ -150,7 +150,7 @@ def test_the_model_that_embeds_can_be_calibrated(small_config, sentences, tokeni
     model = hsvae_hf.HSVAEModel(small_config)
     calibrate_threshold(model, tokenizer, sentences, 3)
     assert hsvae_hf.encode(model, tokenizer, sentences).nnz / len(sentences) == pytest.approx(3, abs=0.5)
-    with pytest.raises(ValueError, match="`tokenizer` must be given"):
+    with pytest.raises(ValueError, match="`tokenizer` must be the model"):
         calibrate_threshold(model, None, sentences, 3)
 
 
