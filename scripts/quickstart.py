@@ -1,10 +1,11 @@
 """The whole path in a few minutes on two cores: train a small HSVAE on docstrings, embed, look at the codes."""
 
+import start  # noqa: F401 - first: see there
+
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import start  # noqa: F401 - first: see there
 import torch
 from datasets import DatasetDict
 

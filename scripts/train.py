@@ -1,10 +1,10 @@
 """Train a text VAE on raw sentences, or on sentence vectors: everything that the run leaves is in one folder."""
 
+import start  # noqa: F401 - first: see there
+
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-import start  # noqa: F401 - first: see there
 
 from hsvae_hf.arguments import MODEL_NAMES, OUTPUT_FIRST, TRAINING_FIRST, ScriptParser, choose, config_arguments
 from hsvae_hf.cli import run

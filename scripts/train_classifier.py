@@ -1,8 +1,8 @@
 """Train a classifier on the samples of a trained text VAE: K-sample Monte-Carlo marginalisation (paper, 4.2)."""
 
-import shlex
-
 import start  # noqa: F401 - first: see there
+
+import shlex
 
 from hsvae_hf.arguments import OUTPUT_FIRST, TRAINING_FIRST, ScriptParser
 from hsvae_hf.classification import ClassifierArguments, ClassifierTrainingArguments, train_classifier
