@@ -93,7 +93,7 @@ def interrupt(monkeypatch, place, number):
         ("evaluate_model", "hsvae_hf.report:probe_accuracy"),
         ("evaluate_model", "matplotlib.figure:Figure.savefig"),
         ("explain", "hsvae_hf.encoding:_encode_batch"),
-        ("quickstart", "transformers:set_seed"),
+        ("quickstart", "hsvae_hf.training:set_seed"),
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

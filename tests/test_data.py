@@ -86,9 +86,21 @@ def test_bad_input_is_named(tmp_path, name, content, options, message):
 
 
 def test_a_table_is_no_data_set():
-    for table in (Dataset.from_dict({"text": ["a"]}), {"text": ["a"]}, ["a"], None, b"a.csv"):
-        with pytest.raises(ValueError, match="`dataset` must be a name or a path, got a .*; write it to a .csv"):
+    for table in (pandas.DataFrame({"text": ["a"]}), {"text": ["a"]}, [], None, b"a.csv"):
+        with pytest.raises(ValueError, match="`dataset` must be a name, a path, a Dataset, .*; a DataFrame becomes"):
             load_text_dataset(table)
+
+
+def test_rows_in_memory_are_read_in_their_own_order():
+    texts = ["one", "", "two", " ", "three", "four"]
+    rows = Dataset.from_dict({"text": texts, "label": ["a", "b"] * 3})
+    for indices in ([5, 4, 3, 0], [0, 1, 2]):
+        chosen = rows.select(indices)  # the table under it still has all rows, in the old order
+        splits = load_text_dataset(chosen)
+        expected = {texts[row]: "ab"[row % 2] for row in indices if texts[row].strip()}
+        pairs = {row["text"]: row["label"] for split in splits.values() for row in split}
+        assert {text: splits["train"].features["label"].names[label] for text, label in pairs.items()} == expected
+        assert chosen["text"][:] == [texts[row] for row in indices]
 
 
 HIDDEN = [

@@ -99,7 +99,7 @@ import hsvae_hf
 heavy = "accelerate datasets evaluate matplotlib pandas pyarrow scipy sklearn".split()
 assert not {name.partition(".")[0] for name in set(sys.modules) - before} & set(heavy)
 assert not any(name.startswith("hsvae_hf.") and ".models" not in name for name in sys.modules)
-assert {"encode", "encode_vectors", "explain"} <= set(dir(hsvae_hf))
+assert {"encode", "encode_vectors", "explain", "fit", "train"} <= set(dir(hsvae_hf))
 from hsvae_hf import *
 assert encode is hsvae_hf.encode is hsvae_hf.encoding.encode and HSVAEModel is hsvae_hf.HSVAEModel
 assert not hasattr(hsvae_hf, "nothing")

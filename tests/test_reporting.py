@@ -121,7 +121,7 @@ def test_a_run_begins_with_its_data_and_sizes_and_ends_with_what_to_type(tmp_pat
     )
     printed = capfd.readouterr()
     lines = printed.out.splitlines()
-    assert lines[0] == f"train.py: hsvae on {corpus}, to {folder}"
+    assert lines[0] == f"{corpus}: hsvae, to {folder}"
     assert any("rows: train 46, validation 2" in line for line in lines[:4])
     model = next(line for line in lines if line.startswith("model: "))
     assert model.startswith("model: hsvae, 6 dimensions, 1.20 on per sentence wanted, GRU of 12, ")

@@ -81,7 +81,7 @@ def test_from_vectors_to_codes(tmp_path):
     assert "| encoder | none; vectors of 5 numbers |" in card
     assert "SparseEncoder" not in card
     script(
-        "evaluate",
+        "evaluate_model",
         *("--model_name_or_path", tmp_path / "run", "--vectors", tmp_path / "rows.npy"),
         *("--output", tmp_path / "report.json"),
     )
