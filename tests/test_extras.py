@@ -21,7 +21,7 @@ METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = METADATA["project"]
 MODULES = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
-UNIMPORTED = {"jinja2", "tensorboard"}  # huggingface_hub's model cards and transformers' logging import them
+UNIMPORTED = {"accelerate", "jinja2", "tensorboard"}  # transformers' Trainer and model cards of the Hub import them
 
 
 def canonical(requirement):
@@ -32,7 +32,7 @@ def canonical(requirement):
 DEPENDENCIES = {canonical(requirement) for requirement in PROJECT["dependencies"]}
 TRAIN = {canonical(requirement) for requirement in PROJECT["optional-dependencies"]["train"]}
 # As if no extra were installed: sys.modules says that these cannot be imported.
-BLOCKED = "accelerate evaluate matplotlib peft sentence_transformers sklearn tensorboard"
+BLOCKED = "evaluate matplotlib peft sentence_transformers sklearn tensorboard"
 BARE = f"import sys\nfor name in {BLOCKED!r}.split(): sys.modules[name] = None\n"
 
 
@@ -68,7 +68,7 @@ def test_what_is_imported_is_declared_and_the_other_way_round():
     assert top <= DEPENDENCIES
     assert local <= DEPENDENCIES | TRAIN
     assert (top | local) >= DEPENDENCIES - UNIMPORTED
-    assert local >= TRAIN - UNIMPORTED - {"accelerate"}  # transformers' Trainer imports accelerate
+    assert local >= TRAIN - UNIMPORTED
 
 
 def test_without_the_extras_it_imports_encodes_and_explains(tmp_path, tokenizer, small_config):
@@ -139,8 +139,7 @@ NEEDING = {
         "from hsvae_hf.plots import plot_gate_heatmap; import numpy as np; "
         "plot_gate_heatmap(np.ones((1, 2)), ['a'], 'picture.png')",
     ],
-    "accelerate": [
-        "from hsvae_hf.training_arguments import TextVAETrainingArguments; TextVAETrainingArguments(output_dir='run')",
+    "evaluate, matplotlib, sklearn": [
         "from comparison import CompareArguments, compare; compare(CompareArguments('docstrings', 'run'))",
         "from reproduction import ReproduceArguments, reproduce; "
         "reproduce(ReproduceArguments('figure2', ['docstrings'], 'run'))",
@@ -170,8 +169,6 @@ for _, call in {calls!r}:
 
 RUNS = {
     "quickstart.py": ["--output_dir", "{run}"],
-    "train.py": ["--dataset", "docstrings", "--output_dir", "{run}"],
-    "train_classifier.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings", "--output_dir", "{run}"],
     "evaluate_model.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings", "--output", "{run}.json"],
     "explain.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings"],
     "compare.py": ["--dataset", "docstrings", "--output_dir", "{run}"],
