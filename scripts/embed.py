@@ -44,9 +44,7 @@ class EmbedArguments:
         }
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
-    batch_size: int | None = field(
-        default=None, metadata={"help": "Sentences per forward pass; the fastest number, by their lengths, without."}
-    )
+    batch_size: int | None = field(default=None, metadata={"help": "Sentences per forward pass; else by length."})
     max_active_dims: int | None = field(
         default=None, metadata={"help": "Keep at most this many dimensions per sentence, largest magnitudes first."}
     )
