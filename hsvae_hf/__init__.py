@@ -11,20 +11,38 @@ from hsvae_hf import models
 from hsvae_hf.models import *  # noqa: F403 - its `__all__` is the list of model classes
 
 if TYPE_CHECKING:
-    from hsvae_hf.encoding import encode, encode_vectors
+    from hsvae_hf.active_dims import calibrate_threshold
+    from hsvae_hf.data import load_text_dataset
+    from hsvae_hf.encoding import encode, encode_stream, encode_vectors
     from hsvae_hf.explanation import explain
+    from hsvae_hf.loading import load_for_inference
     from hsvae_hf.training import fit, train
 
 __version__ = "0.1.0"
 
 _HOMES = {  # functions, and the modules that they are in
+    "calibrate_threshold": "active_dims",
     "encode": "encoding",
+    "encode_stream": "encoding",
     "encode_vectors": "encoding",
     "explain": "explanation",
     "fit": "training",
+    "load_for_inference": "loading",
+    "load_text_dataset": "data",
     "train": "training",
 }
-__all__ = ["encode", "encode_vectors", "explain", "fit", "train", *models.__all__]
+__all__ = [
+    "calibrate_threshold",
+    "encode",
+    "encode_stream",
+    "encode_vectors",
+    "explain",
+    "fit",
+    "load_for_inference",
+    "load_text_dataset",
+    "train",
+    *models.__all__,
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, EvalPrediction, set_seed
 
+from hsvae_hf.arguments import LabelledDatasetArguments
 from hsvae_hf.batching import TextCollator
 from hsvae_hf.checkpoints import check_resumable, weights_fingerprint
 from hsvae_hf.data import labelled, load_text_dataset, tokenize_dataset
@@ -21,22 +22,15 @@ from hsvae_hf.training_arguments import RunArguments
 KEPT = ("model_type", "vocab_size", "hidden_size", "latent_size", "num_samples", "freeze_encoder", "id2label")
 
 
-@dataclass
-class ClassifierArguments:
+@dataclass(kw_only=True)
+class ClassifierArguments(LabelledDatasetArguments):
     """What to classify, with which model."""
 
     model_name_or_path: str = field(metadata={"help": "Trained model: a folder or a Hub id."})
     dataset: str = field(metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."})
-    text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if not found by name."})
-    dataset_config_name: str | None = field(
-        default=None,
-        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
-    )
     num_samples: int = field(default=5, metadata={"help": "K draws of the code per sentence; 0: the code itself."})
     freeze_encoder: bool = field(default=True, metadata={"help": "Train the classifier alone."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the training split."})
-    max_samples: int | None = field(default=None, metadata={"help": "Rows of every other split."})
 
 
 @dataclass
@@ -118,15 +112,7 @@ def load_classes(options: ClassifierArguments, seed: int) -> dict[str, Dataset]:
     Raises:
         ValueError: if there are too few rows or classes.
     """
-    dataset: DatasetDict = load_text_dataset(
-        options.dataset,
-        text_column=options.text_column,
-        label_column=options.label_column,
-        dataset_config_name=options.dataset_config_name,
-        max_train_samples=options.max_train_samples,
-        max_samples=options.max_samples,
-        seed=seed,
-    )
+    dataset: DatasetDict = load_text_dataset(**options.dataset_options(), seed=seed)
     if "validation" not in dataset:
         raise ValueError(f"`dataset` must have at least 2 rows, got 1 in {options.dataset!r}; some are held out.")
     if "label" not in dataset["train"].column_names:

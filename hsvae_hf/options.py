@@ -7,7 +7,7 @@ from dataclasses import Field, dataclass, field, fields
 from os import PathLike
 from typing import Any
 
-from hsvae_hf.arguments import MODEL_NAMES, choose, config_arguments, nearest
+from hsvae_hf.arguments import MODEL_NAMES, DatasetArguments, choose, config_arguments, nearest
 from hsvae_hf.models import MODELS, RELEASED
 from hsvae_hf.training_arguments import TextVAETrainingArguments
 
@@ -92,13 +92,10 @@ def defaults(model_type: str, preset: str | None, vectors: bool, encoder: bool) 
     return {name: value for name, value in small.items() if name != "target_active_dims" or model_type == "hsvae"}
 
 
-@dataclass
-class DataArguments:
+@dataclass(kw_only=True)
+class DataArguments(DatasetArguments):
     """What to train on, and which model."""
 
-    dataset: str | None = field(
-        default=None, metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."}
-    )
     vectors: str | None = field(
         default=None,
         metadata={"help": "A .npy or .parquet file of sentence vectors made elsewhere, instead of a data set."},
@@ -118,11 +115,6 @@ class DataArguments:
     prompt_name: str | None = field(
         default=None, metadata={"help": "Which of a sentence-transformers encoder's prompts goes before a sentence."}
     )
-    dataset_config_name: str | None = field(
-        default=None,
-        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
-    )
-    text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     max_length: int | None = field(
         default=None,
         metadata={
@@ -137,7 +129,6 @@ class DataArguments:
     )
     streaming: bool = field(default=False, metadata={"help": "Read while training; needs --max_steps."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Rows of the training split."})
-    max_samples: int | None = field(default=None, metadata={"help": "Rows of the validation split."})
 
 
 def resolve(

@@ -29,17 +29,8 @@ Prepared: TypeAlias = tuple[Any, PreTrainedTokenizerBase | None, dict[str, Any],
 
 def load_text(data: DataArguments, seed: int, rows: Rows | None) -> dict[str, Any]:
     """The splits to train and to evaluate on, raw."""
-    source: Any = data.dataset if rows is None else rows
-    dataset = load_text_dataset(
-        source,
-        text_column=data.text_column,
-        dataset_config_name=data.dataset_config_name,
-        with_labels=False,
-        streaming=data.streaming,
-        max_train_samples=data.max_train_samples,
-        max_samples=data.max_samples,
-        seed=seed,
-    )
+    source: dict[str, Any] = data.dataset_options() | ({} if rows is None else {"dataset": rows})
+    dataset = load_text_dataset(**source, with_labels=False, streaming=data.streaming, seed=seed)
     say(*data_facts(dataset, labels=False))
     return {name: dataset[name] for name in ("train", "validation") if name in dataset}
 
