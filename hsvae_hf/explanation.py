@@ -1,4 +1,4 @@
-"""What a dimension means: the words and sentences that switch it on, what the decoder makes of it, what pairs share."""
+"""Explanations of dimensions: the words and sentences that switch one on, and what two sentences share."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ from hsvae_hf.extras import require
 from hsvae_hf.inputs import check_positive, check_sentences
 from hsvae_hf.tokens import pad_batch, token_limit, tokenize
 
-LEAST_SENTENCES = 5  # a word in fewer of those that switch a dimension on says nothing about it
+ENDS = ("positive", "negative")  # of a dimension: codes above 0 and below
+LEAST_SENTENCES = 5  # a word in fewer sentences of an end says nothing about it
+LEAST_SCORE = 2.0  # z-score of a word that belongs to an end
 
 
 @dataclass
@@ -55,7 +57,8 @@ def explain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, a: str, 
     products = first * second
     order = np.argsort(-np.abs(products), kind="stable")
     contributions = [(int(index), float(products[index])) for index in order if products[index] != 0]
-    similarity, lengths = math.fsum(value for _, value in contributions), math.hypot(*first) * math.hypot(*second)
+    similarity = math.fsum(value for _, value in contributions)
+    lengths = math.hypot(*first) * math.hypot(*second)
     return Explanation(similarity, similarity / lengths if lengths > 0 else 0.0, contributions)
 
 
@@ -64,14 +67,15 @@ def describe_dimensions(
 ) -> list[dict[str, Any]]:
     """The words and sentences of both ends of every dimension that is ever on.
 
-    A word belongs to an end by the z-score of its log odds ratio, sentences with the dimension on at that end against
-    all others, counts of sentences smoothed by 1/2; given are words above 2 that are in five such sentences.
+    A word's score at an end is the z-score of its log odds ratio: sentences with the dimension on at that end against
+    all others, counts of sentences smoothed by 1/2. Words with a score above 2 in at least five sentences of the end
+    are given, best first.
 
     Args:
         codes: of `texts`, `(sentences, latent_size)`.
         texts: raw sentences.
         num_words: at most so many for each end.
-        num_sentences: likewise, by the size of the code; 0 for none.
+        num_sentences: likewise, largest codes first; 0 for none.
 
     Returns:
         For each dimension `dimension`, and `positive` and `negative` where it has such codes: `share` of the sentences,
@@ -82,8 +86,6 @@ def describe_dimensions(
         ValueError: if there are not as many codes as texts, or they are no codes or no texts.
     """
     require("sklearn")
-    from sklearn.feature_extraction.text import CountVectorizer
-
     check_positive(num_words=num_words, num_sentences=num_sentences or None)
     check_sentences(texts, "texts")
     texts = list(texts)
@@ -92,44 +94,56 @@ def describe_dimensions(
         raise ValueError(f"`codes` must be a sparse matrix, as `encode` gives, got a {kind}; encode the texts.")
     if codes.shape[0] != len(texts):
         raise ValueError(f"`texts` must be those of the {codes.shape[0]} codes, got {len(texts)}; pass both in order.")
-    counter = CountVectorizer(binary=True, min_df=LEAST_SENTENCES, token_pattern=r"(?u)\b\w\w+\b")
-    try:
-        words = counter.fit_transform(texts)
-        vocabulary = counter.get_feature_names_out()
-    except ValueError:  # no word is in enough sentences
-        words, vocabulary = sparse.csr_matrix((len(texts), 0)), np.array([])
-    total = np.asarray(words.sum(axis=0), dtype=np.float64).ravel()
+    words, vocabulary = _count_words(texts)
+    with_word = np.asarray(words.sum(axis=0), dtype=np.float64).ravel()
     columns = codes.tocsc()
-    ends: dict[str, Any] = {"positive": columns.multiply(columns > 0), "negative": columns.multiply(columns < 0)}
-    found: dict[int, dict[str, Any]] = {}
-    for end, part in ends.items():
+    described: dict[int, dict[str, Any]] = {}
+    for end, part in zip(ENDS, (columns.multiply(columns > 0), columns.multiply(columns < 0)), strict=True):
         part = part.tocsc()
         part.eliminate_zeros()
-        on = (part != 0).astype(np.float64)
-        together = np.asarray((words.T @ on).todense())
-        for index in np.flatnonzero(on.getnnz(axis=0)):
+        together = np.asarray((words.T @ (part != 0).astype(np.float64)).todense())  # (vocabulary, latent_size)
+        for index in np.flatnonzero(part.getnnz(axis=0)):
             column = part[:, index]
-            scores = _log_odds(together[:, index], total, column.nnz, len(texts))
+            scores = _log_odds(together[:, index], with_word, column.nnz, len(texts))
             scores[together[:, index] < LEAST_SENTENCES] = -np.inf
-            top = [word for word in np.argsort(-scores)[:num_words] if scores[word] > 2]
+            best = [word for word in np.argsort(-scores)[:num_words] if scores[word] > LEAST_SCORE]
             rows = column.indices[np.argsort(-np.abs(column.data), kind="stable")[:num_sentences]]
-            found.setdefault(int(index), {"dimension": int(index)})[end] = {
+            described.setdefault(int(index), {"dimension": int(index)})[end] = {
                 "share": column.nnz / len(texts),
                 "mean": float(column.data.mean()),
-                "words": vocabulary[top].tolist(),
+                "words": vocabulary[best].tolist(),
                 "sentences": [texts[row] for row in rows],
             }
-    return [found[index] for index in sorted(found)]
+    return [described[index] for index in sorted(described)]
 
 
-def _log_odds(on: np.ndarray, total: np.ndarray, sentences_on: int, sentences: int) -> np.ndarray:
-    """z-scores of log odds ratios, from counts of sentences with a word: where the dimension is on, and in all."""
-    cells = (on, sentences_on - on, total - on, sentences - sentences_on - (total - on))
-    a, b, c, d = (cell + 0.5 for cell in cells)
-    return np.log(a * d / (b * c)) / np.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
+def _count_words(texts: list[str]) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Which text has which word, `(texts, vocabulary)`, and the words, of those in enough texts."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    counter = CountVectorizer(binary=True, min_df=LEAST_SENTENCES, token_pattern=r"(?u)\b\w\w+\b")
+    try:
+        return counter.fit_transform(texts), counter.get_feature_names_out()
+    except ValueError:  # no word is in enough texts
+        return sparse.csr_matrix((len(texts), 0)), np.array([])
 
 
-@torch.inference_mode()
+def _log_odds(on: np.ndarray, with_word: np.ndarray, sentences_on: int, sentences: int) -> np.ndarray:
+    """z-scores of log odds ratios, `(vocabulary,)`.
+
+    Args:
+        on: sentences with each word that the dimension is on for, `(vocabulary,)`.
+        with_word: sentences with each word, `(vocabulary,)`.
+        sentences_on: sentences that the dimension is on for.
+        sentences: number of sentences.
+    """
+    off = with_word - on
+    word_on, other_on = on + 0.5, sentences_on - on + 0.5
+    word_off, other_off = off + 0.5, sentences - sentences_on - off + 0.5
+    log_ratio = np.log(word_on * other_off / (other_on * word_off))
+    return log_ratio / np.sqrt(1 / word_on + 1 / other_on + 1 / word_off + 1 / other_off)
+
+
 def decode_switched(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -137,7 +151,7 @@ def decode_switched(
     dimension: int,
     **generate: Any,
 ) -> list[tuple[str, str]]:
-    """What the decoder says of sentences without a dimension, and with it.
+    """What the decoder generates for sentences without a dimension, and with it.
 
     Args:
         model: for pre-training, with a decoder of words.
@@ -165,20 +179,21 @@ def decode_switched(
             f"`dimension` must be from 0 to {model.config.latent_size - 1}, got {dimension!r}; choose one of them."
         )
     check_sentences(texts, "texts")
-    limit, texts = token_limit(tokenizer), list(texts)
+    texts = list(texts)
     if not texts:
         return []
-    ids = tokenize(tokenizer, texts, limit)
-    inputs = {
-        name: torch.from_numpy(value).to(model.device)
-        for name, value in pad_batch(ids, tokenizer.pad_token_id or 0).items()
-    }
-    with evaluation_mode(model.base_model):
-        latent = model.base_model(**inputs, return_dict=True).latent
-    said, length = [], {"max_length": min(limit or 1000, 1000) + 1}  # the start token counts
-    off = latent.clone()
-    off[:, dimension] = 0.0
-    for latents in (off, latent):
-        words = cast(Any, model).generate(latents=latents, **(length | generate))
-        said.append(tokenizer.batch_decode(words, skip_special_tokens=True))
-    return list(zip(*said, strict=True))
+    limit = token_limit(tokenizer)
+    batch = pad_batch(tokenize(tokenizer, texts, limit), tokenizer.pad_token_id or 0)
+    inputs = {name: torch.from_numpy(value).to(model.device) for name, value in batch.items()}
+    longest = min(limit or 1000, 1000) + 1  # the start token counts
+
+    def generated(latents: torch.Tensor) -> list[str]:
+        ids = cast(Any, model).generate(latents=latents, **({"max_length": longest} | generate))
+        return cast(list[str], tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+    with torch.inference_mode():
+        with evaluation_mode(model.base_model):
+            with_dimension = model.base_model(**inputs, return_dict=True).latent
+        without = with_dimension.clone()
+        without[:, dimension] = 0.0
+        return list(zip(generated(without), generated(with_dimension), strict=True))

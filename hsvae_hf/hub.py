@@ -1,4 +1,4 @@
-"""Model cards out of a run's own files, and pushing a run to the Hub: one commit, or nothing."""
+"""Model cards from the files of a run, and the push of a run to the Hub: one commit, or nothing."""
 
 import json
 import shutil
@@ -11,42 +11,22 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import get_session, hf_raise_for_status
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
+from hsvae_hf.explanation import ENDS
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.locating import HUB_IDS
-from hsvae_hf.metrics import metric_path
 from hsvae_hf.models.configuration_text_vae import TextVAEConfig
+from hsvae_hf.models.sources import HTTP_ERROR
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
 REPORT, RESULTS, SETTINGS, HEATMAP = "report.json", "all_results.json", "train_settings.json", "gates.png"
-OF_THE_RUN = (REPORT, RESULTS, SETTINGS, HEATMAP)
-HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]  # of the HTTP client, whichever huggingface_hub has
+RUN_FILES = (REPORT, RESULTS, SETTINGS, HEATMAP)
 LICENSES = {"fancyzhx/dbpedia_14": "cc-by-sa-3.0", "Yelp/yelp_review_full": "other"}  # of the training text
-SUMMARIES = {
-    "hsvae": "Sparse sentence codes learned without labels: a hierarchical sparse VAE (HSVAE) switches every latent "
-    "dimension on or off, sentence by sentence.",
-    "gaussian-vae": "Dense sentence codes learned without labels by a VAE with a Gaussian posterior.",
-    "mat-vae": "Sentence codes learned without labels by MAT-VAE, a VAE pulled to a sparse prior by an MMD.",
-    "vsc": "Sparse sentence codes learned without labels by variational sparse coding.",
-    "sdlgm": "Sparse sentence codes learned without labels, at most a fixed number of dimensions each (SDLGM, a "
-    "reconstruction from its abstract).",
-    "sparsemax-ae": "Sparse sentence codes learned without labels by a sparsemax autoencoder.",
-    "text-encoder": "Dense sentence features.",
-}
-EXAMPLES = {"docstrings": "Set the title of the figure."}  # other texts have the words of the one below
-EXAMPLE = "A small village in the north of the country."
-CITATION = """@inproceedings{prokhorov-etal-2021-learning,
-  title     = {Learning Sparse Sentence Encoding without Supervision:
-               An Exploration of Sparsity in Variational Autoencoders},
-  author    = {Prokhorov, Victor and Li, Yingzhen and Shareghi, Ehsan and Collier, Nigel},
-  booktitle = {Proceedings of the 6th Workshop on Representation Learning for NLP (RepL4NLP-2021)},
-  pages     = {34--46},
-  year      = {2021}
-}"""
-SHOWN = {
+TAGS = ["sparse", "sparse-encoder", "sentence-transformers", "sentence-embeddings", "vae"]
+MEASURED = {  # keys of the report and of the results of training: names in the card
     "reconstruction_loss": "reconstruction, nats per sentence",
     "z_kl": "KL of z, nats per sentence, unweighted",
     "gamma_kl": "KL of the gate, nats per sentence, unweighted",
@@ -54,8 +34,8 @@ SHOWN = {
     "squared_error_code": "squared error of a standardised dimension, from the code",
     "neighbours_kept": "share of the ten nearest of 1,000 rows by vector that codes find again",
     "average_hoyer_samples": "Average Hoyer of samples",
-    "average_hoyer_slab_means": "Average Hoyer of slab means",
     "average_hoyer_posterior_means": "Average Hoyer of posterior means",
+    "average_hoyer_slab_means": "Average Hoyer of slab means",
     "active_dims": "active dimensions per sentence",
     "gate_std": "standard deviation of a gate over sentences",
     "switching_fraction": "share of dimensions that switch",
@@ -66,140 +46,148 @@ SHOWN = {
     "test_accuracy": "accuracy of the classifier, test",
     "validation_accuracy": "accuracy of the classifier, validation",
 }
+PROBES = {  # keys of the report's accuracies: names in the card
+    "code": "accuracy of logistic regression on the code",
+    "gate": "accuracy of logistic regression on the binarised gate alone",
+    "samples": "accuracy of logistic regression on draws",
+}
+BASELINES = {  # likewise; no results of this model
+    "dense": "accuracy of logistic regression on the vectors themselves, same rows",
+    "tfidf": "accuracy of logistic regression on TF-IDF, same rows",
+}
 SHOWN_DIMENSIONS = 16  # ends of dimensions, in the card
-PROBES = {"code": "the code", "gate": "the binarised gate alone", "samples": "draws"}
-BASELINES = {"dense": "the vectors themselves, same rows", "tfidf": "TF-IDF, same rows"}
-
-
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / name
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"`folder` must hold intact files, got {str(path)!r} ({error}); write it again.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"`folder` must hold intact files, got {str(path)!r} without an object; write it again.")
-    return found
+SHARED_FIELDS = {"z_kl_weight", "gamma_kl_weight", "penalty_weight", "word_dropout", "free_bits"}
+VECTOR_FIELDS = {"similarity_weight", "similarity_temperature"}
 
 
 def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) -> ModelCard:
-    """The card of a trained model, from its folder's own files; what was not measured is left out.
+    """The card of a trained model, from the files in its folder; what was not measured is left out.
 
     Args:
         folder: of a run: `config.json`, and where they exist `all_results.json`, `train_settings.json`, `report.json`
             (of `scripts/evaluate_model.py --output`) and `gates.png` (of its `--heatmap`).
         repo_id: where the model goes, for the usage block.
         dataset_id: the training data on the Hub, where the settings do not tell.
+
+    Raises:
+        ValueError: if one of these files is damaged.
     """
     folder = Path(folder)
     config = AutoConfig.from_pretrained(folder)
-    report, results, settings = _read(folder, REPORT), _read(folder, RESULTS), _read(folder, SETTINGS)
-    name = settings.get("dataset") or ""
-    dataset = dataset_id or HUB_IDS.get(name)
-    classes = "ForSequenceClassification" in (config.architectures or [""])[0]
-    rows = {SHOWN[key]: value for key, value in {**report, **results}.items() if key in SHOWN}
-    accuracy = {
-        f"accuracy of logistic regression on {name}": report["accuracy"][key]
-        for key, name in (PROBES | BASELINES).items()
-        if key in report.get("accuracy", {})
-    }
-    own = {key: value for key, value in (rows | accuracy).items() if not key.endswith(tuple(BASELINES.values()))}
-    rows |= accuracy
+    report, results, settings = (_read(folder / name) for name in (REPORT, RESULTS, SETTINGS))
+    data_name = settings.get("dataset") or ""
+    dataset = dataset_id or HUB_IDS.get(data_name)
+    is_classifier = "ForSequenceClassification" in (config.architectures or [""])[0]
+    task = "text-classification" if is_classifier else "feature-extraction"
     title = repo_id.rpartition("/")[2]
+    accuracies = report.get("accuracy", {})
+    measured = _named(MEASURED, report | results)
+    own_results = measured | _named(PROBES, accuracies)
     card_data = ModelCardData(
         library_name="transformers",
-        pipeline_tag="text-classification" if classes else "feature-extraction",
-        tags=["sparse", "sparse-encoder", "sentence-transformers", "sentence-embeddings", "vae", config.model_type],
+        pipeline_tag=task,
+        tags=[*TAGS, config.model_type],
         datasets=[dataset] if dataset else None,
         base_model=settings.get("base_model"),
         license=LICENSES.get(str(dataset)),
-        model_name=title if rows else None,
-        eval_results=_eval_results(own, dataset or Path(name).name or "unknown", classes) or None,
+        model_name=title if measured or accuracies else None,
+        eval_results=_eval_results(own_results, task, dataset or Path(data_name).name or "unknown") or None,
     )
-    words = config.encoder_type == "gru"
-    limits = (
-        f"Trained {'' if classes else 'without labels '}on the text named above: its {'vocabulary and ' * words}"
-        "subjects are those of that text"
-        if settings or dataset
-        else f"Its {'vocabulary and ' * words}subjects are those of its training text"
-    )
-    limits += ", and words outside its vocabulary are unknown to it." if words else "."
-    if "active_threshold" in config.to_dict():
-        limits += " Dimensions have no names; which sentences switch one on is a matter of looking."
     return ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),
         title=title,
         repo_id=repo_id,
-        summary=SUMMARIES[config.model_type] + (" On top, a classifier trained with labels." if classes else ""),
-        example=EXAMPLES.get(name, EXAMPLE),
-        heatmap=(folder / HEATMAP).is_file(),
         config=config,
-        classes=[config.id2label[index] for index in sorted(config.id2label)] if classes else [],
+        classes=[config.id2label[index] for index in sorted(config.id2label)] if is_classifier else [],
         model_rows=_model_rows(config),
-        settings={key: _shown(value) for key, value in settings.items()},
-        report=[(key, f"{value:.4g}" if isinstance(value, float) else value) for key, value in rows.items()],
-        evaluated=_evaluated(report, results),
+        data_name=data_name,
+        data_is_known=bool(settings or dataset),
+        settings={name: _without_folder(value) for name, value in settings.items()},
+        results={
+            name: f"{value:.4g}" if isinstance(value, float) else value
+            for name, value in (own_results | _named(BASELINES, accuracies)).items()
+        },
+        rows=report.get("rows"),
+        evaluation=report.get("settings", {}),
+        trained=bool(results),
         advice=report.get("advice"),
-        dimensions=_dimensions(report),
-        limits=limits,
-        citation=CITATION,
+        dimensions=_telling_dimensions(report.get("dimensions", [])),
+        has_gates="active_threshold" in config.to_dict(),
+        heatmap=(folder / HEATMAP).is_file(),
     )
 
 
-def _dimensions(report: dict[str, Any]) -> list[tuple[int, str, float, str]]:
-    """Dimension, end, share of the sentences and words, of those that tell most: on for some, with words to name."""
-    rows = [
-        (found["dimension"], sign, found[end]["share"], ", ".join(found[end]["words"]))
-        for found in report.get("dimensions", ())
-        for end, sign in (("positive", "+"), ("negative", "-"))
-        if end in found and found[end]["share"] < 0.4 and len(found[end]["words"]) >= 5
-    ]
-    return sorted(sorted(rows, key=lambda row: -row[2])[:SHOWN_DIMENSIONS])
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`folder` must hold intact files, got {str(path)!r} ({error}); write it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`folder` must hold intact files, got {str(path)!r} without an object; write it again.")
+    return content
 
 
-def _eval_results(rows: dict[str, Any], dataset: str, classes: bool) -> list[EvalResult]:
-    kind = "text-classification" if classes else "feature-extraction"
-    fixed: dict[str, Any] = {"task_type": kind, "dataset_type": dataset, "dataset_name": dataset}
+def _named(names: dict[str, str], values: dict[str, Any]) -> dict[str, Any]:
+    """The values that have a name in the card, by that name."""
+    return {name: values[key] for key, name in names.items() if key in values}
+
+
+def _eval_results(results: dict[str, Any], task: str, dataset: str) -> list[EvalResult]:
     return [
         EvalResult(
+            task_type=task,
+            dataset_type=dataset,
+            dataset_name=dataset,
             metric_type="accuracy" if "accuracy" in name else name.lower().replace(" ", "_").replace(",", ""),
             metric_name=name,
             metric_value=round(float(value), 4),
-            **fixed,
         )
-        for name, value in rows.items()
+        for name, value in results.items()
     ]
 
 
-def _model_rows(config: Any) -> list[tuple[str, Any]]:
-    vectors = not config.decodes_words
-    encoder = {"gru": f"GRU, {config.hidden_size}", "vector": f"none; vectors of {config.vector_size} numbers"}.get(
-        config.encoder_type, getattr(config.encoder_config, "model_type", None)
-    )
-    rows = [("type", config.model_type), ("encoder", encoder), ("latent dimensions", config.latent_size)]
-    rows += [("reconstructs", "the encoder's vector")] if vectors else [("vocabulary", config.vocab_size)]
-    own = {item.name for item in fields(config)} - {item.name for item in fields(TextVAEConfig)}
-    shared = {"z_kl_weight", "gamma_kl_weight", "penalty_weight", "word_dropout", "free_bits"}
-    if vectors:
-        shared |= {"similarity_weight", "similarity_temperature"}
-    values = [(name, getattr(config, name)) for name in sorted(own | shared)]
+def _telling_dimensions(dimensions: list[dict[str, Any]]) -> list[tuple[int, str, float, str]]:
+    """Dimension, sign of the end, share of the sentences and words, of the ends that tell most.
+
+    Those are on for less than 40% of the sentences and have at least five words to name; the most frequent are kept.
+    """
+    rows = []
+    for dimension in dimensions:
+        for end, sign in zip(ENDS, "+-", strict=True):
+            share, words = (dimension[end]["share"], dimension[end]["words"]) if end in dimension else (0.0, [])
+            if share < 0.4 and len(words) >= 5:
+                rows.append((dimension["dimension"], sign, share, ", ".join(words)))
+    most_frequent = sorted(rows, key=lambda row: -row[2])[:SHOWN_DIMENSIONS]
+    return sorted(most_frequent)
+
+
+def _model_rows(config: TextVAEConfig) -> list[tuple[str, Any]]:
+    """What the card's table of the model shows, by name."""
+    if not config.reads_text:
+        encoder = f"none; vectors of {config.vector_size} numbers"
+    elif config.encoder_config is None:
+        encoder = f"GRU, {config.hidden_size}"
+    else:
+        encoder = getattr(config.encoder_config, "model_type", None)
+    rows: list[tuple[str, Any]] = [("type", config.model_type), ("encoder", encoder)]
+    rows.append(("latent dimensions", config.latent_size))
+    if config.decodes_words:
+        rows.append(("vocabulary", config.vocab_size))
+    else:
+        rows.append(("reconstructs", "the encoder's vector"))
+    own_fields = {item.name for item in fields(config)} - {item.name for item in fields(TextVAEConfig)}
+    shared_fields = SHARED_FIELDS if config.decodes_words else SHARED_FIELDS | VECTOR_FIELDS
+    values = [(name, getattr(config, name)) for name in sorted(own_fields | shared_fields)]
     return rows + [(name, value) for name, value in values if value is not None]
 
 
-def _shown(value: Any) -> Any:
-    """A setting as the card says it: of a path on the machine that trained, the name alone."""
-    if value == "docstrings":
-        return "docstrings, of the Python packages installed beside hsvae_hf"
+def _without_folder(value: Any) -> Any:
+    """A setting as the card shows it: of a path on the machine that trained, the name alone."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-
-def _evaluated(report: dict[str, Any], results: dict[str, Any]) -> str:
-    found = report.get("settings", {})
-    if {"hsvae_hf", "split"} <= set(found) and "rows" in report:
-        by = f"by `scripts/evaluate_model.py` of hsvae_hf {found['hsvae_hf']}"
-        return f"On {report['rows']} rows, split `{found['split']}`, {by}."
-    return "By the training script." if results else ""
 
 
 def push_to_hub(
@@ -213,8 +201,8 @@ def push_to_hub(
 ) -> str:
     """Push a trained model: weights, configuration, code, tokenizer, card and report, in one commit.
 
-    Everything is made ready and checked in a temporary folder first; neither the run nor the repository is touched by
-    a push that fails. A report or a picture of an earlier push goes where this run has none.
+    Everything is prepared and checked in a temporary folder first. A push that fails changes neither the run nor the
+    repository. The report and the picture of an earlier push are deleted where this run has none.
 
     Args:
         folder: of the run.
@@ -233,34 +221,43 @@ def push_to_hub(
             model, or the Hub refuses or cannot be reached.
     """
     folder, api = Path(folder), HfApi(token=token)
-    config = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
-    architecture = (getattr(config, "architectures", None) or ["Model"])[0]
-    auto: Any = AutoModelForPreTraining if architecture.endswith("ForPreTraining") else AutoModel
-    auto = AutoModelForSequenceClassification if architecture.endswith("ForSequenceClassification") else auto
-    model, tokenizer = load_for_inference(folder, auto)
+    model, tokenizer = load_for_inference(folder, _auto_class(folder))
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         model.save_pretrained(staged)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
-        for name in OF_THE_RUN:
+        for name in RUN_FILES:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, staged / name)
         generated = model_card(staged, repo_id, dataset_id)
-        message, stale = f"Push {folder.resolve().name}", list(OF_THE_RUN)
-        with _one_line(repo_id):
+        with _one_line_errors(repo_id):
             _checked_card(card or generated, api.endpoint).save(staged / "README.md")
             _check_repository(api, repo_id, model.config.model_type, overwrite)
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(
-                repo_id=repo_id, folder_path=staged, commit_message=message, delete_patterns=stale
+                repo_id=repo_id,
+                folder_path=staged,
+                commit_message=f"Push {folder.resolve().name}",
+                delete_patterns=list(RUN_FILES),
             )
         return str(commit)
 
 
+def _auto_class(folder: Path) -> type[Any]:
+    """The Auto class whose model has all the weights of a folder."""
+    config = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    classes: dict[str, type[Any]] = {
+        "ForPreTraining": AutoModelForPreTraining,
+        "ForSequenceClassification": AutoModelForSequenceClassification,
+    }
+    return next((classes[ending] for ending in classes if architecture.endswith(ending)), AutoModel)
+
+
 @contextmanager
-def _one_line(repo_id: str) -> Iterator[None]:
-    """Say of whatever the Hub or the network raises what to do."""
+def _one_line_errors(repo_id: str) -> Iterator[None]:
+    """Turn what the Hub or the network raises into one line that says what to do."""
     try:
         yield
     except (HTTP_ERROR, OSError) as error:
@@ -277,7 +274,7 @@ def _one_line(repo_id: str) -> Iterator[None]:
 
 
 def _checked_card(card: ModelCard | str | Path, endpoint: str) -> ModelCard:
-    """The card, or that of a file, once its metadata has passed the Hub's own check."""
+    """The card, or the one in a file, after the Hub has checked its metadata."""
     name = "the generated one" if isinstance(card, ModelCard) else repr(str(card))
     try:
         card = card if isinstance(card, ModelCard) else ModelCard(Path(card).read_text(encoding="utf-8"))
@@ -291,7 +288,7 @@ def _checked_card(card: ModelCard | str | Path, endpoint: str) -> ModelCard:
 
 
 def _validate(card: ModelCard, endpoint: str) -> None:
-    """What `ModelCard.validate` does; before huggingface_hub 2.2 it asks huggingface.co, whatever the endpoint is."""
+    """As `ModelCard.validate`, which before huggingface_hub 2.2 asks huggingface.co whatever the endpoint is."""
     body, headers = {"repoType": "model", "content": str(card)}, {"Accept": "text/plain"}
     response = get_session().post(f"{endpoint}/api/validate-yaml", json=body, headers=headers)
     if response.status_code == 400:
@@ -305,32 +302,9 @@ def _check_repository(api: HfApi, repo_id: str, model_type: str, overwrite: bool
         path = api.hf_hub_download(repo_id, "config.json")
     except (RepositoryNotFoundError, RemoteEntryNotFoundError):  # not LocalEntryNotFoundError: the Hub did not answer
         return
-    found = json.loads(Path(path).read_text(encoding="utf-8")).get("model_type")
-    if found != model_type and not overwrite:
+    present = json.loads(Path(path).read_text(encoding="utf-8")).get("model_type")
+    if present != model_type and not overwrite:
         raise ValueError(
-            f"`repo_id` must not hold a model of another type, got {repo_id!r} with {found!r}, not {model_type!r}; "
+            f"`repo_id` must not hold a model of another type, got {repo_id!r} with {present!r}, not {model_type!r}; "
             "choose another name, or set `overwrite`."
         )
-
-
-def push_metric(name: str, repo_id: str, token: str | None = None) -> str:
-    """Push a metric of this package as a Space that `evaluate.load(repo_id)` reads.
-
-    Args:
-        name: `average_hoyer` or `active_dims`.
-        repo_id: `user/name`.
-        token: as in `push_to_hub`.
-
-    Returns:
-        The URL of the commit.
-
-    Raises:
-        ValueError: if there is no such metric, or the Hub refuses or cannot be reached.
-    """
-    folder, api = Path(metric_path(name)), HfApi(token=token)
-    target = f"{repo_id.rpartition('/')[2]}.py"  # evaluate looks for a file named like the repository
-    with tempfile.TemporaryDirectory() as temporary, _one_line(repo_id):
-        api.create_repo(repo_id, repo_type="space", space_sdk="static", exist_ok=True)
-        shutil.copyfile(folder / f"{name}.py", Path(temporary) / target)
-        shutil.copyfile(folder / "README.md", Path(temporary) / "README.md")
-        return str(api.upload_folder(repo_id=repo_id, repo_type="space", folder_path=temporary))

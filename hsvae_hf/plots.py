@@ -1,4 +1,4 @@
-"""Pictures: which dimensions a class's sentences switch on."""
+"""Pictures of codes: which dimensions the sentences of each class switch on."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ import numpy as np
 
 from hsvae_hf.extras import require
 from hsvae_hf.files import staged_file
-from hsvae_hf.statistics import _to_array
 
 
 def dimension_order(activity: np.ndarray) -> np.ndarray:
@@ -55,7 +54,6 @@ def plot_gate_heatmap(
         ImportError: without matplotlib, of the extra `train`.
         ValueError: if there is not one name per class.
     """
-    activity = _to_array(activity)
     if activity.ndim != 2 or len(class_names) != len(activity):
         raise ValueError(
             f"`class_names` must name each row of `activity`, got {len(class_names)} names for shape {activity.shape}. "

@@ -1,22 +1,27 @@
-"""One report of a trained model: loss terms, sparsity, gates, collapse, and what linear probes read from the codes."""
+"""Reports of a trained model: what was measured, advice on it, and how both are printed."""
 
 import logging
 import math
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from hsvae_hf.batching import input_batches
 from hsvae_hf.data import labelled
 from hsvae_hf.embedding_cache import embed_dataset
-from hsvae_hf.explanation import describe_dimensions
+from hsvae_hf.explanation import ENDS, describe_dimensions
 from hsvae_hf.extras import require
+from hsvae_hf.models.configuration_text_vae import TextVAEConfig
+from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining
+from hsvae_hf.plots import plot_gate_heatmap
 from hsvae_hf.probes import probe_accuracy, representations, tfidf_accuracy
 from hsvae_hf.reporting import figure, say
-from hsvae_hf.statistics import corpus_statistics
+from hsvae_hf.statistics import class_gate_activity, corpus_statistics
 
 logger = logging.getLogger(__name__)
 REPORTED = {  # what `print_report` shows, by people's names
@@ -47,82 +52,8 @@ PROBES = {
 }
 
 
-def advice(statistics: dict[str, Any], config: Any) -> str | None:
-    """One sentence on what is wrong with a latent and what to try, from `corpus_statistics`; None if nothing is.
-
-    Args:
-        statistics: of the model.
-        config: of the model; what it does not have, or has set already, is not advised.
-    """
-    if statistics["active_units"] == 0 or statistics.get("mutual_information", 1.0) < 0.1:
-        lower = [name for name in ("z_kl_weight", "gamma_kl_weight") if getattr(config, name, 0) > 0]
-        remedies = [f"lower {' and '.join(lower)}, warm the KL up by --kl_annealing linear"] if lower else []
-        if config.decodes_words:
-            remedies.append("raise word_dropout")
-        return (
-            "The code ignores the sentence (posterior collapse): train longer if it has just begun"
-            f"{'; else ' + ', or '.join(remedies) if remedies else ''}."
-        )
-    return _gate_advice(statistics, config) if "gate_std" in statistics else None
-
-
-def _gate_advice(statistics: dict[str, Any], config: Any) -> str | None:
-    """`advice` on gates, relative to the number of dimensions that codes have, or are to have."""
-    size = len(statistics.get("kl_per_dimension", ())) or config.latent_size
-    active, always = statistics["active_dims"], statistics["always_on_dims"]
-    target = getattr(config, "target_active_dims", None)
-    if active < min(1.0, target or 1.0) / 2:
-        settable = hasattr(config, "target_active_dims") and target is None
-        return f"Codes are empty: {'set target_active_dims, or ' if settable else ''}lower gamma_kl_weight."
-    # Where fewer than 5% switch, at most 10% of the dimensions are on for some of the sentences: the rest of a code is
-    # the same in all. Sparser codes have no dimension that is on for 5% of the sentences, and need none.
-    constant = max(always, active - 0.1 * size)
-    if statistics["switching_fraction"] < 0.05 and constant > active / 2:
-        return f"Gates hardly follow the sentence, the same dimensions are on for all: {_balance(config)}train longer."
-    uses = statistics.get("rows", math.inf) * active / size  # of a dimension, if all were used alike
-    if statistics["dead_dims"] > size / 2 and uses >= 10:
-        remedy = "lower latent_size or gamma_kl_weight" if config.gamma_kl_weight > 0 else "lower latent_size"
-        return f"{statistics['dead_dims']} of {size} dimensions are never on: {remedy}."
-    if always > size / 2:
-        remedies = [_balance(config).removesuffix(", or ")] if _balance(config) else []
-        if hasattr(config, "target_active_dims"):
-            remedies.append("set target_active_dims" if target is None else "lower target_active_dims")
-        return f"{always} of {size} dimensions are always on: {', and '.join(remedies) or 'raise latent_size'}."
-    return None
-
-
-def _probe_rows(train: Dataset | None, test: Dataset) -> tuple[Dataset, Dataset] | None:
-    """The rows with a class to learn from and to judge by; None, and a warning, if there are too few."""
-    if train is None or not {"label"} <= {*train.column_names} & {*test.column_names}:
-        return None
-    rows, judged = labelled(train), labelled(test)
-    if rows is None or judged is None:
-        logger.warning("accuracies are left out: no row of %s has a class", "train" if rows is None else "test")
-        return None
-    if len(rows.unique("label")) < 2:
-        logger.warning("accuracies are left out: the rows to learn from have one class alone")
-        return None
-    _check_words("train", rows)
-    return rows, judged
-
-
-def _check_words(name: str, split: Dataset | None) -> None:
-    if split is not None and "text" in split.column_names and not any(text.strip() for text in split["text"]):
-        raise ValueError(f"`{name}` must hold at least one word, got {len(split)} blank texts; check the text column.")
-
-
-def _balance(config: Any) -> str:
-    """How gates are made to follow the sentence, as far as that is not set."""
-    if not hasattr(config, "gate_balance_weight"):
-        return ""
-    remedies = ["set gate_balance_weight to 1"] if config.gate_balance_weight < 1 else []
-    if config.gamma_kl_weight > 0.001:
-        remedies.append("lower gamma_kl_weight to 0.001")
-    return " and ".join(remedies) + ", or " if remedies else ""
-
-
 def evaluate_model(
-    model: PreTrainedModel,
+    model: TextVAEForPreTraining,
     tokenizer: PreTrainedTokenizerBase | None,
     train: Dataset | None,
     test: Dataset,
@@ -141,48 +72,179 @@ def evaluate_model(
         batch_size: sentences per forward pass.
         seed: of the draws.
 
+    Returns:
+        What `corpus_statistics` gives, and where there is some: `advice`, `accuracy` of each probe, `probe_rows` that
+        they learned from, and `dimensions`, see `describe_dimensions`.
+
     Raises:
         ImportError: without the extra `train`.
         ValueError: if all texts of `train` or `test` are blank.
     """
-    require("evaluate", "sklearn")
+    require("sklearn")
     for name, split in (("train", train), ("test", test)):
         _check_words(name, split)
     torch.manual_seed(seed)
     model.eval()
+
+    def represent(split: Dataset, what: str, samples: int) -> dict[str, Any]:
+        return representations(model, input_batches(model, tokenizer, split, batch_size, what), samples)
+
     batches = input_batches(model, tokenizer, test, batch_size, "Evaluate")
     report = corpus_statistics(model, (inputs for _, inputs in batches))
     sentence = advice(report, model.config)
     if sentence is not None:
         report["advice"] = sentence
-    found = None
-    probes = _probe_rows(train, test)
-    if probes is not None:
-        labels, truth = (np.array(split["label"][:]) for split in probes)
-        splits = [
-            representations(model, input_batches(model, tokenizer, split, batch_size, "Probes"), num_samples)
-            for split in probes
-        ]
-        found = splits[1] if len(truth) == len(test) else None
-        accuracy = {name: probe_accuracy(splits[0][name], labels, splits[1][name], truth) for name in splits[0]}
-        accuracy["majority"] = float((truth == np.bincount(labels).argmax()).mean())
+    codes = None
+    splits = _probe_rows(train, test)
+    if splits is not None:
+        learned, judged = (represent(split, "Probes", num_samples) for split in splits)
         if not model.config.decodes_words:
-            dense = [embed_dataset(split, model, tokenizer) for split in probes]
-            accuracy["dense"] = probe_accuracy(dense[0], labels, dense[1], truth)
-        if "text" in probes[0].column_names:
-            accuracy["tfidf"] = tfidf_accuracy(*probes)
+            for part, split in zip((learned, judged), splits, strict=True):
+                part["dense"] = embed_dataset(split, model, tokenizer)
+        labels, truth = (np.array(split["label"][:]) for split in splits)
+        accuracy = {name: probe_accuracy(learned[name], labels, judged[name], truth) for name in learned}
+        accuracy["majority"] = float((truth == np.bincount(labels).argmax()).mean())
+        if "text" in splits[0].column_names:
+            accuracy["tfidf"] = tfidf_accuracy(*splits)
         report |= {"accuracy": accuracy, "probe_rows": len(labels)}
+        codes = judged["code"] if len(truth) == len(test) else None
     if "text" in test.column_names and tokenizer is not None:
-        found = found or representations(model, input_batches(model, tokenizer, test, batch_size, "Dimensions"), 1)
-        report["dimensions"] = describe_dimensions(found["code"], test["text"][:], num_sentences=0)
+        codes = represent(test, "Dimensions", 1)["code"] if codes is None else codes
+        report["dimensions"] = describe_dimensions(codes, test["text"][:], num_sentences=0)
     return report
 
 
-def print_report(report: dict[str, Any]) -> None:
+def _check_words(name: str, split: Dataset | None) -> None:
+    if split is not None and "text" in split.column_names and not any(text.strip() for text in split["text"]):
+        raise ValueError(f"`{name}` must hold at least one word, got {len(split)} blank texts; check the text column.")
+
+
+def _probe_rows(train: Dataset | None, test: Dataset) -> tuple[Dataset, Dataset] | None:
+    """The rows with a class to learn from and to judge by; None, and a warning, if there are too few."""
+    if train is None or "label" not in train.column_names or "label" not in test.column_names:
+        return None
+    learned, judged = labelled(train), labelled(test)
+    if learned is None or judged is None:
+        logger.warning("accuracies are left out: no row of %s has a class", "train" if learned is None else "test")
+        return None
+    if len(learned.unique("label")) < 2:
+        logger.warning("accuracies are left out: the rows to learn from have one class alone")
+        return None
+    _check_words("train", learned)
+    return learned, judged
+
+
+def draw_gates(
+    model: TextVAEForPreTraining,
+    tokenizer: PreTrainedTokenizerBase | None,
+    dataset: Dataset,
+    path: str | os.PathLike[str],
+    batch_size: int = 256,
+    title: str | None = None,
+) -> None:
+    """Write the heat map of the dimensions that each class uses, `plot_gate_heatmap`.
+
+    Args:
+        model: for pre-training, in evaluation mode.
+        tokenizer: the model's.
+        dataset: with `label`; rows without a class are left out.
+        path: PNG file to write.
+        batch_size: sentences per forward pass.
+        title: line above the heat map.
+
+    Raises:
+        ImportError: without matplotlib, of the extra `train`.
+        ValueError: if no row has a class, or the model has no gates.
+    """
+    rows = labelled(dataset)
+    if rows is None:
+        raise ValueError("`heatmap` needs labels, got none in the data; leave it out.")
+    batches = input_batches(model, tokenizer, rows, batch_size, "Heat map")
+    codes = representations(model, batches, num_samples=1)
+    if "gate" not in codes:
+        raise ValueError(f"`heatmap` needs a model with gates, got a {model.config.model_type}; leave it out.")
+    classes = rows.features["label"].names
+    activity = class_gate_activity(codes["gate"], np.array(rows["label"][:]), len(classes))
+    plot_gate_heatmap(activity, classes, path, title)
+
+
+def advice(statistics: Mapping[str, Any], config: TextVAEConfig) -> str | None:
+    """One sentence on what is wrong with a latent and what to try; None if nothing is.
+
+    Args:
+        statistics: of the model, by `corpus_statistics`.
+        config: of the model; what it does not have, or has set already, is not advised.
+    """
+    if statistics["active_units"] == 0 or statistics.get("mutual_information", 1.0) < 0.1:
+        return f"The code ignores the sentence (posterior collapse): {_against_collapse(config)}."
+    if "gate_std" not in statistics:  # a model without gates
+        return None
+    size = config.latent_size
+    active, always_on, dead = (statistics[name] for name in ("active_dims", "always_on_dims", "dead_dims"))
+    target = getattr(config, "target_active_dims", None)
+    if active < 0.5 * min(1.0, target or 1.0):
+        set_target = "set target_active_dims, or " if _can_set_target(config) else ""
+        return f"Codes are empty: {set_target}lower gamma_kl_weight."
+    # Where fewer than 5% switch, at most 10% of the dimensions are on for some of the sentences: the rest of a code is
+    # the same in all. Sparser codes have no dimension that is on for 5% of the sentences, and need none.
+    same_in_all = max(always_on, active - 0.1 * size)
+    if statistics["switching_fraction"] < 0.05 and same_in_all > 0.5 * active:
+        remedies = ", or ".join([*_for_balance(config), "train longer"])
+        return f"Gates hardly follow the sentence, the same dimensions are on for all: {remedies}."
+    uses = statistics.get("rows", math.inf) * active / size  # of a dimension, if all were used alike
+    if dead > 0.5 * size and uses >= 10:
+        remedy = "lower latent_size or gamma_kl_weight" if config.gamma_kl_weight > 0 else "lower latent_size"
+        return f"{dead} of {size} dimensions are never on: {remedy}."
+    if always_on > 0.5 * size:
+        return f"{always_on} of {size} dimensions are always on: {_against_always_on(config)}."
+    return None
+
+
+def _against_collapse(config: TextVAEConfig) -> str:
+    weights = [name for name in ("z_kl_weight", "gamma_kl_weight") if getattr(config, name) > 0]
+    remedies = []
+    if weights:
+        remedies.append(f"lower {' and '.join(weights)}, warm the KL up by --kl_annealing linear")
+    if config.decodes_words:
+        remedies.append("raise word_dropout")
+    patience = "train longer if it has just begun"
+    return f"{patience}; else {', or '.join(remedies)}" if remedies else patience
+
+
+def _against_always_on(config: TextVAEConfig) -> str:
+    remedies = _for_balance(config)
+    if hasattr(config, "target_active_dims"):
+        remedies.append("set target_active_dims" if _can_set_target(config) else "lower target_active_dims")
+    return ", and ".join(remedies) or "raise latent_size"
+
+
+def _can_set_target(config: TextVAEConfig) -> bool:
+    return hasattr(config, "target_active_dims") and config.target_active_dims is None
+
+
+def _for_balance(config: TextVAEConfig) -> list[str]:
+    """How gates are made to follow the sentence, as far as that is not set: no remedy or one."""
+    if not hasattr(config, "gate_balance_weight"):
+        return []
+    remedies = []
+    if config.gate_balance_weight < 1:
+        remedies.append("set gate_balance_weight to 1")
+    if config.gamma_kl_weight > 0.001:
+        remedies.append("lower gamma_kl_weight to 0.001")
+    return [" and ".join(remedies)] if remedies else []
+
+
+def print_report(report: Mapping[str, Any]) -> None:
     """Print what a person looks at first, a line each, and advice where there is some.
 
     Args:
         report: of `evaluate_model`.
+
+    Example:
+        >>> print_report({"rows": 1200, "active_dims": 15.93, "accuracy": {"code": 0.871}})
+          rows                    1,200
+          non-zeros per code      15.9
+          accuracy from the code  0.871
     """
     rows = [(label, report[name]) for name, label in REPORTED.items() if name in report]
     accuracy = report.get("accuracy", {})

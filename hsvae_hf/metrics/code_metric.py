@@ -1,0 +1,42 @@
+"""The base of this package's `evaluate` modules."""
+
+from typing import Any
+
+import evaluate
+
+from hsvae_hf.sparsity import AverageHoyer, Codes, CodeStatistics
+
+
+class CodeMetric(evaluate.Metric):
+    """A metric of codes that hands batches to an accumulator, where `evaluate` would keep Python lists of numbers.
+
+    Raises:
+        ValueError: if `num_process` is not 1: an accumulator sees the codes of one process.
+    """
+
+    accumulator_class: type[AverageHoyer] | type[CodeStatistics]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.num_process != 1:
+            raise ValueError(f"`num_process` must be 1, got {self.num_process}; gather the codes in one process.")
+        self.accumulator = self.accumulator_class()
+
+    def __len__(self) -> int:
+        """Number of codes since the last `compute`."""
+        return self.accumulator.rows
+
+    def add(self, *, prediction: object, **others: object) -> None:
+        """Add one code, `(d,)`."""
+        self.add_batch(predictions=[prediction])
+
+    def add_batch(self, *, predictions: Codes, **others: object) -> None:
+        """Add codes, `(batch, d)`."""
+        self.accumulator.update(predictions)
+
+    def compute(self, *, predictions: Codes | None = None, references: None = None, **options: Any) -> dict[str, Any]:
+        """Give the result for `predictions` and all codes before, and start afresh."""
+        if predictions is not None:
+            self.add_batch(predictions=predictions)
+        accumulator, self.accumulator = self.accumulator, self.accumulator_class()
+        return self._compute(accumulator, **options)
