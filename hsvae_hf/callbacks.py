@@ -19,7 +19,6 @@ from transformers.trainer_utils import has_length
 from hsvae_hf.active_dims import fit_code_scale, hold_target
 from hsvae_hf.batching import VectorDataset
 from hsvae_hf.encoding import evaluation_mode
-from hsvae_hf.extras import require
 from hsvae_hf.report import advice
 from hsvae_hf.statistics import corpus_statistics
 from hsvae_hf.tokens import NO_LIMIT
@@ -71,13 +70,9 @@ class CollapseMonitor(TrainerCallback):
     Args:
         trainer: whose `eval_dataset` is looked at, and which logs.
         rows: how many of it.
-
-    Raises:
-        ImportError: without `evaluate`, of the extra `train`.
     """
 
     def __init__(self, trainer: Trainer, rows: int = 1000) -> None:
-        require("evaluate")
         self.trainer, self.rows = trainer, rows
         self.statistics: dict[str, Any] = {}  # of the last evaluation; see `corpus_statistics`
         self._warned: tuple[bool, str] | None = None  # whether at the end, and the sentence without numbers

@@ -7,13 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import get_session, hf_raise_for_status
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+)
 
 from hsvae_hf.explanation import ENDS
 from hsvae_hf.loading import load_for_inference
@@ -172,7 +178,7 @@ def _model_rows(config: TextVAEConfig) -> list[tuple[str, Any]]:
     elif config.encoder_config is None:
         encoder = f"GRU, {config.hidden_size}"
     else:
-        encoder = getattr(config.encoder_config, "model_type", None)
+        encoder = cast(PreTrainedConfig, config.encoder_config).model_type
     rows: list[tuple[str, Any]] = [("type", config.model_type), ("encoder", encoder)]
     rows.append(("latent dimensions", config.latent_size))
     if config.decodes_words:

@@ -4,17 +4,18 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.batching import input_batches
 from hsvae_hf.data import labelled
 from hsvae_hf.embedding_cache import embed_dataset
-from hsvae_hf.explanation import ENDS, describe_dimensions
+from hsvae_hf.encoding import encode
+from hsvae_hf.explanation import ENDS, LEAST_SENTENCES, Explanation, describe_dimensions, explain, unknown_words
 from hsvae_hf.extras import require
 from hsvae_hf.models.configuration_text_vae import TextVAEConfig
 from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining
@@ -91,7 +92,7 @@ def evaluate_model(
 
     batches = input_batches(model, tokenizer, test, batch_size, "Evaluate")
     report = corpus_statistics(model, (inputs for _, inputs in batches))
-    sentence = advice(report, model.config)
+    sentence = advice(report, cast(TextVAEConfig, model.config))
     if sentence is not None:
         report["advice"] = sentence
     codes = None
@@ -99,19 +100,25 @@ def evaluate_model(
     if splits is not None:
         learned, judged = (represent(split, "Probes", num_samples) for split in splits)
         if not model.config.decodes_words:
-            for part, split in zip((learned, judged), splits, strict=True):
-                part["dense"] = embed_dataset(split, model, tokenizer)
-        labels, truth = (np.array(split["label"][:]) for split in splits)
-        accuracy = {name: probe_accuracy(learned[name], labels, judged[name], truth) for name in learned}
-        accuracy["majority"] = float((truth == np.bincount(labels).argmax()).mean())
-        if "text" in splits[0].column_names:
-            accuracy["tfidf"] = tfidf_accuracy(*splits)
-        report |= {"accuracy": accuracy, "probe_rows": len(labels)}
-        codes = judged["code"] if len(truth) == len(test) else None
+            learned["dense"], judged["dense"] = (embed_dataset(split, model, tokenizer) for split in splits)
+        report |= {"accuracy": _accuracies(learned, judged, *splits), "probe_rows": len(splits[0])}
+        codes = judged["code"] if len(splits[1]) == len(test) else None
     if "text" in test.column_names and tokenizer is not None:
         codes = represent(test, "Dimensions", 1)["code"] if codes is None else codes
         report["dimensions"] = describe_dimensions(codes, test["text"][:], num_sentences=0)
     return report
+
+
+def _accuracies(
+    learned: Mapping[str, Any], judged: Mapping[str, Any], train: Dataset, test: Dataset
+) -> dict[str, float]:
+    """Accuracy of a probe on each representation, of the largest class, and of TF-IDF where there is text."""
+    labels, truth = (np.array(split["label"][:]) for split in (train, test))
+    accuracy = {name: probe_accuracy(learned[name], labels, judged[name], truth) for name in learned}
+    accuracy["majority"] = float((truth == np.bincount(labels).argmax()).mean())
+    if "text" in train.column_names:
+        accuracy["tfidf"] = tfidf_accuracy(train, test)
+    return accuracy
 
 
 def _check_words(name: str, split: Dataset | None) -> None:
@@ -254,3 +261,85 @@ def print_report(report: Mapping[str, Any]) -> None:
         say(f"  {label:<{width}}  {figure(value)}")
     if report.get("advice") is not None:
         say(f"  advice: {report['advice']}")
+
+
+def print_dimensions(dimensions: Sequence[Mapping[str, Any]], sentences: int) -> None:
+    """Print a line for each end of each dimension.
+
+    Args:
+        dimensions: of `describe_dimensions`.
+        sentences: number of sentences that they were described by.
+    """
+    say("dimension and sign, share of the sentences that have it so, their words (- where none stands out)")
+    for dimension in dimensions:
+        for end, sign in zip(ENDS, "+-", strict=True):
+            if end in dimension:
+                share, words = dimension[end]["share"], dimension[end]["words"]
+                say(f"{dimension['dimension']:>5}{sign} {share:>6.1%}  {', '.join(words) or '-'}")
+    if not dimensions:
+        say(f"    none is on for any of {sentences} sentences")
+    if sentences < 10 * LEAST_SENTENCES:
+        say(f"words need {LEAST_SENTENCES} sentences that switch a dimension on, of {sentences} in all: add text")
+
+
+def print_details(dimension: Mapping[str, Any]) -> None:
+    """Print the sentences of both ends of a dimension, and what the decoder generates for them.
+
+    Args:
+        dimension: one of `describe_dimensions`; its ends may have `decoder`, a list of `off` and `on`, the texts
+            without the dimension and with it.
+    """
+    for end in ENDS:
+        if end not in dimension:
+            continue
+        say(f"\n{end}, on average {dimension[end]['mean']:+.2f}:")
+        for sentence in dimension[end]["sentences"]:
+            say(f"    {_one_line(sentence)}")
+        if "decoder" in dimension[end]:
+            say("  the decoder, with it off and on:")
+        for texts in dimension[end].get("decoder", []):
+            say(f"    off  {_one_line(texts['off'])}\n    on   {_one_line(texts['on'])}")
+
+
+def print_explanation(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    dimensions: Sequence[Mapping[str, Any]],
+    source: str | None,
+) -> Explanation:
+    """Print what two sentences share, a line for each dimension.
+
+    Args:
+        model: any of this package with a text encoder.
+        tokenizer: the model's.
+        sentences: two.
+        dimensions: of `describe_dimensions`, for the words of each end.
+        source: where the words are from; None for none.
+    """
+    words = {
+        (dimension["dimension"], end): ", ".join(dimension[end]["words"]) or "-"
+        for dimension in dimensions
+        for end in ENDS
+        if end in dimension
+    }
+    pair = explain(model, tokenizer, *sentences)
+    codes = encode(model, tokenizer, sentences).toarray()
+    say("dimension, what it adds to the dot product of the two codes" + (f", its words in {source}" if source else ""))
+    for index, value in pair.contributions:
+        ends = dict.fromkeys(ENDS[0] if code > 0 else ENDS[1] for code in codes[:, index])  # two if they differ
+        shown = " against ".join(words.get((index, end), "-") for end in ends) if source else ""
+        say(f"{index:>5}  {value:+.4f}  {shown}".rstrip())
+    say(f"  sum  {pair.similarity:+.4f}   cosine {pair.cosine:+.4f}")
+    unknown = unknown_words(tokenizer, " ".join(sentences))
+    if unknown:
+        say(f"words that the model does not know: {', '.join(unknown)}")
+    if not source:
+        say("for the words of these dimensions, add --dataset with text like what the model was trained on")
+    return pair
+
+
+def _one_line(text: str, width: int = 96) -> str:
+    """A sentence, shortened."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 3] + "..."

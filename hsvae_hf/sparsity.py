@@ -47,7 +47,7 @@ def dense_chunks(codes: Codes, width: int | None = None) -> Iterator[np.ndarray]
     if values.dtype.kind not in "fiub":
         raise ValueError(f"`codes` must hold numbers, got {values.dtype}. Pass float codes without None or text.")
     lowest, highest = float(values.min(initial=0)), float(values.max(initial=0))
-    if not max(-lowest, highest) <= np.finfo(np.float32).max:  # NaN is not
+    if not max(-lowest, highest) <= float(np.finfo(np.float32).max):  # NaN is not
         raise ValueError(
             f"`codes` must hold finite numbers in the float32 range, got values from {lowest} to {highest}. "
             "Check the model for divergence."

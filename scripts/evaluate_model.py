@@ -1,15 +1,9 @@
 """One JSON report of a trained model on a data set."""
 
-import signal
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
-
-import numpy as np
+import start  # noqa: F401 - first: see there
 import torch
 import transformers
 from datasets import Dataset
@@ -17,17 +11,14 @@ from transformers import AutoModelForPreTraining
 
 import hsvae_hf
 from hsvae_hf.arguments import parse
-from hsvae_hf.batching import input_batches
 from hsvae_hf.cli import run
-from hsvae_hf.data import labelled, load_text_dataset
+from hsvae_hf.data import load_text_dataset
 from hsvae_hf.extras import require
 from hsvae_hf.files import check_output, claimed_files, load_vectors, write_json
+from hsvae_hf.inputs import check_positive
 from hsvae_hf.loading import load_for_inference
-from hsvae_hf.plots import plot_gate_heatmap
-from hsvae_hf.probes import representations
-from hsvae_hf.report import evaluate_model, print_report
+from hsvae_hf.report import draw_gates, evaluate_model, print_report
 from hsvae_hf.reporting import command_line, data_facts, device_name, finish, model_facts, say
-from hsvae_hf.statistics import class_gate_activity
 from hsvae_hf.tokenization import warn_unknown
 
 
@@ -63,37 +54,33 @@ class EvaluateArguments:
 
 def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Dataset]:
     """Name of the split to report on, the rows that probes learn from, the rows to report on."""
+    columns = {name: getattr(options, name) for name in ("text_column", "label_column", "dataset_config_name")}
     if (options.dataset is None) == (options.vectors is None):
         got = "neither" if options.dataset is None else "both"
         raise ValueError(f"Give exactly one of `dataset` and `vectors`, got {got}.")
     if options.vectors is not None:
-        for name in ("max_samples", "text_column", "label_column", "dataset_config_name"):
-            if getattr(options, name) is not None:
+        for name, value in (columns | {"max_samples": options.max_samples}).items():
+            if value is not None:
                 raise ValueError(f"`{name}` must be left out with `vectors`: all rows are reported on, without text.")
         return "all", None, Dataset.from_dict({"vectors": load_vectors(options.vectors)})
     rows = options.max_samples if options.split == "train" else options.max_train_samples
-    limits = {"max_train_samples": rows, "max_samples": options.max_samples}
-    names = ("text_column", "label_column", "dataset_config_name")
-    columns = {name: getattr(options, name) for name in names}
-    splits = load_text_dataset(str(options.dataset), seed=options.seed, needs_train=False, **limits, **columns)
+    sizes = {"max_train_samples": rows, "max_samples": options.max_samples}
+    splits = load_text_dataset(str(options.dataset), seed=options.seed, needs_train=False, **columns, **sizes)
     say(*data_facts(splits))
     name = "validation" if options.split == "test" and "test" not in splits else options.split
     if name not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
-    found = splits.summary
-    options.text_column, options.label_column = found.text_column, found.label_column  # as the report is to say
+    if name != options.split:
+        say(f"there is no split `{options.split}`: the report is on `{name}`, {len(splits[name]):,} rows")
+    options.text_column, options.label_column = splits.summary.text_column, splits.summary.label_column
     return name, splits.get("train") if name != "train" else None, splits[name]
 
 
 def main() -> None:
     """Parse, check, measure into files that are this process's alone."""
     options = parse(EvaluateArguments, __doc__)
-    require("evaluate", "matplotlib", "sklearn")
-    for option in ("num_samples", "batch_size"):
-        if getattr(options, option) < 1:
-            raise ValueError(
-                f"`{option}` must be at least 1, got {getattr(options, option)}; choose a positive number."
-            )
+    require("matplotlib", "sklearn")
+    check_positive(num_samples=options.num_samples, batch_size=options.batch_size)
     inputs, picture = (options.dataset, options.vectors), None
     output = check_output(options.output, options.overwrite, ".json", inputs=inputs)
     if options.heatmap is not None:
@@ -108,37 +95,21 @@ def measure(options: EvaluateArguments, output: Path, picture: Path | None) -> N
     say(f"evaluate_model.py: {options.model_name_or_path} on {source}, to {options.output}")
     model, tokenizer = load_for_inference(options.model_name_or_path, AutoModelForPreTraining)
     name, train, test = load_splits(options)
-    if options.dataset is not None and name != options.split:
-        say(f"there is no split `{options.split}`: the report is on `{name}`, {len(test):,} rows")
-    classified = labelled(test)
-    if picture is not None and classified is None:
-        raise ValueError("`heatmap` needs labels, got none in the data; leave it out.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)
     say(model_facts(model), f"device: {device_name(device)}")
     if tokenizer is not None:
         warn_unknown(tokenizer, test["text"])
-    if picture is not None and classified is not None:
-        found = representations(model, input_batches(model, tokenizer, classified, options.batch_size, "Heat map"), 1)
-        if "gate" not in found:
-            raise ValueError(f"`heatmap` needs a model with gates, got a {model.config.model_type}; leave it out.")
-        classes = classified.features["label"].names
-        activity = class_gate_activity(found["gate"].toarray(), np.array(classified["label"][:]), len(classes))
-        plot_gate_heatmap(activity, classes, picture)
+    if picture is not None:
+        draw_gates(model, tokenizer, test, picture, options.batch_size)
     report = evaluate_model(model, tokenizer, train, test, options.num_samples, options.batch_size, options.seed)
-    report["settings"] = vars(options) | {
-        "split": name,
-        "model_type": model.config.model_type,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "hsvae_hf": hsvae_hf.__version__,
-    }
+    versions = {library.__name__: library.__version__ for library in (torch, transformers, hsvae_hf)}
+    report["settings"] = vars(options) | {"split": name, "model_type": model.config.model_type} | versions
     write_json(output, report)
     print_report(report)
     names = ("model_name_or_path", "dataset", "dataset_config_name", "text_column")
-    shared = {name: getattr(options, name) for name in names}
-    words = tokenizer is not None and options.dataset is not None
-    finish(f"{output}: all figures", {}, *([command_line("explain.py", **shared)] if words else []))
+    command = command_line("explain.py", **{name: getattr(options, name) for name in names})
+    finish(f"{output}: all figures", {}, *([command] if tokenizer is not None and options.dataset is not None else []))
 
 
 if __name__ == "__main__":

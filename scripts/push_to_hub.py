@@ -1,13 +1,9 @@
 """Push a trained model to the Hub: weights, code, tokenizer, card and report, in one commit."""
 
 import shlex
-import signal
-import sys
 from dataclasses import dataclass, field
 
-if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+import start  # noqa: F401 - first: see there
 
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run

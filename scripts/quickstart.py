@@ -7,21 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import DatasetDict
 
 import hsvae_hf
 from hsvae_hf.arguments import parse
-from hsvae_hf.batching import input_batches
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.extras import require
 from hsvae_hf.options import SMALL_TRAINING
-from hsvae_hf.plots import plot_gate_heatmap
-from hsvae_hf.probes import representations
-from hsvae_hf.report import evaluate_model, print_report
+from hsvae_hf.report import draw_gates, evaluate_model, print_report
 from hsvae_hf.reporting import command_line, finish, say
 from hsvae_hf.runs import Run
-from hsvae_hf.statistics import class_gate_activity
 from hsvae_hf.training import train
 
 QUERIES = [
@@ -39,17 +34,6 @@ class QuickstartArguments:
     max_steps: int = field(default=SMALL_TRAINING["max_steps"], metadata={"help": "Steps to train."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Sentences to train on; all by default."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Delete what is in output_dir."})
-
-
-def draw_gates(result: Run, dataset: DatasetDict) -> Path:
-    """Draw which dimensions the sentences of each package switch on."""
-    test, picture = dataset["test"], Path(result.output_dir) / "gates.png"
-    batches = input_batches(result.model, result.tokenizer, test, 256, "Gates")
-    gates = representations(result.model, batches, num_samples=1)["gate"].toarray()
-    classes = test.features["label"].names
-    activity = class_gate_activity(gates, np.array(test["label"]), len(classes))
-    plot_gate_heatmap(activity, classes, picture, title="Which dimensions each package's sentences switch on")
-    return picture
 
 
 def show_neighbours(result: Run, corpus: list[str]) -> None:
@@ -97,7 +81,9 @@ def main() -> None:
     say("\nOn held-out sentences:")
     report = evaluate_model(result.model, result.tokenizer, dataset["train"], dataset["test"])
     print_report(report)
-    picture = draw_gates(result, dataset)
+    picture = Path(options.output_dir) / "gates.png"
+    title = "Which dimensions each package's sentences switch on"
+    draw_gates(result.model, result.tokenizer, dataset["test"], picture, title=title)
     show_neighbours(result, list(dataset["train"]["text"]))
     show_reconstruction(result)
     figures = {"perplexity per word": report["perplexity"], "non-zeros per code": report["active_dims"]}

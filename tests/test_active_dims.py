@@ -18,7 +18,6 @@ from hsvae_hf.active_dims import (
     calibrate_threshold,
     fit_code_scale,
     hold_target,
-    set_threshold,
 )
 from hsvae_hf.callbacks import ActiveDimsController
 from hsvae_hf.encoding import encode_vectors
@@ -106,8 +105,10 @@ def test_the_target_is_held_where_the_gates_allow_it(caplog):
         model.model.latent_head.gate.weight.zero_()
         model.model.latent_head.gate.bias.zero_()
     hold_target(model, [{"vectors": vectors}])
+    hold_target(model, [])
     assert model.config.active_threshold == threshold
     assert "gates of equal value cannot be told apart" in caplog.text
+    assert "`batches` must hold at least one batch" in caplog.text
 
 
 def test_a_threshold_is_set_by_an_array_and_by_nothing_else_than_rows():
@@ -117,8 +118,12 @@ def test_a_threshold_is_set_by_an_array_and_by_nothing_else_than_rows():
     vectors[7, 2] = np.nan
     with pytest.raises(ValueError, match="`vectors` must be finite, got NaN or infinity in row 7"):
         calibrate_threshold(model, None, vectors, 2)
-    for dataset in ("a sentence", [], vectors[:0]):
-        with pytest.raises(ValueError, match="`dataset` must be a list of sentences or rows of vectors"):
+    for dataset, message in (
+        ("a sentence", "be several strings"),
+        ([], "hold at least one row"),
+        (vectors[:0], "hold at least one row"),
+    ):
+        with pytest.raises(ValueError, match=f"`dataset` must {message}"):
             calibrate_threshold(model, None, dataset, 2)
 
 
@@ -206,12 +211,8 @@ def test_rows_too_few_to_tell_are_warned_of(caplog, small_config, sentences, tok
 def test_a_wanted_number_that_is_none_is_refused_before_work(small_config, sentences, tokenizer, target, monkeypatch):
     model = hsvae_hf.HSVAEModel(small_config)
     monkeypatch.setattr(type(model), "forward", lambda *a, **k: pytest.fail("work was done"))
-    for call in (
-        lambda: calibrate_threshold(model, tokenizer, sentences, target),
-        lambda: set_threshold(model, [{}], target),
-    ):
-        with pytest.raises(ValueError, match="`target_active_dims` must be between 0 and 6, got"):
-            call()
+    with pytest.raises(ValueError, match="`target_active_dims` must be between 0 and 6, got"):
+        calibrate_threshold(model, tokenizer, sentences, target)
 
 
 def test_what_holds_no_rows_is_refused(small_config, sentences, tokenizer):
@@ -219,16 +220,14 @@ def test_what_holds_no_rows_is_refused(small_config, sentences, tokenizer):
     for dataset, message in (
         (["a", None], "`dataset` must be strings, got NoneType 'None' at index 1"),
         ((text for text in ["a", 3]), "`dataset` must be strings, got int '3' at index 1"),
-        (iter([]), "got an empty list_iterator"),
+        (iter([]), "`dataset` must hold at least one row, got none"),
         (np.array("a"), r"got a ndarray of shape \(\)"),
-        (Dataset.from_dict({"text": []}), "got an empty Dataset"),
+        (Dataset.from_dict({"text": []}), "`dataset` must hold at least one row, got none"),
         (Dataset.from_dict({"sentence": ["a"]}), "`dataset` must have a column `text` .* got sentence"),
         (Dataset.from_dict({"text": ["a", None]}), "`dataset` must be strings, got NoneType 'None' at index 1"),
     ):
         with pytest.raises(ValueError, match=message):
             calibrate_threshold(model, tokenizer, dataset, 3)
-    with pytest.raises(ValueError, match="`batches` must hold at least one batch"):
-        set_threshold(model, [], 3)
     with pytest.raises(ValueError, match="`model` must be one of `decoder_type='vector'`"):
         fit_code_scale(model, np.ones((2, 12), dtype=np.float32))
     with pytest.raises(ValueError, match="`vectors` must hold at least one row"):

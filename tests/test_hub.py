@@ -31,6 +31,7 @@ OWN_CARD = "---\nlicense: mit\n---\n# Written by hand\n"
 PUSH = f"""
 import contextlib, io, json, runpy, sys
 from hsvae_hf.cli import run
+sys.path.insert(0, {str(ROOT / "scripts")!r})  # as Python does for the script that it runs
 main, results = runpy.run_path({str(ROOT / "scripts/push_to_hub.py")!r})["main"], []
 for options in pushes:
     sys.argv = ["push_to_hub.py", *options]

@@ -14,7 +14,7 @@ from scipy import sparse
 from vector_models import small, vector_model
 
 import hsvae_hf
-from hsvae_hf.active_dims import calibrate_threshold, fit_code_scale, set_threshold
+from hsvae_hf.active_dims import calibrate_threshold, fit_code_scale, hold_target
 from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.encoding import encode, encode_stream, encode_vectors, sentence_vectors
 from hsvae_hf.explanation import decode_switched, explain
@@ -77,7 +77,7 @@ def test_columns_of_every_kind_are_taken(model, tokenizer):
         ("text", lambda m, t: explain(m, t, *ROWS)),
         ("text", lambda m, t: decode_switched(m, t, ROWS, 1)),
         ("text", lambda m, t: calibrate_threshold(m, t, ROWS, 3)),
-        ("batches", lambda m, t: set_threshold(m, [], 3)),
+        ("batches", lambda m, t: hold_target(m, [])),
         ("vectors", lambda m, t: encode_vectors(m, np.ones((2, 5)))),
         ("vectors", lambda m, t: fit_code_scale(m, np.ones((2, 5)))),
     ],

@@ -1,6 +1,6 @@
-import os
+"""Class activity, its picture, neighbours, and the estimate of the mutual information."""
+
 import sys
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 
 from hsvae_hf.plots import dimension_order, plot_gate_heatmap
-from hsvae_hf.statistics import GateStatistics, class_gate_activity, class_kl, neighbours_kept
+from hsvae_hf.statistics import EvenSample, class_gate_activity, mutual_information, neighbours_kept
 
 
 def class_gates(num_classes=4, per_class=50, seed=0):
@@ -23,80 +23,6 @@ def class_gates(num_classes=4, per_class=50, seed=0):
     return gates[:, order], labels, order
 
 
-def gate_statistics(gates, threshold=0.5):
-    statistics = GateStatistics(threshold)
-    statistics.update(gates)
-    return statistics.result()
-
-
-def test_gate_statistics_equal_their_definition():
-    gates = np.random.default_rng(0).beta(2, 1, (500, 30)) ** np.linspace(0.01, 20, 30)
-    on_share = (gates < 0.5).mean(axis=0)
-    result = gate_statistics(gates)
-    assert result["gate_std"] == pytest.approx(gates.std(axis=0).mean(), rel=1e-9)
-    assert result["switching_fraction"] == np.mean([0.05 <= share <= 0.95 for share in on_share])
-    assert 0 < result["switching_fraction"] < 1
-    assert result["active_dims"] == pytest.approx((gates < 0.5).sum(axis=1).mean())
-
-
-def test_gate_statistics_in_batches_equal_one_shot():
-    gates = torch.rand(300, 12, generator=torch.Generator().manual_seed(0))
-    statistics = GateStatistics(threshold=0.4)
-    for batch in gates.split(37):
-        statistics.update(batch)
-    assert statistics.sentences == 300
-    assert statistics.result() == pytest.approx(gate_statistics(gates.numpy(), threshold=0.4), rel=1e-9)
-
-
-def test_gates_that_ignore_the_input_have_exactly_zero_std():
-    gates = np.tile(np.linspace(0.1, 0.9, 7), (1000, 1))
-    result = gate_statistics(gates)
-    assert result["gate_std"] == 0
-    assert result["switching_fraction"] == 0
-
-
-def test_active_dims_are_those_of_the_code_where_it_is_given():
-    statistics = GateStatistics()
-    statistics.update(torch.full((2, 4), 0.1), torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.0, -1.0, 2.0, 0.0]]))
-    assert statistics.result()["active_dims"] == 1.5
-
-
-def test_gate_statistics_take_memory_per_dimension_only():
-    statistics, batch = GateStatistics(), np.random.default_rng(0).random((1000, 200))  # 1.6 MB
-    statistics.update(batch)
-    tracemalloc.start()
-    try:
-        for _ in range(30):
-            statistics.update(batch)
-        kept, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert kept < 50_000
-    assert peak < 4 * batch.nbytes
-
-
-@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.5])
-def test_gates_must_be_probabilities(value):
-    gates = np.full((3, 2), 0.5)
-    gates[1, 1] = value
-    with pytest.raises(ValueError, match=r"`gate_mean` must hold probabilities in \[0, 1\]"):
-        gate_statistics(gates)
-
-
-def test_gate_statistics_refuse_what_does_not_fit():
-    statistics = GateStatistics()
-    with pytest.raises(ValueError, match="got none"):
-        statistics.result()
-    with pytest.raises(ValueError, match=r"at least one row, got shape \(0, 3\)"):
-        statistics.update(np.zeros((0, 3)))
-    statistics.update(np.zeros((1, 3)))
-    with pytest.raises(ValueError, match="must be 3 wide like the batches before, got 4"):
-        statistics.update(np.zeros((1, 4)))
-    with pytest.raises(ValueError, match="`sparse_embedding` must have the shape of `gate_mean`"):
-        statistics.update(np.zeros((2, 3)), np.zeros((1, 3)))
-    assert statistics.sentences == 1
-
-
 def test_class_gate_activity_by_hand():
     codes = torch.tensor([[-0.1, 0.0], [0.0, 0.0], [2.0, 1.0]])
     activity = class_gate_activity(codes, torch.tensor([0, 0, 2]), num_classes=3)
@@ -107,50 +33,30 @@ def test_class_gate_activity_recovers_the_dimensions_of_each_class():
     gates, labels, order = class_gates()
     expected = np.concatenate([np.eye(4), np.ones((4, 1)), np.zeros((4, 2))], axis=1)[:, order]
     np.testing.assert_array_equal(class_gate_activity(gates < 0.5, labels, 4), expected)
-    with pytest.raises(ValueError, match=r"`active` must be a \(sentences, latent_size\) matrix, got shape \(7,\)"):
-        class_gate_activity(gates[0], labels, 4)
+    sparse_codes = sparse.csr_matrix((gates < 0.5) * gates)
+    np.testing.assert_array_equal(class_gate_activity(sparse_codes, labels, 4), expected)
 
 
 @pytest.mark.parametrize(
-    ("labels", "message"),
-    [([0, 1, 2], r"be in \[0, 2\)"), ([0, -1, 0], r"be in \[0, 2\)"), ([0, 1], "have shape")],
+    ("active", "labels", "message"),
+    [
+        (np.zeros((3, 2)), [0, 1, 2], r"`labels` must be class indices in \[0, 2\)"),
+        (np.zeros((3, 2)), [0, -1, 0], r"`labels` must be class indices in \[0, 2\)"),
+        (np.zeros((3, 2)), ["a", "b", "c"], "`labels` must be class indices .* got <U1"),
+        (np.zeros((3, 2)), [0.0, 1.0, float("nan")], "`labels` must be class indices .* got float64"),
+        (np.zeros((3, 2)), [0, 1], "`active` must be a .* matrix with one of `labels` per sentence"),
+        (np.zeros(3), [0, 1, 1], "`active` must be a .* matrix with one of `labels` per sentence"),
+    ],
 )
-def test_labels_must_fit(labels, message):
-    with pytest.raises(ValueError, match=f"`labels` must {message}"):
-        class_gate_activity(np.zeros((3, 2)), labels, 2)
-    with pytest.raises(ValueError, match=f"`labels` must {message}"):
-        class_kl([[0], [0], [0]], labels, 2, vocab_size=4)
+def test_what_is_no_matrix_of_labelled_codes_is_refused(active, labels, message):
+    with pytest.raises(ValueError, match=message):
+        class_gate_activity(active, labels, 2)
 
 
-def test_class_kl_equals_its_definition():
-    kl = class_kl([[0, 0, 1], [], [3]], [0, 0, 1], num_classes=2, vocab_size=4)
-    first, second = np.array([3, 2, 1, 1]) / 7, np.array([1, 1, 1, 2]) / 5
-    expected = [[0, (first * np.log(first / second)).sum()], [(second * np.log(second / first)).sum(), 0]]
-    np.testing.assert_allclose(kl, expected, atol=1e-12)
-
-
-def test_class_kl_refuses_words_outside_the_vocabulary():
-    for word in (4, -1):
-        with pytest.raises(ValueError, match=r"`token_ids` must be in \[0, 4\)"):
-            class_kl([[0], [word]], [0, 1], num_classes=2, vocab_size=4)
-
-
-@pytest.mark.data
-def test_class_kl_of_real_text_is_small_between_like_classes():
-    if "HSVAE_DATA_DIR" not in os.environ:
-        pytest.skip("HSVAE_DATA_DIR is not set: no real text to read")
-    from datasets import load_dataset
-
-    data = load_dataset(str(Path(os.environ["HSVAE_DATA_DIR"]) / "dbpedia"), split="validation")
-    names = data.features["label"].names
-    vocabulary: dict[str, int] = {}
-    sentences = [[vocabulary.setdefault(w, len(vocabulary)) for w in text.lower().split()] for text in data["text"]]
-    kl = class_kl(sentences, data["label"], len(names), len(vocabulary))
-    assert (kl > -1e-12).all()
-    assert np.allclose(np.diag(kl), 0)
-    film, village = names.index("Film"), names.index("Village")
-    assert kl[film, names.index("WrittenWork")] < kl[film, village]
-    assert kl[film, names.index("Album")] < kl[film, village]
+@pytest.mark.parametrize("number", [0, "2", 1.5])
+def test_the_number_of_classes_is_a_positive_number(number):
+    with pytest.raises(ValueError, match="`num_classes` must be at least 1"):
+        class_gate_activity(np.zeros((3, 2)), [0, 1, 1], number)
 
 
 def test_dimension_order_is_classes_then_shared_then_unused():
@@ -224,24 +130,46 @@ def test_neighbours_kept_are_counted_row_by_row():
         neighbours_kept(vectors, codes, 12)
 
 
-def test_what_holds_no_gates_labels_ids_or_codes_is_refused():
-    gates, labels = np.full((3, 2), 0.3), [0, 1, 1]
-    with pytest.raises(ValueError, match="`gate_mean` must be"):
-        GateStatistics().update(np.array([["a", "b"]]))
-    assert class_gate_activity(sparse.csr_matrix(gates), labels, 2).tolist() == [[1, 1], [1, 1]]
-    for wrong, message in ((["a", "b", "c"], "class indices, got <U1"), ([0.0, 1.0, float("nan")], "got float64")):
-        with pytest.raises(ValueError, match=f"`labels` must be .*{message}"):
-            class_gate_activity(gates, wrong, 2)
-    for number in (0, "2", 1.5):
-        with pytest.raises(ValueError, match="`num_classes` must be at least 1"):
-            class_gate_activity(gates, labels, number)
-    with pytest.raises(ValueError, match="`token_ids` must be whole numbers, got <U3 in row 1"):
-        class_kl([[1], ["cat"], [2]], labels, 2, 5)
-    with pytest.raises(ValueError, match="`vocab_size` must be at least 1"):
-        class_kl([[1], [1], [2]], labels, 2, 0)
-    codes = sparse.csr_matrix(gates)
-    for vectors, given in ((gates, gates), (gates[:2], codes), (gates[0], codes), (gates, codes[:2])):
+def test_what_has_no_neighbours_is_refused():
+    vectors = np.full((3, 2), 0.3)
+    codes = sparse.csr_matrix(vectors)
+    for given, wrong in ((vectors, vectors), (vectors[:2], codes), (vectors[0], codes), (vectors, codes[:2])):
         with pytest.raises(ValueError, match="`codes` must be a sparse matrix with a row for each of `vectors`"):
-            neighbours_kept(vectors, given, 1)
+            neighbours_kept(given, wrong, 1)
     with pytest.raises(ValueError, match="`count` must be at least 1"):
-        neighbours_kept(gates, codes, 1.5)
+        neighbours_kept(vectors, codes, 1.5)
+
+
+def test_an_even_sample_is_of_the_whole_stream():
+    rows = torch.arange(100.0)
+    sample = EvenSample(size=8)
+    for part in rows.split(7):
+        sample.update(part, 2 * part)
+    chosen = np.random.default_rng(0).random(100).argsort()[:8]
+    assert torch.equal(sample.columns[0], rows[chosen])
+    assert torch.equal(sample.columns[1], 2 * rows[chosen])
+
+
+def test_mutual_information_of_gaussians_and_gates_is_what_integration_gives():
+    torch.manual_seed(0)
+    off = torch.tensor([[0.9, 0.0], [0.2, 0.0], [0.5, 0.0]], dtype=torch.float64)
+    mean = torch.tensor([[0.5, -1.0], [1.5, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    std = torch.tensor([[0.7, 0.5], [0.3, 1.0], [1.0, 0.8]], dtype=torch.float64)
+    found = np.mean([mutual_information(off, mean, std) for _ in range(20_000)])
+    grid = torch.linspace(-8, 8, 801, dtype=torch.float64)
+    slab = torch.distributions.Normal(mean[..., None], std[..., None]).log_prob(grid).exp()  # (3, 2, grid)
+    second = slab[:, 1]
+    parts = [off[:, 0, None] * second]  # the spike of the first dimension
+    parts += [((1 - off[:, 0, None]) * slab[:, 0])[:, :, None] * second[:, None, :]]
+    step, exact = float(grid[1] - grid[0]), 0.0
+    for density, cell in ((parts[0], step), (parts[1], step**2)):
+        ratio = density / density.mean(0)
+        exact += float((torch.xlogy(density, ratio) * cell).sum()) / 3
+    assert found == pytest.approx(exact, abs=0.01)
+
+
+def test_of_identical_sentences_a_code_tells_nothing_and_of_distant_ones_everything():
+    same = torch.ones(50, 4, dtype=torch.float64)
+    assert mutual_information(0.3 * same, same, same) == pytest.approx(0.0, abs=1e-9)
+    distant = same * torch.arange(50)[:, None] * 100
+    assert mutual_information(0.0 * same, distant, same) == pytest.approx(np.log(50))

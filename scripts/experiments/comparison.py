@@ -38,7 +38,8 @@ from hsvae_hf.loading import load_for_inference, load_tokenizer
 from hsvae_hf.models.vocabulary import special_token_ids
 from hsvae_hf.plots import new_figure
 from hsvae_hf.probes import probe_accuracy, representations, tfidf_accuracy
-from hsvae_hf.statistics import average_hoyer, class_gate_activity, corpus_statistics
+from hsvae_hf.sparsity import average_hoyer
+from hsvae_hf.statistics import class_gate_activity, corpus_statistics
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.trainer import TextVAETrainer, WholeCheckpointTrainer
 from hsvae_hf.training_arguments import RunArguments, TextVAETrainingArguments
@@ -350,12 +351,12 @@ class Comparison:
             found = corpus_statistics(model, (inputs for _, inputs in batches))
         else:
             found = {
-                "average_hoyer_posterior_means": average_hoyer(splits[1]["code"].toarray()),
+                "average_hoyer_posterior_means": average_hoyer(splits[1]["code"]),
                 "active_dims": splits[1]["code"].nnz / len(self.test),
             }
         labels = [np.array(split["label"][:]) for split in (self.data["train"], self.test)]
         if "gate" in splits[1]:
-            activity = class_gate_activity(splits[1]["gate"].toarray(), labels[1], len(self.names))
+            activity = class_gate_activity(splits[1]["gate"], labels[1], len(self.names))
             rows = activity.round(4).tolist()
             found["class_activity"] = [[None if np.isnan(share) else share for share in row] for row in rows]
         for name in ("code", "gate", "samples"):
@@ -592,7 +593,7 @@ def compare(options: CompareArguments) -> dict[str, Any]:
         ImportError: without the extra `train`.
         ValueError: for an unknown model, a number below 1, or data without labels.
     """
-    require("accelerate", "evaluate", "matplotlib", "sklearn")
+    require("accelerate", "matplotlib", "sklearn")
     for name in ("seeds", "max_steps", "classifier_epochs", "batch_size"):
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, got {getattr(options, name)}; choose a positive number.")

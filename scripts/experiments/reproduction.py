@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import transformers
 from comparison import CompareArguments, Comparison, base_of, is_classifier, read_json, system_name
+from word_divergence import class_kl
 
 import hsvae_hf
 from hsvae_hf.arguments import choose
@@ -20,7 +21,6 @@ from hsvae_hf.files import staged_folder
 from hsvae_hf.models.modeling_hsvae import HSVAEForPreTraining
 from hsvae_hf.plots import dimension_order, new_figure
 from hsvae_hf.probes import probe_accuracy
-from hsvae_hf.statistics import class_kl
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
@@ -616,7 +616,7 @@ def reproduce(options: ReproduceArguments) -> str:
 
 def check(options: ReproduceArguments) -> None:
     """Tell what cannot be run or read, before the first run."""
-    require("accelerate", "evaluate", "matplotlib", "sklearn")
+    require("accelerate", "matplotlib", "sklearn")
     options.figure = choose("figure", options.figure, FIGURES)
     options.size = choose("size", options.size, SIZES)
     options.models = None if options.models is None else [system_name(name) for name in options.models]
