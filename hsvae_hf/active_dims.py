@@ -142,32 +142,21 @@ def _as_dataset(model: PreTrainedModel, dataset: Dataset | Iterable[str] | np.nd
 
 
 def _are_training_rows(model: PreTrainedModel, standardized: Moments) -> bool:
-    """Whether a model of vectors was trained on the very rows that it is given.
+    """Whether a model of vectors was trained on the very rows whose moments, standardised by the model, are given.
 
-    The mean of other rows differs from the mean in the standardizer by chance. In standardised units the mean square of
-    the difference is about one divided by the number of rows. For the rows that the model was trained on, or a file of
-    which it was trained on 95%, it is a twentieth of that at most.
-
-    Args:
-        model: with a standardizer.
-        standardized: moments of the rows after that standardizer.
+    The mean of other rows differs from the one in the standardizer by chance: the mean square of the difference is
+    about 1 / rows. For the rows that the model was trained on, or a file of which it was trained on 95%, it is a
+    twentieth of that at most.
     """
-    trained = bool(cast(Any, model.base_model).standardizer.mean.any())
-    chance = 1 / standardized.rows
-    return trained and standardized.rows > 1 and float(np.square(standardized.mean).mean()) < 0.1 * chance
+    trained = bool(cast(TextVAEModel, model.base_model).standardizer.mean.any())
+    by_chance = 1 / standardized.rows
+    return trained and standardized.rows > 1 and float(np.square(standardized.mean).mean()) < 0.1 * by_chance
 
 
 def _fit_threshold(
     model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], target_active_dims: float
 ) -> tuple[float, np.ndarray]:
-    """The threshold between the gates that are wanted on and the others.
-
-    Returns:
-        The threshold, and the number of non-zeros of each row at it, `(rows,)`.
-
-    Raises:
-        ValueError: if there is no batch, or equal gates allow no such number.
-    """
+    """The threshold between the gates that are wanted on and the others; the non-zeros of each row, `(rows,)`."""
     _check_target(model, target_active_dims)
     body = cast(TextVAEModel, model.base_model)
     with evaluation_mode(body):
@@ -232,16 +221,13 @@ def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000
 def _fit_weights(
     codes: sparse.csr_matrix, first: np.ndarray, second: np.ndarray, products: np.ndarray
 ) -> np.ndarray | None:
-    """The squared scales: the minimum of a quadratic with lower bounds.
+    """The squared scales, `(latent_size,)`; None if no two rows share a dimension.
 
     Args:
         codes: unscaled, `(rows, latent_size)`.
-        first: row numbers of the first of each pair, `(pairs,)`.
-        second: of the second.
-        products: dot products of the vectors of each pair, `(pairs,)`.
-
-    Returns:
-        `(latent_size,)`; None if no two rows share a dimension.
+        first: row numbers, of `_pairs`.
+        second: likewise.
+        products: dot products of the vectors, of `_pairs`.
     """
     shared = codes[first].multiply(codes[second]).tocsr().astype(np.float64)  # (pairs, latent_size)
     quadratic, linear = (shared.T @ shared).toarray(), shared.T @ products
@@ -266,10 +252,7 @@ def _fit_weights(
 
 
 def _pairs(data: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each row with its nearest rows and some others, never with itself.
-
-    Args:
-        data: vectors, `(rows, size)`.
+    """Each row of `data` `(rows, size)` with its nearest rows and some others, never with itself.
 
     Returns:
         Row numbers of the first and of the second of each pair, and the dot products of their vectors, `(pairs,)` each.

@@ -197,23 +197,3 @@ def decode_switched(
         without = with_dimension.clone()
         without[:, dimension] = 0.0
         return list(zip(generated(without), generated(with_dimension), strict=True))
-
-
-def add_decoder_texts(dimension: dict[str, Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add `decoder` to both ends of a dimension: what `decode_switched` gives for their sentences.
-
-    Args:
-        dimension: one of `describe_dimensions`; `decoder` is a list of `off` and `on`, a text each.
-        model: as in `decode_switched`.
-        tokenizer: the model's.
-    """
-    for end in ENDS:
-        if end in dimension:
-            texts = decode_switched(model, tokenizer, dimension[end]["sentences"], dimension["dimension"])
-            dimension[end]["decoder"] = [{"off": off, "on": on} for off, on in texts]
-
-
-def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """The words of a text, between blanks, of which a tokenizer knows nothing or not all."""
-    ids = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in text.split()}
-    return [word for word, pieces in ids.items() if not pieces or tokenizer.unk_token_id in pieces]

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from hsvae_hf.batching import input_batches
 from hsvae_hf.data import labelled
 from hsvae_hf.embedding_cache import embed_dataset
 from hsvae_hf.encoding import encode
-from hsvae_hf.explanation import ENDS, LEAST_SENTENCES, Explanation, describe_dimensions, explain, unknown_words
+from hsvae_hf.explanation import ENDS, LEAST_SENTENCES, Explanation, decode_switched, describe_dimensions, explain
 from hsvae_hf.extras import require
 from hsvae_hf.models.configuration_text_vae import TextVAEConfig
 from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining
@@ -264,12 +265,7 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 
 def print_dimensions(dimensions: Sequence[Mapping[str, Any]], sentences: int) -> None:
-    """Print a line for each end of each dimension.
-
-    Args:
-        dimensions: of `describe_dimensions`.
-        sentences: number of sentences that they were described by.
-    """
+    """Print a line for each end of the dimensions that `describe_dimensions` gives, from so many sentences."""
     say("dimension and sign, share of the sentences that have it so, their words (- where none stands out)")
     for dimension in dimensions:
         for end, sign in zip(ENDS, "+-", strict=True):
@@ -282,23 +278,27 @@ def print_dimensions(dimensions: Sequence[Mapping[str, Any]], sentences: int) ->
         say(f"words need {LEAST_SENTENCES} sentences that switch a dimension on, of {sentences} in all: add text")
 
 
-def print_details(dimension: Mapping[str, Any]) -> None:
-    """Print the sentences of both ends of a dimension, and what the decoder generates for them.
+def print_details(dimension: dict[str, Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Print the sentences of both ends of a dimension; with a decoder of words, what it generates for them.
 
     Args:
-        dimension: one of `describe_dimensions`; its ends may have `decoder`, a list of `off` and `on`, the texts
-            without the dimension and with it.
+        dimension: one of `describe_dimensions`; what is generated is added to each end as `decoder`.
+        model: of the codes.
+        tokenizer: the model's.
     """
-    for end in ENDS:
-        if end not in dimension:
+    for name in ENDS:
+        if name not in dimension:
             continue
-        say(f"\n{end}, on average {dimension[end]['mean']:+.2f}:")
-        for sentence in dimension[end]["sentences"]:
-            say(f"    {_one_line(sentence)}")
-        if "decoder" in dimension[end]:
+        end = dimension[name]
+        say(f"\n{name}, on average {end['mean']:+.2f}:")
+        for sentence in end["sentences"]:
+            say(f"    {shorten(sentence, 96)}")
+        if model.config.decodes_words:
+            texts = decode_switched(model, tokenizer, end["sentences"], dimension["dimension"])
+            end["decoder"] = [{"off": off, "on": on} for off, on in texts]
             say("  the decoder, with it off and on:")
-        for texts in dimension[end].get("decoder", []):
-            say(f"    off  {_one_line(texts['off'])}\n    on   {_one_line(texts['on'])}")
+            for off, on in texts:
+                say(f"    off  {shorten(off, 96)}\n    on   {shorten(on, 96)}")
 
 
 def print_explanation(
@@ -308,15 +308,7 @@ def print_explanation(
     dimensions: Sequence[Mapping[str, Any]],
     source: str | None,
 ) -> Explanation:
-    """Print what two sentences share, a line for each dimension.
-
-    Args:
-        model: any of this package with a text encoder.
-        tokenizer: the model's.
-        sentences: two.
-        dimensions: of `describe_dimensions`, for the words of each end.
-        source: where the words are from; None for none.
-    """
+    """Print what two sentences share, a line for each dimension, with its words in `dimensions`, read from `source`."""
     words = {
         (dimension["dimension"], end): ", ".join(dimension[end]["words"]) or "-"
         for dimension in dimensions
@@ -331,15 +323,10 @@ def print_explanation(
         shown = " against ".join(words.get((index, end), "-") for end in ends) if source else ""
         say(f"{index:>5}  {value:+.4f}  {shown}".rstrip())
     say(f"  sum  {pair.similarity:+.4f}   cosine {pair.cosine:+.4f}")
-    unknown = unknown_words(tokenizer, " ".join(sentences))
+    ids = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in " ".join(sentences).split()}
+    unknown = [word for word in ids if not ids[word] or tokenizer.unk_token_id in ids[word]]
     if unknown:
         say(f"words that the model does not know: {', '.join(unknown)}")
     if not source:
         say("for the words of these dimensions, add --dataset with text like what the model was trained on")
     return pair
-
-
-def _one_line(text: str, width: int = 96) -> str:
-    """A sentence, shortened."""
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 3] + "..."

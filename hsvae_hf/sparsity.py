@@ -263,12 +263,10 @@ class AverageHoyer:
         """Add codes, `(batch, d)`.
 
         Raises:
-            ValueError: as `dense_chunks`, or if d is 1.
+            ValueError: as `dense_chunks`.
         """
         self._file.seek(0, os.SEEK_END)
         for chunk in dense_chunks(codes, self.width):
-            if chunk.shape[1] < 2:
-                raise ValueError(f"`codes` must have at least 2 dimensions, got {chunk.shape[1]}. Hoyer needs two.")
             self.width = chunk.shape[1]
             rows = np.ascontiguousarray(chunk, dtype=np.float32)
             self._moments.update(rows)
@@ -286,7 +284,7 @@ class AverageHoyer:
             rows that are all zero. `constant_dims`: number of dimensions without variation; 0 without `normalize`.
 
         Raises:
-            ValueError: if nothing was added.
+            ValueError: if nothing was added, or codes have one dimension.
         """
         if self.width is None:
             raise ValueError("`codes` must hold at least one row, got none. Call `update` before `compute`.")
@@ -309,15 +307,3 @@ class AverageHoyer:
         chunk_bytes = max(1, CHUNK_VALUES // width) * width * np.dtype(np.float32).itemsize
         while data := self._file.read(chunk_bytes):
             yield np.frombuffer(data, dtype=np.float32).reshape(-1, width)
-
-
-def average_hoyer(codes: Codes) -> float:
-    """Average Hoyer of `codes` `(rows, latent_size)`, normalised.
-
-    Example:
-        >>> average_hoyer(np.eye(4))
-        1.0
-    """
-    statistics = AverageHoyer()
-    statistics.update(codes)
-    return float(statistics.compute()["average_hoyer"])

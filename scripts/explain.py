@@ -13,7 +13,7 @@ from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import check_text_model, encode
-from hsvae_hf.explanation import add_decoder_texts, describe_dimensions
+from hsvae_hf.explanation import describe_dimensions
 from hsvae_hf.extras import require
 from hsvae_hf.files import check_output, claimed_files, write_json
 from hsvae_hf.hub import REPORT
@@ -75,9 +75,7 @@ def explain_dimensions(options: ExplainArguments, model: Any, tokenizer: Any) ->
         dimensions = [one for one in dimensions if one["dimension"] == options.dimension]
     print_dimensions(dimensions, rows)
     if options.dimension is not None and dimensions:
-        if model.config.decodes_words:
-            add_decoder_texts(dimensions[0], model, tokenizer)
-        print_details(dimensions[0])
+        print_details(dimensions[0], model, tokenizer)
     return dimensions
 
 

@@ -13,7 +13,6 @@ from hsvae_hf.sparsity import (
     AverageHoyer,
     CodeStatistics,
     Moments,
-    average_hoyer,
     dense_chunks,
     hoyer,
 )
@@ -79,7 +78,7 @@ def test_average_hoyer_of_prior_samples(prior, at_32, at_768):
         shape = (2000, width)
         gamma = np.zeros(shape) if prior is None else rng.beta(*prior, shape)
         samples = rng.normal(size=shape) * np.where(rng.random(shape) < gamma, 0.05, 1.0)
-        assert average_hoyer(samples) == pytest.approx(expected, abs=0.02)
+        assert computed(AverageHoyer(), samples)["average_hoyer"] == pytest.approx(expected, abs=0.02)
 
 
 def test_hoyer_extremes_and_scale():
@@ -89,9 +88,8 @@ def test_hoyer_extremes_and_scale():
     result = computed(AverageHoyer(), np.zeros((3, 4)))
     assert np.isnan(result["average_hoyer"])
     assert (result["empty_rows"], result["constant_dims"]) == (1, 4)
-    for call in (hoyer, AverageHoyer().update):
-        with pytest.raises(ValueError, match="`codes` must have at least 2 dimensions, got 1"):
-            call(np.ones((2, 1)))
+    with pytest.raises(ValueError, match="`codes` must have at least 2 dimensions, got 1"):
+        computed(AverageHoyer(), np.ones((2, 1)))
 
 
 def test_moments_survive_an_offset_and_an_outlier_and_know_constants():

@@ -2,9 +2,15 @@
 
 from typing import Any
 
+import datasets
 import evaluate
 
 from hsvae_hf.sparsity import AverageHoyer, Codes, CodeStatistics
+
+_INPUTS = """\
+Args:
+    predictions: codes, (batch, d): a numpy array, torch tensor, scipy sparse matrix or nested list.
+"""
 
 
 class CodeMetric(evaluate.Metric):
@@ -21,6 +27,14 @@ class CodeMetric(evaluate.Metric):
         if self.num_process != 1:
             raise ValueError(f"`num_process` must be 1, got {self.num_process}; gather the codes in one process.")
         self.accumulator = self.accumulator_class()
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=str(self.__doc__),
+            citation="",
+            inputs_description=_INPUTS,
+            features=datasets.Features({"predictions": datasets.Sequence(datasets.Value("float32"))}),
+        )
 
     def __len__(self) -> int:
         """Number of codes since the last `compute`."""

@@ -38,7 +38,7 @@ from hsvae_hf.loading import load_for_inference, load_tokenizer
 from hsvae_hf.models.vocabulary import special_token_ids
 from hsvae_hf.plots import new_figure
 from hsvae_hf.probes import probe_accuracy, representations, tfidf_accuracy
-from hsvae_hf.sparsity import average_hoyer
+from hsvae_hf.sparsity import AverageHoyer
 from hsvae_hf.statistics import class_gate_activity, corpus_statistics
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.trainer import TextVAETrainer, WholeCheckpointTrainer
@@ -350,8 +350,10 @@ class Comparison:
             batches = self.batches(system, self.test, model, tokenizer)
             found = corpus_statistics(model, (inputs for _, inputs in batches))
         else:
+            hoyer = AverageHoyer()
+            hoyer.update(splits[1]["code"])
             found = {
-                "average_hoyer_posterior_means": average_hoyer(splits[1]["code"]),
+                "average_hoyer_posterior_means": hoyer.compute()["average_hoyer"],
                 "active_dims": splits[1]["code"].nnz / len(self.test),
             }
         labels = [np.array(split["label"][:]) for split in (self.data["train"], self.test)]
