@@ -206,7 +206,7 @@ def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000
     if not len(vectors):
         raise ValueError("`vectors` must hold at least one row, got none; give some thousand.")
     body = cast(TextVAEModel, model.base_model)
-    scale = cast(Tensor, body.code_scale)
+    scale = body.code_scale
     scale.fill_(1.0)
     chosen = np.sort(np.random.default_rng(0).permutation(len(vectors))[:rows])  # rows may be sorted by class
     data = torch.from_numpy(vectors[chosen].astype(np.float32, copy=False)).to(scale.device)

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ def evaluate_model(
 
     batches = input_batches(model, tokenizer, test, batch_size, "Evaluate")
     report = corpus_statistics(model, (inputs for _, inputs in batches))
-    sentence = advice(report, cast(TextVAEConfig, model.config))
+    sentence = advice(report, model.config)
     if sentence is not None:
         report["advice"] = sentence
     codes = None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ class _CorpusStatistics:
 
     def _squared_error(self, posterior: TextVAEModelOutput) -> Tensor:
         """Mean squared error per standardised dimension of the deterministic code."""
-        latents = posterior.sparse_embedding / cast(Tensor, self.body.code_scale)
+        latents = posterior.sparse_embedding / self.body.code_scale
         return (self.model.decoder.mean(latents) - posterior.features).square().mean()
 
     def _add_neighbours(self, posterior: TextVAEModelOutput) -> None:
