@@ -1,9 +1,10 @@
 """One JSON report of a trained model on a data set."""
 
+import start  # noqa: F401 - first: see there
+
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import start  # noqa: F401 - first: see there
 import torch
 import transformers
 from datasets import Dataset

@@ -1,12 +1,13 @@
 """What the dimensions of a trained model mean, from text: their words and sentences, and what the decoder says."""
 
+import start  # noqa: F401 - first: see there
+
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import start  # noqa: F401 - first: see there
 from transformers import AutoModelForPreTraining
 
 from hsvae_hf.arguments import parse

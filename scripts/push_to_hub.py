@@ -1,9 +1,9 @@
 """Push a trained model to the Hub: weights, code, tokenizer, card and report, in one commit."""
 
+import start  # noqa: F401 - first: see there
+
 import shlex
 from dataclasses import dataclass, field
-
-import start  # noqa: F401 - first: see there
 
 from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
