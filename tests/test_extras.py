@@ -177,7 +177,6 @@ def test_every_script_names_the_extra_in_one_line_and_first(tmp_path):
     code = f"""
 import contextlib, io, json, runpy
 for call in {calls}:
-    sys.path.insert(0, {str(ROOT / "scripts")!r})  # as Python does for the script that it runs
     sys.argv, said = call, io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
