@@ -11,7 +11,7 @@ from datasets import Dataset
 from transformers import AutoModelForPreTraining
 
 import hsvae_hf
-from hsvae_hf.arguments import parse
+from hsvae_hf.arguments import LabelledDatasetArguments, parse
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.extras import require
@@ -23,29 +23,19 @@ from hsvae_hf.reporting import command_line, data_facts, device_name, finish, mo
 from hsvae_hf.tokenization import warn_unknown
 
 
-@dataclass
-class EvaluateArguments:
+@dataclass(kw_only=True)
+class EvaluateArguments(LabelledDatasetArguments):
     """What to evaluate, on what."""
 
     model_name_or_path: str = field(metadata={"help": "Trained model: a folder or a Hub id."})
     output: str = field(metadata={"help": "JSON file of the report."})
-    dataset: str | None = field(
-        default=None, metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."}
-    )
     vectors: str | None = field(
         default=None, metadata={"help": "A .npy or .parquet file of sentence vectors, instead of a data set."}
-    )
-    dataset_config_name: str | None = field(
-        default=None,
-        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
     )
     split: str = field(
         default="test", metadata={"help": "Split to report on; validation for test where there is none."}
     )
-    text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the classes, if not found by name."})
     max_train_samples: int | None = field(default=20_000, metadata={"help": "Rows that the probes learn from."})
-    max_samples: int | None = field(default=None, metadata={"help": "Rows to report on."})
     num_samples: int = field(default=5, metadata={"help": "K, draws per sentence of the probe on samples."})
     batch_size: int = field(default=256, metadata={"help": "Sentences per forward pass."})
     heatmap: str | None = field(default=None, metadata={"help": "Also draw the class-by-dimension gates, to this PNG."})
@@ -55,18 +45,18 @@ class EvaluateArguments:
 
 def load_splits(options: EvaluateArguments) -> tuple[str, Dataset | None, Dataset]:
     """Name of the split to report on, the rows that probes learn from, the rows to report on."""
-    columns = {name: getattr(options, name) for name in ("text_column", "label_column", "dataset_config_name")}
     if (options.dataset is None) == (options.vectors is None):
         got = "neither" if options.dataset is None else "both"
         raise ValueError(f"Give exactly one of `dataset` and `vectors`, got {got}.")
     if options.vectors is not None:
-        for name, value in (columns | {"max_samples": options.max_samples}).items():
-            if value is not None:
+        for name in ("max_samples", "text_column", "label_column", "dataset_config_name"):
+            if getattr(options, name) is not None:
                 raise ValueError(f"`{name}` must be left out with `vectors`: all rows are reported on, without text.")
         return "all", None, Dataset.from_dict({"vectors": load_vectors(options.vectors)})
-    rows = options.max_samples if options.split == "train" else options.max_train_samples
-    sizes = {"max_train_samples": rows, "max_samples": options.max_samples}
-    splits = load_text_dataset(str(options.dataset), seed=options.seed, needs_train=False, **columns, **sizes)
+    data = options.dataset_options()
+    if options.split == "train":
+        data["max_train_samples"] = options.max_samples
+    splits = load_text_dataset(**data, seed=options.seed, needs_train=False)
     say(*data_facts(splits))
     name = "validation" if options.split == "test" and "test" not in splits else options.split
     if name not in splits:

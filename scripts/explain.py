@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoModelForPreTraining
 
-from hsvae_hf.arguments import parse
+from hsvae_hf.arguments import DatasetArguments, parse
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import check_text_model, encode
@@ -23,22 +23,19 @@ from hsvae_hf.report import print_details, print_dimensions, print_explanation
 from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, say
 
 
-@dataclass
-class ExplainArguments:
+@dataclass(kw_only=True)
+class ExplainArguments(DatasetArguments):
     """Which model, which text, which dimension or which two sentences."""
 
     model_name_or_path: str = field(metadata={"help": "Trained model with its decoder: a folder or a Hub id."})
-    dataset: str | None = field(
-        default=None, metadata={"help": "docstrings, yelp, dbpedia, yahoo, a Hub id, or a local folder or file."}
-    )
     dimension: int | None = field(default=None, metadata={"help": "One dimension, in detail; all in brief without."})
-    sentences: list[str] | None = field(default=None, metadata={"help": "Two sentences, to explain their similarity."})
-    split: str = field(default="train", metadata={"help": "Split to look at."})
-    text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
-    dataset_config_name: str | None = field(
+    sentences: list[str] | None = field(
         default=None,
-        metadata={"aliases": ["--dataset_config"], "help": "Configuration of a data set that has several."},
+        metadata={
+            "help": "Two sentences, to explain their similarity instead, in the words of the data set if there is one."
+        },
     )
+    split: str = field(default="train", metadata={"help": "Split to look at."})
     max_samples: int | None = field(default=5000, metadata={"help": "Rows to look at."})
     num_words: int = field(default=8, metadata={"help": "Words for each end of a dimension."})
     num_sentences: int = field(default=3, metadata={"help": "Sentences for each end of a dimension."})
@@ -48,9 +45,8 @@ class ExplainArguments:
 
 def describe(options: ExplainArguments, model: Any, tokenizer: Any) -> tuple[list[dict[str, Any]], int]:
     """The dimensions as the data set shows them, and the number of its rows."""
-    sizes = {"max_train_samples": options.max_samples, "max_samples": options.max_samples}
-    columns = {"text_column": options.text_column, "dataset_config_name": options.dataset_config_name}
-    splits = load_text_dataset(str(options.dataset), with_labels=False, needs_train=False, **columns, **sizes)
+    data = options.dataset_options() | {"max_train_samples": options.max_samples}
+    splits = load_text_dataset(**data, with_labels=False, needs_train=False)
     if options.split not in splits:
         raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
     texts = splits[options.split]["text"][:]
