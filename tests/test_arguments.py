@@ -112,15 +112,16 @@ def test_help_shows_what_is_needed_first_and_help_all_everything(capsys):
     [("HSVAE", "hsvae"), ("Vae", "gaussian-vae"), ("mat-VAE", "mat-vae"), ("Sparsemax", "sparsemax-ae")],
 )
 def test_a_model_has_one_name_however_it_is_spelt(word, name):
-    from comparison import SYSTEMS, system_name
+    from systems import find_system
 
     from hsvae_hf.arguments import MODEL_NAMES
 
     assert choose("model_type", word, hsvae_hf.MODELS, MODEL_NAMES) == name
-    assert SYSTEMS[system_name(word)][0] == name
-    assert system_name(f"{name} latent_size=4") == f"{system_name(word)} latent_size=4"
+    system = find_system(word)
+    assert system.model_type == name
+    assert find_system(f"{name} latent_size=4").name == f"{system.name} latent_size=4"
     with pytest.raises(ValueError, match="got 'hsvea'; did you mean HSVAE"):
-        system_name("hsvea")
+        find_system("hsvea")
 
 
 def test_the_nearest_name_is_alike_or_nothing():

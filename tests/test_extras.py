@@ -134,8 +134,8 @@ NEEDING = {
         "plot_gate_heatmap(np.ones((1, 2)), ['a'], 'picture.png')",
     ],
     "matplotlib, sklearn": [
-        "from comparison import CompareArguments, compare; compare(CompareArguments('docstrings', 'run'))",
-        "from reproduction import ReproduceArguments, reproduce; "
+        "from compare import CompareArguments, compare; compare(CompareArguments('docstrings', 'run'))",
+        "from reproduce import ReproduceArguments, reproduce; "
         "reproduce(ReproduceArguments('figure2', ['docstrings'], 'run'))",
     ],
 }

@@ -1,38 +1,43 @@
 """Speed and memory of a training step and of encoding, each beside a floor measured in the same run.
 
-The floor of a training step is its bare matrix products, forward and backward; the floor of encoding is the bare
-encoder's forward pass over the same padded batches; MAT-VAE's MMD is measured beside the step that it is part of.
-Sides are interleaved and medians reported: compare ratios, not seconds.
+    python scripts/experiments/benchmark.py train --dataset docstrings
+
+| task | what is measured | beside it |
+| --- | --- | --- |
+| train | a training step | its bare matrix products, forward and backward |
+| encode | sentences to CSR codes | the bare encoder over the same padded batches |
+| batches | CPU time of `encode` by batch size | that of sentence-transformers' SparseEncoder |
+| memory | peak of a training step | that with the logits of all words at once (Linux) |
+| vectors | a training step on vectors | a step of sentence-transformers' SparseAutoEncoder |
+
+Sides take turns and medians are reported: compare ratios, not seconds. A task takes one to ten minutes.
 """
 
 import functools
 import json
-import resource
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
-
-if __name__ == "__main__":  # the imports take seconds: a signal ends them without a traceback
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+from typing import Any
+from unittest import mock
 
 import torch
+from compare_vectors import csr_loss
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
 
 import hsvae_hf
-from hsvae_hf.arguments import parse
+from hsvae_hf.arguments import choose, parse
 from hsvae_hf.cli import run
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.extras import require
-from hsvae_hf.loading import load_for_inference, load_tokenizer
+from hsvae_hf.loading import load_for_inference
+from hsvae_hf.models import modeling_decoder
 from hsvae_hf.options import HEAD_DEFAULTS, VECTOR_DEFAULTS
 from hsvae_hf.tokenization import train_tokenizer
 
@@ -41,20 +46,11 @@ from hsvae_hf.tokenization import train_tokenizer
 class BenchmarkArguments:
     """Arguments of the benchmark."""
 
-    task: Literal["train", "encode", "batches", "memory", "mmd", "vectors"] = field(
-        metadata={
-            "help": "train: one step; encode: sentences to CSR; batches: CPU time of encode by batch size, beside "
-            "SparseEncoder's; memory: peak of a Yelp-length batch; mmd: MAT-VAE's; vectors: one step on vectors, "
-            "beside sentence-transformers' SparseAutoEncoder."
-        }
-    )
+    task: str = field(metadata={"help": "train, encode, batches, memory or vectors."})
     encoder_name_or_path: str | None = field(
-        default=None, metadata={"help": "encode: a pretrained text encoder instead of the GRU."}
+        default=None, metadata={"help": "encode and batches: a pretrained text encoder instead of the GRU."}
     )
     model_name_or_path: str | None = field(default=None, metadata={"help": "batches: a trained model, in its place."})
-    decoder_type: Literal["gru", "vector"] = field(
-        default="gru", metadata={"help": "encode, with an encoder: what the model was trained to reconstruct."}
-    )
     vector_size: int = field(default=384, metadata={"help": "vectors: their width."})
     dataset: str = field(default="docstrings", metadata={"help": "Short name, Hub id or local path of the text."})
     dataset_config_name: str | None = field(
@@ -68,12 +64,20 @@ class BenchmarkArguments:
     hidden_size: int = field(default=512, metadata={"help": "Width of the GRUs."})
     latent_size: int = field(default=768, metadata={"help": "Latent dimensions."})
     max_samples: int = field(default=10_000, metadata={"help": "Sentences read."})
-    repeats: int = field(default=7, metadata={"help": "Interleaved measurements; the median counts."})
+    repeats: int = field(default=7, metadata={"help": "Measurements of each side; the median counts."})
     threads: int = field(default=0, metadata={"help": "CPU threads; 0 leaves torch's choice."})
     json: bool = field(default=False, metadata={"help": "Print one JSON object instead of lines."})
-    memory_side: Literal["both", "chunked", "plain"] = field(
-        default="both", metadata={"help": "memory task: which formulation to run in this process."}
-    )
+
+    def config(self) -> hsvae_hf.HSVAEConfig:
+        """The model's configuration, the paper's but for the sizes."""
+        names = ("vocab_size", "embedding_size", "hidden_size", "latent_size")
+        sizes = {name: getattr(self, name) for name in names}
+        return hsvae_hf.HSVAEConfig(**hsvae_hf.RELEASED | {"kl_estimator": "rao_blackwell"} | sizes)
+
+    def sentences(self) -> list[str]:
+        """The text."""
+        options = {"dataset_config_name": self.dataset_config_name, "max_train_samples": self.max_samples}
+        return list(load_text_dataset(self.dataset, **options)["train"]["text"])
 
 
 def median_seconds(
@@ -123,21 +127,34 @@ def length_sorted(rows: list[list[int]], size: int) -> Iterator[torch.Tensor]:
         yield torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows[start : start + size]], True)
 
 
-def benchmark_train(arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig, rows: list[list[int]]) -> dict:
-    """One optimiser step on a batch of median length against its bare matrix products."""
-    model = hsvae_hf.HSVAEForPreTraining(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-4, weight_decay=0.0, fused=True)
-    batches = list(length_sorted(rows, arguments.batch_size))
-    batch = batches[len(batches) // 2]
-    tokens = int((batch != 0).sum())
+def step_of(
+    module: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]
+) -> Callable[[], None]:
+    """A training step."""
+    module.train()
 
     def step() -> None:
-        model(batch, batch != 0).loss.backward()
+        loss().backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    floor = products_of_a_step(config, len(batch), batch.shape[1], tokens)
-    seconds = median_seconds({"step": step, "floor": floor}, arguments.repeats)
+    return step
+
+
+def train(arguments: BenchmarkArguments) -> dict[str, Any]:
+    """One optimiser step on a batch of median length against its bare matrix products."""
+    config, sentences = arguments.config(), arguments.sentences()
+    tokenizer = train_tokenizer(sentences, vocab_size=config.vocab_size, max_length=arguments.max_length)
+    batches = list(length_sorted(tokenizer(sentences, truncation=True)["input_ids"], arguments.batch_size))
+    batch = batches[len(batches) // 2]
+    tokens = int((batch != 0).sum())
+    model = hsvae_hf.HSVAEForPreTraining(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-4, weight_decay=0.0, fused=True)
+    sides = {
+        "step": step_of(model, optimizer, lambda: model(batch, batch != 0).loss),
+        "floor": products_of_a_step(config, len(batch), batch.shape[1], tokens),
+    }
+    seconds = median_seconds(sides, arguments.repeats)
     return {
         "tokens_per_second": tokens / seconds["step"],
         "sentences_per_second": len(batch) / seconds["step"],
@@ -146,10 +163,23 @@ def benchmark_train(arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig,
     }
 
 
-def benchmark_encode(
-    arguments: BenchmarkArguments, model: hsvae_hf.HSVAEModel, sentences: list[str], tokenizer: object
-) -> dict:
+def text_model(
+    arguments: BenchmarkArguments, sentences: list[str]
+) -> tuple[hsvae_hf.HSVAEModel, PreTrainedTokenizerBase]:
+    """An untrained model with the GRU or on a pretrained encoder, and its tokenizer."""
+    encoder = arguments.encoder_name_or_path
+    if encoder is None:
+        tokenizer = train_tokenizer(sentences, vocab_size=arguments.vocab_size, max_length=arguments.max_length)
+        return hsvae_hf.HSVAEModel(arguments.config()).eval(), tokenizer
+    sizes = {"latent_size": arguments.latent_size}
+    model = hsvae_hf.HSVAEModel.from_encoder_pretrained(encoder, decoder_type="vector", **sizes).eval()
+    return model, load_encoder_tokenizer(encoder, arguments.max_length)
+
+
+def encode(arguments: BenchmarkArguments) -> dict[str, Any]:
     """`encode` of raw sentences to CSR against the encoder alone on the same length-sorted batches."""
+    sentences = arguments.sentences()
+    model, tokenizer = text_model(arguments, sentences)
     rows = tokenizer(sentences, truncation=True)["input_ids"]
     batches = list(length_sorted(rows, arguments.batch_size))
 
@@ -173,51 +203,48 @@ def benchmark_encode(
     }
 
 
-def benchmark_batches(arguments: BenchmarkArguments, sentences: list[str]) -> dict:
+def batches(arguments: BenchmarkArguments) -> dict[str, Any]:
     """CPU time of `encode` by batch size, and of `SparseEncoder.encode`, as multiples of the shortest batch size's."""
+    require("sentence_transformers", extra="dev")
     from sentence_transformers import SparseEncoder
 
     torch.set_flush_denormal(True)
+    sentences = arguments.sentences()
+    if arguments.model_name_or_path is not None:
+        model, tokenizer = load_for_inference(arguments.model_name_or_path)
+    else:
+        model, tokenizer = text_model(arguments, sentences)
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.model_name_or_path is not None:
-            model, tokenizer = load_for_inference(arguments.model_name_or_path)
-        else:
-            encoder, sizes = arguments.encoder_name_or_path, {"latent_size": arguments.latent_size}
-            model = hsvae_hf.HSVAEModel.from_encoder_pretrained(encoder, decoder_type="vector", **sizes).eval()
-            tokenizer = load_encoder_tokenizer(encoder)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         other = SparseEncoder(folder, device="cpu", trust_remote_code=True)
-        sides: dict[str, Callable[[], object]] = {"default": lambda: hsvae_hf.encode(model, tokenizer, sentences)}
-        for size in (16, 32, 64, 128, 256, 512):
-            sides[str(size)] = functools.partial(hsvae_hf.encode, model, tokenizer, sentences, batch_size=size)
-        sides["sparse_encoder"] = lambda: other.encode(sentences, show_progress_bar=False)
-        seconds = median_seconds(sides, arguments.repeats, time.process_time)
+    sides: dict[str, Callable[[], object]] = {"default": lambda: hsvae_hf.encode(model, tokenizer, sentences)}
+    for size in (16, 32, 64, 128, 256, 512):
+        sides[str(size)] = functools.partial(hsvae_hf.encode, model, tokenizer, sentences, batch_size=size)
+    sides["sparse_encoder"] = lambda: other.encode(sentences, show_progress_bar=False)
+    seconds = median_seconds(sides, arguments.repeats, time.process_time)
     best = min(value for name, value in seconds.items() if name.isdigit())
     return {name: round(value / best, 3) for name, value in seconds.items()} | {"best_seconds": best}
 
 
-def memory_of_a_batch(config: hsvae_hf.HSVAEConfig, batch_size: int, max_length: int, plain: bool) -> float:
-    """Peak memory in MB of one training step (256 x 200 tokens by the defaults of the `memory` task).
-
-    `plain` is the formulation with the whole `(tokens, vocab_size)` logits.
-    """
-    from hsvae_hf.models import modeling_decoder
-
-    if plain:
-        modeling_decoder.vocabulary_loss = lambda states, head, targets: F.cross_entropy(
-            head(states), targets, reduction="sum"
-        )
+def memory(arguments: BenchmarkArguments) -> dict[str, Any]:
+    """Peak memory of one training step, and with the whole `(tokens, vocab_size)` logits at once."""
+    config = arguments.config()
     model = hsvae_hf.HSVAEForPreTraining(config).train()
-    ids = torch.randint(3, config.vocab_size, (batch_size, max_length))
-    before = peak_megabytes()
-    model(ids).loss.backward()
-    return peak_megabytes() - before
+    ids = torch.randint(3, config.vocab_size, (arguments.batch_size, arguments.max_length))
 
+    def step() -> None:
+        model.zero_grad()
+        model(ids).loss.backward()
 
-def peak_megabytes() -> float:
-    """Peak resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    def whole_loss(states: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(head(states), targets, reduction="sum")
+
+    chunked = extra_megabytes(step)
+    model.zero_grad()
+    with mock.patch.object(modeling_decoder, "vocabulary_loss", whole_loss):
+        plain = extra_megabytes(step)
+    return {"chunked_mb": chunked, "plain_mb": plain, "times_less": plain / chunked}
 
 
 def extra_megabytes(work: Callable[[], None]) -> float:
@@ -233,54 +260,13 @@ def extra_megabytes(work: Callable[[], None]) -> float:
     return resident("VmHWM") - before
 
 
-def benchmark_memory(arguments: BenchmarkArguments, config: hsvae_hf.HSVAEConfig) -> dict:
-    """Both formulations side by side, each in a process of its own, since a peak never goes down."""
-    if arguments.memory_side != "both":
-        plain = arguments.memory_side == "plain"
-        return {"peak_mb": memory_of_a_batch(config, arguments.batch_size, arguments.max_length, plain)}
-    peaks = {}
-    for side in ("chunked", "plain"):
-        command = [sys.executable, *sys.argv, "--memory_side", side, "--json"]
-        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        peaks[side] = json.loads(out.splitlines()[-1])["peak_mb"]
-    return {"chunked_mb": peaks["chunked"], "plain_mb": peaks["plain"], "times_less": peaks["plain"] / peaks["chunked"]}
+def vectors(arguments: BenchmarkArguments) -> dict[str, Any]:
+    """An optimiser step of HSVAE on vectors, and of sentence-transformers' autoencoder of the same width.
 
-
-def benchmark_mmd(arguments: BenchmarkArguments, rows: list[list[int]]) -> dict:
-    """The MMD, forward and backward, beside the training step it is part of, and its memory."""
-    sizes = ("vocab_size", "embedding_size", "hidden_size", "latent_size")
-    model = hsvae_hf.MATVAEForPreTraining(
-        hsvae_hf.MATVAEConfig(**{name: getattr(arguments, name) for name in sizes})
-    ).train()
-    head, z = model.model.latent_head, torch.randn(arguments.batch_size, arguments.latent_size, requires_grad=True)
-    posterior = head(torch.randn(arguments.batch_size, arguments.hidden_size))
-
-    def mmd() -> None:
-        head.costs(posterior, {"z": z})["penalty"].backward()
-
-    extra = extra_megabytes(mmd)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-4, weight_decay=0.0, fused=True)
-    batches = list(length_sorted(rows, arguments.batch_size))
-    batch = batches[len(batches) // 2]
-
-    def step() -> None:
-        model(batch, batch != 0).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    seconds = median_seconds({"step": step, "mmd": mmd}, arguments.repeats)
-    return {"share_of_step": seconds["mmd"] / seconds["step"], "extra_mb": extra, "batch": list(batch.shape)}
-
-
-def benchmark_vectors(arguments: BenchmarkArguments) -> dict:
-    """An optimiser step of HSVAE on vectors, and of sentence-transformers' TopK autoencoder of the same width.
-
-    The latter with the loss of its k active dimensions alone, and with its whole CSRLoss (reconstruction from k, 4k and
-    dead dimensions, and InfoNCE).
+    The latter with the loss of its k active dimensions alone (`topk`), and with its whole CSRLoss: reconstruction from
+    k, 4k and dead dimensions, and InfoNCE.
     """
     require("sentence_transformers", extra="dev")
-    from compare_vectors import CSRModel
-    from sentence_transformers.sparse_encoder.losses import CSRLoss
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
     size, width = arguments.vector_size, arguments.latent_size
@@ -288,36 +274,29 @@ def benchmark_vectors(arguments: BenchmarkArguments) -> dict:
     sizes = {"encoder_type": "vector", "vector_size": size, "decoder_type": "vector", "latent_size": width}
     weights = {name: VECTOR_DEFAULTS[name] for name in ("z_kl_weight", "gamma_kl_weight", "similarity_weight")}
     config = hsvae_hf.HSVAEConfig(**sizes, **weights, **HEAD_DEFAULTS["hsvae"], tie_word_embeddings=False)
-    model = hsvae_hf.HSVAEForPreTraining(config).train()
-    autoencoder = SparseAutoEncoder(size, hidden_dim=width, k=16, k_aux=min(512, width)).train()
-    csr = CSRLoss(CSRModel(autoencoder))
+    model = hsvae_hf.HSVAEForPreTraining(config)
+    autoencoder = SparseAutoEncoder(size, hidden_dim=width, k=16, k_aux=min(512, width))
+    csr = csr_loss(autoencoder)
 
     def topk() -> torch.Tensor:
         codes, _ = autoencoder.top_k(autoencoder.encode_pre_act(batch), compute_aux=False)
         return F.mse_loss(autoencoder.decode(codes), batch)
 
-    losses: dict[str, tuple[torch.nn.Module, Callable[[], torch.Tensor]]] = {
-        "hsvae": (model, lambda: model(vectors=batch).loss),
-        "topk": (autoencoder, topk),
-        "csr": (autoencoder, lambda: sum(csr([{"sentence_embedding": batch}, {"sentence_embedding": batch}]).values())),
-    }
-
-    def step(parameters: list[torch.nn.Parameter], loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True)
-
-        def one() -> None:
-            for _ in range(10):
-                loss().backward()
-                optimizer.step()
-                optimizer.zero_grad()
-
-        return one
-
-    learnt = {name: [p for p in module.parameters() if p.requires_grad] for name, (module, _) in losses.items()}
-    sides = {name: step(learnt[name], loss) for name, (_, loss) in losses.items()}
+    sides = {}
+    for name, module, loss in (
+        ("hsvae", model, lambda: model(vectors=batch).loss),
+        ("topk", autoencoder, topk),
+        ("csr", autoencoder, lambda: csr(batch)),
+    ):
+        learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        step = step_of(module, torch.optim.Adam(learnt, lr=1e-4, fused=True), loss)
+        sides[name] = lambda step=step: [step() for _ in range(10)]
     seconds = median_seconds(sides, arguments.repeats)
     ratios = {f"ratio_to_{name}": seconds["hsvae"] / seconds[name] for name in ("topk", "csr")}
     return {"rows_per_second": 10 * arguments.batch_size / seconds["hsvae"], **ratios}
+
+
+TASKS = {task.__name__: task for task in (train, encode, batches, memory, vectors)}
 
 
 def main() -> None:
@@ -325,49 +304,11 @@ def main() -> None:
     words = sys.argv[1:]
     if words and not words[0].startswith("-"):
         words.insert(0, "--task")  # `benchmark.py train` reads better
-    arguments = parse(BenchmarkArguments, __doc__, words)
+    arguments = parse(BenchmarkArguments, __doc__.partition("\n")[0], words)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    sizes = ("vocab_size", "embedding_size", "hidden_size", "latent_size")
-    settings = (
-        hsvae_hf.RELEASED | {"kl_estimator": "rao_blackwell"} | {name: getattr(arguments, name) for name in sizes}
-    )
-    config = hsvae_hf.HSVAEConfig(**settings)
-    if arguments.task == "memory":
-        report = benchmark_memory(arguments, config)
-    elif arguments.task == "vectors":
-        report = benchmark_vectors(arguments)
-    else:
-        which, limit = arguments.dataset_config_name, arguments.max_samples
-        splits = load_text_dataset(arguments.dataset, dataset_config_name=which, max_train_samples=limit)
-        dataset = splits["train"]
-        sentences = list(dataset["text"])
-        if arguments.task == "batches":
-            print_report(arguments, benchmark_batches(arguments, sentences))
-            return
-        tokenizer = train_tokenizer(sentences, vocab_size=config.vocab_size, max_length=arguments.max_length)
-        if arguments.task == "train":
-            report = benchmark_train(arguments, config, tokenizer(sentences, truncation=True)["input_ids"])
-        elif arguments.task == "mmd":
-            report = benchmark_mmd(arguments, tokenizer(sentences, truncation=True)["input_ids"])
-        elif arguments.encoder_name_or_path is None:
-            report = benchmark_encode(arguments, hsvae_hf.HSVAEModel(config).eval(), sentences, tokenizer)
-        else:
-            model = hsvae_hf.HSVAEModel.from_encoder_pretrained(
-                arguments.encoder_name_or_path,
-                latent_size=config.latent_size,
-                decoder_type=arguments.decoder_type,
-            )
-            tokenizer = load_tokenizer(arguments.encoder_name_or_path)
-            tokenizer.model_max_length = arguments.max_length
-            report = benchmark_encode(arguments, model.eval(), sentences, tokenizer)
-        report["peak_mb"] = peak_megabytes()
-    print_report(arguments, report)
-
-
-def print_report(arguments: BenchmarkArguments, report: dict) -> None:
-    """Print it, and on what it was measured."""
+    report = TASKS[choose("task", arguments.task, TASKS)](arguments)
     report |= {"task": arguments.task, "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(json.dumps(report) if arguments.json else "\n".join(f"{name}: {value}" for name, value in report.items()))
 

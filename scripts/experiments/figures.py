@@ -1,0 +1,141 @@
+"""The paper's figures 2 to 5, for `reproduce.py`."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from pictures import bars, error_bars, heat_maps, lines, panels
+from reproduction import Figure, ReproduceArguments, comparisons
+from systems import SYSTEMS, find_system
+from tables import shown, side_by_side, spreads
+from word_divergence import class_kl
+
+from hsvae_hf.data import tokenize_dataset
+from hsvae_hf.plots import dimension_order
+
+PRIORS = [f"HSVAE prior_alpha={a} prior_beta={b}" for a, b in [(1, 4), (30, 30), (30, 10), (4, 1), (10, 1)]]
+WEIGHTS = [f"MAT-VAE z_kl_weight={psi} penalty_weight={weight}" for psi in (0.01, 1.0) for weight in (0.01, 1.0)]
+HOYER = {"eval_average_hoyer_samples": "samples", "eval_average_hoyer_posterior_means": "means"}
+
+
+def accuracy_and_hoyer(rows: list[dict[str, Any]]) -> Any:
+    """The paper's Figure 2: accuracy above Average Hoyer, a column for each data set, a bar for each latent size."""
+    names, datasets, sizes = (
+        list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset", "latent_size")
+    )
+    width, height = max(4.2, 0.3 * len(names)), 2.8 + 0.04 * max(map(len, names))
+    picture, axes = panels(2, len(datasets), width, height, sharex=True, sharey="row")
+    measures = [("accuracy", "accuracy, K = 5 classifier"), ("average_hoyer_samples", "Average Hoyer of samples")]
+    for (line, column), axis in np.ndenumerate(axes):
+        dataset, (measure, label) = datasets[column], measures[line]
+        found = {(row["latent_size"], row["model"]): row.get(measure) for row in rows if row["dataset"] == dataset}
+        bars(axis, names, {f"{size} dimensions": [found.get((size, name)) for name in names] for size in sizes})
+        axis.set(ylabel=label, title=dataset if line == 0 else "")
+        axis.label_outer()
+    labels = axes[0, 0].get_legend_handles_labels()
+    picture.legend(*labels, loc="outside upper right", ncols=4, frameon=False, fontsize=8)
+    return picture
+
+
+def figure2(options: ReproduceArguments) -> Figure:
+    """Accuracy and Average Hoyer of all models."""
+    systems = [find_system(name) for name in options.models or SYSTEMS]
+    latent = [system.name for system in systems if not system.classifier]  # the others have no latent size
+    by_size = {options.latent_size: comparisons(options, [system.name for system in systems])}
+    by_size |= {size: comparisons(options, latent, size=size) for size in options.latent_sizes[1:]}
+    numbers: list[dict[str, Any]] = []
+    for dataset in options.names:
+        for size, by_dataset in by_size.items():
+            for system in by_dataset[dataset].systems:
+                runs = by_dataset[dataset].results(system)
+                row = {"dataset": dataset, "latent_size": size, "model": system.name}
+                numbers.append(row | {"code_size": runs[0]["latent_size"]} | spreads(runs))
+
+    def others(row: dict[str, Any]) -> dict[str, str]:
+        hoyer = row["average_hoyer_samples"]
+        sparsity = "" if hoyer is None else f" ({hoyer.mean:.2f})"
+        return {f"{row['dataset']}, {row['latent_size']}": shown(row["accuracy"]) + sparsity}
+
+    head = "Accuracy of the K = 5 classifier, in brackets Average Hoyer of samples, by data and latent dimensions."
+    return Figure(accuracy_and_hoyer(numbers), numbers, f"{head}\n\n{side_by_side(numbers, ['model'], others)}")
+
+
+def figure3(options: ReproduceArguments) -> Figure:
+    """Average Hoyer during training, by the prior of HSVAE and by the weights of MAT-VAE."""
+    numbers: list[dict[str, Any]] = []
+    looks: list[dict[str, Any]] = []
+    for dataset, comparison in comparisons(options, PRIORS + WEIGHTS, "curves").items():
+        for system in comparison.systems:
+            curves = [run["curve"] for run in comparison.results(system)]
+            family, _, change = system.name.partition(" ")
+            row: dict[str, Any] = {"dataset": dataset, "family": family, "model": system.name}
+            steps = [look["step"] for look in curves[0]]
+            at_steps = [spreads(runs, HOYER) for runs in zip(*curves, strict=True)]
+            looks += [row | {"change": change, "step": step} | look for step, look in zip(steps, at_steps, strict=True)]
+            row |= {"seeds": len(curves), "latent_size": options.latent_size, "step": steps}
+            for name in HOYER:
+                means, deviations = error_bars(look[name] for look in at_steps)
+                row[name.removeprefix("eval_")] = {"mean": means, "std": deviations}
+            numbers.append(row)
+    picture, axes = panels(len(options.dataset), 4, width=3, sharex=True, sharey=True)
+    columns = [(family, name) for family in ("HSVAE", "MAT-VAE") for name in HOYER]
+    for (line, column), axis in np.ndenumerate(axes):
+        dataset, (family, name) = options.names[line], columns[column]
+        rows = [look for look in looks if (look["dataset"], look["family"]) == (dataset, family)]
+        lines(axis, rows, "change", "step", name)
+        axis.set_title(f"{dataset}: {family}, {HOYER[name]}", fontsize=9)
+        axis.set(xlabel="training step", ylabel="Average Hoyer")
+        axis.label_outer()
+    for axis in axes[0, 1::2]:  # where there is room
+        axis.legend(fontsize=7, frameon=False, loc="upper right")
+
+    def others(look: dict[str, Any]) -> dict[str, str]:
+        return {f"{look['dataset']}, {kind}": shown(look[name], 2) for name, kind in HOYER.items()}
+
+    last = [look for look in looks if look["step"] == max(other["step"] for other in looks)]
+    text = f"Average Hoyer at the end of training.\n\n{side_by_side(last, ['model'], others)}"
+    return Figure(picture, numbers, text)
+
+
+def figure4(options: ReproduceArguments) -> Figure:
+    """Which dimensions the sentences of each class switch on, in HSVAE; of the first seed."""
+    numbers: list[dict[str, Any]] = []
+    images, texts = {}, []
+    for dataset, comparison in comparisons(replace(options, seeds=1), ["HSVAE"]).items():
+        (run,) = comparison.results(comparison.systems[0])
+        numbers.append({"dataset": dataset, "classes": comparison.names, "activity": run["class_activity"]})
+        activity = np.array(run["class_activity"], dtype=float)  # NaN where a class has no rows
+        images[dataset] = activity[:, dimension_order(activity)]
+        between = np.nanmax(activity, 0) - np.nanmin(activity, 0)
+        texts.append(
+            f"{dataset}: mean spread between classes {between.mean():.2f}, {(between > 0.5).sum()} of {len(between)} "
+            "dimensions above .5"
+        )
+    label = "share of sentences with the dimension on"
+    classes = [row["classes"] for row in numbers]
+    picture, axes = heat_maps(images, classes, label, aspect="auto", cmap="magma_r", vmin=0, vmax=1)
+    for axis in axes:
+        axis.set_xlabel(f"{options.latent_size} latent dimensions, sorted")
+    text = f"The share of a class's sentences that switch a dimension on. {'; '.join(texts)}."
+    return Figure(picture, numbers, text)
+
+
+def figure5(options: ReproduceArguments) -> Figure:
+    """KL divergence between the word distributions of classes."""
+    numbers: list[dict[str, Any]] = []
+    images, texts = {}, []
+    for dataset, comparison in comparisons(options, []).items():
+        train = comparison.data["train"]
+        tokens = tokenize_dataset(train.select_columns(["text"]), comparison.words)["input_ids"]
+        words = [ids[:-1] for ids in tokens]  # without the end of the sentence
+        kl = class_kl(words, np.array(train["label"][:]), len(comparison.names), len(comparison.words))
+        numbers.append({"dataset": dataset, "classes": comparison.names, "kl": kl.tolist()})
+        images[dataset] = kl
+        between = kl[~np.eye(len(kl), dtype=bool)]
+        texts.append(f"{dataset} {between.mean():.2f} on average, from {between.min():.2f} to {between.max():.2f}")
+    highest = max(kl.max() for kl in images.values())
+    classes = [row["classes"] for row in numbers]
+    picture, axes = heat_maps(images, classes, "KL(row || column), nats", cmap="Greys", vmin=0, vmax=highest)
+    for axis, names in zip(axes, classes, strict=True):
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+    return Figure(picture, numbers, f"How far the classes' words are apart, in nats: {'; '.join(texts)}.")
