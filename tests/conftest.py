@@ -1,5 +1,6 @@
 """What the tests share: no network, one thread, fixed seeds, real text where there is some."""
 
+import json
 import os
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 import transformers
 from datasets import Dataset
 from families import bert
+from vector_models import script
 
 import hsvae_hf
 from hsvae_hf.batching import TextCollator
+from hsvae_hf.cli import run
 from hsvae_hf.data import tokenize_dataset
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.trainer import TextVAETrainer
@@ -57,6 +60,41 @@ def sentences():
 @pytest.fixture(scope="session")
 def labels():
     return [topic for topic, texts in TOPICS.items() for _ in texts]
+
+
+@pytest.fixture
+def corpus(tmp_path, sentences, labels):
+    """File of the sentences and their classes, each three times."""
+    path = tmp_path / "corpus.jsonl"
+    rows = [{"text": text, "label": label} for text, label in zip(sentences, labels, strict=True)] * 3
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def ended(capsys):
+    """A function that runs a script which does not end well: its exit code and the lines of stderr."""
+
+    def end(name, *arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            run(lambda: script(name, *arguments))
+        return caught.value.code, capsys.readouterr().err.replace("\r", "\n").strip().split("\n")
+
+    return end
+
+
+@pytest.fixture
+def refused(ended):
+    """A function that runs a script on bad input: the line that it ends with."""
+
+    def refuse(name, *arguments):
+        code, lines = ended(name, *arguments)
+        assert code == 2
+        assert lines[-1].startswith("error: ")
+        return lines[-1]
+
+    return refuse
 
 
 @pytest.fixture(scope="session")

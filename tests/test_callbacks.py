@@ -7,9 +7,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import hsvae_hf
 from hsvae_hf.callbacks import CollapseMonitor, held_out_batches
 from hsvae_hf.statistics import corpus_statistics
+
+
+@pytest.fixture
+def warnings(caplog):
+    with caplog.at_level(logging.WARNING, logger="hsvae_hf.callbacks"):
+        yield caplog
 
 
 def test_it_logs_the_latent_and_changes_nothing(make_trainer, tmp_path):
@@ -37,55 +42,40 @@ def test_it_logs_the_latent_and_changes_nothing(make_trainer, tmp_path):
     assert "eval/kl_per_dimension" in events.Tags()["histograms"]
 
 
-def test_a_collapsed_latent_is_named(make_trainer, caplog):
+def test_a_collapsed_latent_is_named(make_trainer, warnings):
     trainer = make_trainer(max_steps=1, eval_strategy="steps", eval_steps=1, save_strategy="no")
     for parameter in trainer.model.model.latent_head.parameters():
         torch.nn.init.zeros_(parameter)
     trainer.add_callback(CollapseMonitor(trainer))
-    with caplog.at_level(logging.WARNING, logger="hsvae_hf.callbacks"):
-        trainer.evaluate()
-    assert "step 0: The code ignores the sentence (posterior collapse)" in caplog.text
+    trainer.evaluate()
+    assert "step 0: The code ignores the sentence (posterior collapse)" in warnings.text
 
 
-def test_codes_are_counted_as_those_of_the_finished_model(make_trainer, small_config, caplog):
-    def model():
-        return hsvae_hf.HSVAEForPreTraining(small_config)
-
+def test_codes_are_counted_as_those_of_the_finished_model(make_trainer, small_config, warnings):
     small_config.update({"target_active_dims": 2.0, "gamma_kl_weight": 0.1, "active_threshold": 0.01})
-    trainer = make_trainer(model=model)
+    trainer = make_trainer()
     monitor = CollapseMonitor(trainer)
     trainer.add_callback(monitor)
-    with caplog.at_level(logging.WARNING, logger="hsvae_hf.callbacks"):
-        trainer.evaluate()
-        trainer.evaluate()
+    trainer.evaluate()
     assert monitor.statistics["active_dims"] == pytest.approx(2.0, abs=0.2)
     assert trainer.model.config.active_threshold == 0.01
-    assert "Codes are empty" not in caplog.text
-    assert len(caplog.messages) <= 1  # the same advice once
+    assert "Codes are empty" not in warnings.text
 
 
-@pytest.mark.parametrize("rows", [1, 3, 4, 1000])
-def test_held_out_rows_are_those_asked_for(make_trainer, rows):
+def test_held_out_rows_are_those_asked_for_and_no_single_class_of_sorted_ones(make_trainer):
     trainer = make_trainer(per_device_eval_batch_size=2)
-    trainer.eval_dataset = trainer.eval_dataset.select(range(5))
-    seen = sum(len(batch["input_ids"]) for batch in held_out_batches(trainer, rows))
-    assert seen == min(rows, 5)
+    trainer.eval_dataset = datasets.Dataset.from_dict({"input_ids": [[number, 1] for number in range(3, 12)]})
+    for rows in (1, 3, 4, 1000):
+        first = torch.cat([batch["input_ids"][:, 0] for batch in held_out_batches(trainer, rows)]).tolist()
+        assert len(set(first)) == len(first) == min(rows, 9)
+        assert rows != 4 or sorted(first) != [3, 4, 5, 6]
 
 
-def test_held_out_rows_are_no_single_class_of_sorted_ones(make_trainer):
-    trainer = make_trainer(per_device_eval_batch_size=2)
-    trainer.eval_dataset = datasets.Dataset.from_dict({"input_ids": [[number, 1] for number in range(3, 11)]})
-    first = torch.cat([batch["input_ids"][:, 0] for batch in held_out_batches(trainer, 4)])
-    assert len(set(first.tolist())) == 4
-    assert sorted(first.tolist()) != [3, 4, 5, 6]
-
-
-def test_advice_is_given_once_and_again_at_the_end(make_trainer, caplog, monkeypatch):
+def test_advice_is_given_once_and_again_at_the_end(make_trainer, warnings, monkeypatch):
     numbers = iter(range(100))
     monkeypatch.setattr("hsvae_hf.callbacks.advice", lambda *_: f"{next(numbers)} of 6 dimensions are never on.")
     trainer = make_trainer(num_train_epochs=4, save_strategy="no")
     trainer.add_callback(CollapseMonitor(trainer))
-    with caplog.at_level(logging.WARNING, logger="hsvae_hf.callbacks"):
-        trainer.train()
-        trainer.evaluate()
-    assert caplog.messages == ["step 3: 0 of 6 dimensions are never on.", "step 12: 3 of 6 dimensions are never on."]
+    trainer.train()
+    trainer.evaluate()
+    assert warnings.messages == ["step 3: 0 of 6 dimensions are never on.", "step 12: 3 of 6 dimensions are never on."]

@@ -19,21 +19,16 @@ SIZES = {"vocab_size": 50, "embedding_size": 8, "hidden_size": 12, "latent_size"
 STEPS = {"max_steps": 4, "eval_steps": 2, "save_steps": 2, "report_to": "none", "use_cpu": True}
 
 
-def rows_of(kind, sentences, folder):
-    table = Dataset.from_dict({"sentence": sentences * 8, "label": [0] * 8 * len(sentences)})
-    if kind == "splits":
-        return DatasetDict({"train": table, "validation": table.select(range(5))})
-    if kind == "file":
-        table.to_csv(folder / "rows.csv")
-        return folder / "rows.csv"
-    return {"list": sentences * 8, "Dataset": table}[kind]
-
-
-@pytest.mark.parametrize("kind", ["list", "Dataset", "splits", "file"])
+@pytest.mark.parametrize("kind", ["list", "Dataset", "splits", "file", "stream"])
 def test_sentences_of_every_kind_become_a_finished_model(kind, sentences, tmp_path):
-    rows = rows_of(kind, sentences, tmp_path)
-    run = hsvae_hf.train(rows, tmp_path / "run", target_active_dims=3, **SIZES, **STEPS)
-    assert run.metrics["eval_active_dims"] == pytest.approx(3, abs=0.5)
+    table = Dataset.from_dict({"sentence": sentences * 8, "label": [0] * 8 * len(sentences)})
+    table.to_csv(tmp_path / "rows.csv")
+    splits = DatasetDict({"train": table, "validation": table.select(range(5))})
+    rows = {"list": sentences * 8, "Dataset": table, "splits": splits}.get(kind, tmp_path / "rows.csv")
+    options = SIZES | STEPS | {"target_active_dims": 3, "streaming": kind == "stream"}
+    run = hsvae_hf.train(rows, tmp_path / "run", **options)
+    if kind != "stream":  # of which nothing is held out
+        assert run.metrics["eval_active_dims"] == pytest.approx(3, abs=0.5)
     assert run.model.config.active_threshold != 0.5
     assert run.model.generation_config.max_length == run.tokenizer.model_max_length + 1
     assert not run.model.training
@@ -48,16 +43,13 @@ def test_sentences_of_every_kind_become_a_finished_model(kind, sentences, tmp_pa
 
 
 def test_a_resumed_run_ends_finished_and_alike(sentences, tmp_path):
-    options = {"target_active_dims": 3, **SIZES, **STEPS}
+    options = {"target_active_dims": 3, "lr_scheduler_type": "constant", **SIZES, **STEPS}
     whole = hsvae_hf.train(sentences * 8, tmp_path / "whole", **options)
-    hsvae_hf.train(sentences * 8, tmp_path / "run", **options | {"max_steps": 2, "lr_scheduler_type": "constant"})
-    constant = hsvae_hf.train(sentences * 8, tmp_path / "constant", **options | {"lr_scheduler_type": "constant"})
-    again = options | {"lr_scheduler_type": "constant", "resume_from_checkpoint": True}
-    resumed = hsvae_hf.train(sentences * 8, tmp_path / "run", **again)
-    assert resumed.model.config.active_threshold == constant.model.config.active_threshold
-    for name, value in constant.model.state_dict().items():
+    hsvae_hf.train(sentences * 8, tmp_path / "run", **options | {"max_steps": 2})
+    resumed = hsvae_hf.train(sentences * 8, tmp_path / "run", **options, resume_from_checkpoint=True)
+    assert resumed.model.config.active_threshold == whole.model.config.active_threshold != 0.5
+    for name, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
-    assert whole.model.config.active_threshold != 0.5
 
 
 def test_vectors_become_a_finished_coder(tmp_path):
@@ -81,12 +73,8 @@ def test_vectors_become_a_finished_coder(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (
-            {"latent_sise": 8},
-            "`latent_sise` must be an option of hsvae, got an unknown name; did you mean `latent_size`",
-        ),
+        ({"latent_sise": 8}, "must be an option of hsvae, got an unknown name; did you mean `latent_size`"),
         ({"learning_rate": "fast"}, "`learning_rate` must be of type float, got 'fast'"),
-        ({"latent_size": 8.5}, "latent_size"),
         ({"latent_size": 0}, "latent_size"),
         ({"text_column": "none"}, "`text_column` must be one of the columns"),
         ({"preset": "huge"}, "`preset` must be one of small, paper, released, got 'huge'"),
@@ -101,7 +89,7 @@ def test_wrong_options_are_refused_before_anything_is_written(options, words, se
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("rows", [{"text": ["a"]}, 5, [], [1, 2], {"a", "b"}])
+@pytest.mark.parametrize("rows", [{"text": ["a"]}, 5, [], [1, 2]])
 def test_what_holds_no_sentences_is_refused(rows, tmp_path):
     with pytest.raises(ValueError, match="`dataset` must be"):
         hsvae_hf.train(rows, tmp_path / "run")

