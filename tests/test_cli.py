@@ -2,15 +2,14 @@
 
 import errno
 import importlib
-import json
 import os
 import resource
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,6 @@ from hsvae_hf.models.sources import HTTP_ERROR
 ROOT = Path(__file__).parent.parent
 SMALL = ["--embedding_size", "8", "--hidden_size", "12", "--latent_size", "6", "--per_device_train_batch_size", "4"]
 SMALL += ["--report_to", "none", "--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2"]
-
-
-@pytest.fixture
-def corpus(tmp_path, sentences, labels):
-    path = tmp_path / "corpus.jsonl"
-    rows = [{"text": text, "label": label} for text, label in zip(sentences, labels, strict=True)] * 3
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def arguments(script, corpus, model, output):
@@ -53,12 +44,15 @@ def arguments(script, corpus, model, output):
     }[script]
 
 
-def ended(script, words, monkeypatch, capsys):
-    """The exit code of a script that is run here, and the lines that it wrote to stderr."""
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, words)])
-    with pytest.raises(SystemExit) as caught:
-        run(runpy.run_path(str(ROOT / f"scripts/{script}.py"))["main"])
-    return caught.value.code, capsys.readouterr().err.replace("\r", "\n").strip().split("\n")
+@contextmanager
+def handlers_kept():
+    """A script that was stopped ignores further signals; a test that stops one does not."""
+    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in handlers.items():
+            signal.signal(kind, handler)
 
 
 def interrupt(monkeypatch, place, number):
@@ -79,33 +73,27 @@ def interrupt(monkeypatch, place, number):
 
 
 @pytest.mark.parametrize(
-    ("script", "place"),
+    ("number", "script", "place"),
     [
-        ("train", "hsvae_hf.data:locate"),
-        ("train", "torch.optim:AdamW.step"),
-        ("train", "transformers:Trainer._save_optimizer_and_scheduler"),
-        ("train", "hsvae_hf.callbacks:corpus_statistics"),
-        ("train", "transformers:PreTrainedTokenizerBase.save_pretrained"),
-        ("train_classifier", "torch.optim:AdamW.step"),
-        ("embed", "hsvae_hf.loading:AutoConfig.from_pretrained"),
-        ("embed", "hsvae_hf.encoding:_encode_batch"),
-        ("embed", "numpy.lib.format:write_array"),
-        ("evaluate_model", "hsvae_hf.report:probe_accuracy"),
-        ("evaluate_model", "matplotlib.figure:Figure.savefig"),
-        ("explain", "hsvae_hf.encoding:_encode_batch"),
-        ("quickstart", "hsvae_hf.training:set_seed"),
+        (signal.SIGINT, "train", "hsvae_hf.data:locate"),
+        (signal.SIGTERM, "train", "torch.optim:AdamW.step"),
+        (signal.SIGINT, "train", "transformers:Trainer._save_optimizer_and_scheduler"),
+        (signal.SIGTERM, "train", "hsvae_hf.callbacks:corpus_statistics"),
+        (signal.SIGTERM, "train", "transformers:PreTrainedTokenizerBase.save_pretrained"),
+        (signal.SIGINT, "train_classifier", "torch.optim:AdamW.step"),
+        (signal.SIGINT, "embed", "hsvae_hf.encoding:_encode_batch"),
+        (signal.SIGTERM, "embed", "numpy.lib.format:write_array"),
+        (signal.SIGTERM, "evaluate_model", "hsvae_hf.report:probe_accuracy"),
+        (signal.SIGTERM, "evaluate_model", "matplotlib.figure:Figure.savefig"),
+        (signal.SIGINT, "explain", "hsvae_hf.encoding:_encode_batch"),
+        (signal.SIGTERM, "quickstart", "hsvae_hf.training:set_seed"),
     ],
 )
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_script_in_one_line(script, place, number, corpus, saved_model, tmp_path, monkeypatch, capsys):
-    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+def test_a_signal_ends_a_script_in_one_line(number, script, place, corpus, saved_model, tmp_path, monkeypatch, ended):
     (tmp_path / "out").mkdir()
     interrupt(monkeypatch, place, number)
-    try:
-        code, lines = ended(script, arguments(script, corpus, saved_model, tmp_path / "out"), monkeypatch, capsys)
-    finally:
-        for kind, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
-            signal.signal(kind, handler)  # a script that was stopped ignores further ones
+    with handlers_kept():
+        code, lines = ended(script, *arguments(script, corpus, saved_model, tmp_path / "out"))
     assert code == 128 + number
     assert lines[-1] == f"stopped by {number.name}; no file is half written"
     assert not any("Traceback" in line for line in lines)
@@ -131,11 +119,8 @@ def test_another_signal_does_not_disturb_the_cleaning(capsys):
                 os.kill(os.getpid(), signal.SIGTERM)
                 seen.append("clean")
 
-    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(SystemExit) as caught:
+    with handlers_kept(), pytest.raises(SystemExit) as caught:
         run(main)
-    for kind, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
-        signal.signal(kind, handler)
     assert (caught.value.code, seen) == (143, ["clean"])
     assert capsys.readouterr().err == "stopped by SIGTERM; no file is half written\n"
 
@@ -154,7 +139,6 @@ def raises(error, cause=None):
         (raises(MemoryError()), "lower the batch size"),
         (raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")), "lower the batch size"),
         (raises(RuntimeError("std::bad_alloc")), "lower the batch size"),
-        (raises(RuntimeError("can't start new thread")), "lower the batch size"),
         (raises(KeyError("x"), MemoryError()), "lower the batch size"),
         (raises(RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")), "lower the batch size"),
         (lambda: torch.empty(2**60), "lower the batch size"),
@@ -179,7 +163,7 @@ def test_a_fault_of_the_program_keeps_its_traceback():
 
 
 @pytest.mark.parametrize("script", ["train", "embed"])
-def test_a_full_disk_is_one_line_and_leaves_whole_files(script, corpus, saved_model, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_one_line_and_leaves_whole_files(script, corpus, saved_model, tmp_path, monkeypatch, ended):
     (tmp_path / "out").mkdir()
     place = (Trainer, "_save_optimizer_and_scheduler") if script == "train" else (torch, "searchsorted")
     original = getattr(*place)
@@ -191,7 +175,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(script, corpus, saved_mo
     monkeypatch.setattr(*place, full)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        code, lines = ended(script, arguments(script, corpus, saved_model, tmp_path / "out"), monkeypatch, capsys)
+        code, lines = ended(script, *arguments(script, corpus, saved_model, tmp_path / "out"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 2
@@ -203,19 +187,16 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(script, corpus, saved_mo
     ("script", "option", "path"),
     [
         ("train", "--output_dir", "file/run"),
-        ("train", "--output_dir", "/proc/run"),
         ("train", "--output_dir", "file"),
         ("train_classifier", "--output_dir", "/proc/run"),
         ("quickstart", "--output_dir", "file/run"),
-        ("embed", "--output", "/proc/codes.npz"),
         ("embed", "--output", "folder.npz"),
         ("evaluate_model", "--output", "/proc/a.json"),
-        ("evaluate_model", "--output", "file/a.json"),
         ("evaluate_model", "--heatmap", "/proc/a.png"),
         ("explain", "--output", "/proc/a.json"),
     ],
 )
-def test_an_output_is_checked_before_the_work(script, option, path, corpus, saved_model, tmp_path, monkeypatch, capsys):
+def test_an_output_is_checked_before_the_work(script, option, path, corpus, saved_model, tmp_path, monkeypatch, ended):
     out = tmp_path / "out"
     (out / "folder.npz").mkdir(parents=True)
     (out / "file").touch()
@@ -228,7 +209,7 @@ def test_an_output_is_checked_before_the_work(script, option, path, corpus, save
     for place in ("hsvae_hf.data:locate", "hsvae_hf.loading:AutoConfig", "hsvae_hf.locating:docstring_corpus"):
         module, name = place.split(":")
         monkeypatch.setattr(importlib.import_module(module), name, work)
-    code, lines = ended(script, words, monkeypatch, capsys)
+    code, lines = ended(script, *words)
     assert code == 2
     assert lines[-1].startswith(f"error: `{option[2:]}` must ")
     assert sorted(path.name for path in out.rglob("*")) == ["file", "folder.npz"]
@@ -236,7 +217,7 @@ def test_an_output_is_checked_before_the_work(script, option, path, corpus, save
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of the process is not known")
 @pytest.mark.parametrize("script", ["train", "embed"])
-def test_memory_that_runs_out_is_one_line(script, corpus, saved_model, small_config, tmp_path, monkeypatch, capsys):
+def test_memory_that_runs_out_is_one_line(script, corpus, saved_model, small_config, tmp_path, monkeypatch, ended):
     (tmp_path / "out").mkdir()
     words = arguments(script, corpus, saved_model, tmp_path / "out")
     if script == "train":
@@ -257,7 +238,7 @@ def test_memory_that_runs_out_is_one_line(script, corpus, saved_model, small_con
 
     monkeypatch.setattr(*place, short)
     try:
-        code, lines = ended(script, words, monkeypatch, capsys)
+        code, lines = ended(script, *words)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
     assert code == 2
