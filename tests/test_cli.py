@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Trainer
 
 import hsvae_hf
 from hsvae_hf.cli import run
@@ -55,8 +54,8 @@ def handlers_kept():
             signal.signal(kind, handler)
 
 
-def interrupt(monkeypatch, place, number):
-    """Have the function at `module:name` or `module:Class.name` send a signal to this process once it was called."""
+def around(monkeypatch, place, before=lambda: None, after=lambda: None):
+    """Have something done around each call of the function at `module:name` or `module:Class.name`."""
     module, _, name = place.partition(":")
     owner = importlib.import_module(module)
     *classes, name = name.split(".")
@@ -64,12 +63,13 @@ def interrupt(monkeypatch, place, number):
         owner = getattr(owner, found)
     original = getattr(owner, name)
 
-    def interrupted(*args, **kwargs):
+    def wrapped(*args, **kwargs):
+        before()
         result = original(*args, **kwargs)
-        os.kill(os.getpid(), number)
+        after()
         return result
 
-    monkeypatch.setattr(owner, name, interrupted)
+    monkeypatch.setattr(owner, name, wrapped)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def interrupt(monkeypatch, place, number):
 )
 def test_a_signal_ends_a_script_in_one_line(number, script, place, corpus, saved_model, tmp_path, monkeypatch, ended):
     (tmp_path / "out").mkdir()
-    interrupt(monkeypatch, place, number)
+    around(monkeypatch, place, after=lambda: os.kill(os.getpid(), number))
     with handlers_kept():
         code, lines = ended(script, *arguments(script, corpus, saved_model, tmp_path / "out"))
     assert code == 128 + number
@@ -162,27 +162,6 @@ def test_a_fault_of_the_program_keeps_its_traceback():
             run(raises(error))
 
 
-@pytest.mark.parametrize("script", ["train", "embed"])
-def test_a_full_disk_is_one_line_and_leaves_whole_files(script, corpus, saved_model, tmp_path, monkeypatch, ended):
-    (tmp_path / "out").mkdir()
-    place = (Trainer, "_save_optimizer_and_scheduler") if script == "train" else (torch, "searchsorted")
-    original = getattr(*place)
-
-    def full(*args, **kwargs):  # no file may grow beyond 200 bytes: the end of the disk
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(*place, full)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        code, lines = ended(script, *arguments(script, corpus, saved_model, tmp_path / "out"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert code == 2
-    assert lines[-1].startswith("error: the disk is full")
-    assert not list((tmp_path / "out").iterdir())
-
-
 @pytest.mark.parametrize(
     ("script", "option", "path"),
     [
@@ -206,9 +185,8 @@ def test_an_output_is_checked_before_the_work(script, option, path, corpus, save
     def work(*args, **kwargs):
         raise AssertionError("the work has begun")
 
-    for place in ("hsvae_hf.data:locate", "hsvae_hf.loading:AutoConfig", "hsvae_hf.locating:docstring_corpus"):
-        module, name = place.split(":")
-        monkeypatch.setattr(importlib.import_module(module), name, work)
+    for place in ("hsvae_hf.data.locate", "hsvae_hf.loading.AutoConfig", "hsvae_hf.locating.docstring_corpus"):
+        monkeypatch.setattr(place, work)
     code, lines = ended(script, *words)
     assert code == 2
     assert lines[-1].startswith(f"error: `{option[2:]}` must ")
@@ -216,38 +194,50 @@ def test_an_output_is_checked_before_the_work(script, option, path, corpus, save
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the size of the process is not known")
-@pytest.mark.parametrize("script", ["train", "embed"])
-def test_memory_that_runs_out_is_one_line(script, corpus, saved_model, small_config, tmp_path, monkeypatch, ended):
+@pytest.mark.parametrize(
+    ("script", "what", "place"),
+    [
+        ("train", "disk", "transformers:Trainer._save_optimizer_and_scheduler"),
+        ("embed", "disk", "torch:searchsorted"),
+        ("train", "memory", "torch.nn:GRU.forward"),
+        ("embed", "memory", "hsvae_hf.encoding:_encode_batch"),
+    ],
+)
+def test_a_full_disk_or_memory_is_one_line(
+    script, what, place, corpus, saved_model, small_config, tmp_path, monkeypatch, ended
+):
     (tmp_path / "out").mkdir()
     words = arguments(script, corpus, saved_model, tmp_path / "out")
-    if script == "train":
+    limit = resource.RLIMIT_FSIZE if what == "disk" else resource.RLIMIT_AS
+    if what == "memory" and script == "train":
         words += ["--hidden_size", 1500]
-        place = (torch.nn.GRU, "forward")
-    else:
+    elif what == "memory":
         small_config.hidden_size = 400
         hsvae_hf.HSVAEForPreTraining(small_config).save_pretrained(saved_model)
         corpus.with_suffix(".txt").write_text("one sentence\n" * 8_000)
         words += ["--batch_size", 8_000]
-        place = (hsvae_hf.encoding, "_encode_batch")
-    limits, original = resource.getrlimit(resource.RLIMIT_AS), getattr(*place)
+    limits = resource.getrlimit(limit)
 
-    def short(*args, **kwargs):
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + 2**23, limits[1]))
-        return original(*args, **kwargs)
+    def lower():
+        size = 200  # bytes: no file may be longer
+        if what == "memory":
+            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2**23
+        resource.setrlimit(limit, (size, limits[1]))
 
-    monkeypatch.setattr(*place, short)
+    around(monkeypatch, place, before=lower)
     try:
         code, lines = ended(script, *words)
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
+        resource.setrlimit(limit, limits)
     assert code == 2
-    assert lines[-1].startswith("error: the memory ran out; lower the batch size")
+    assert lines[-1].startswith(
+        "error: the disk is full" if what == "disk" else "error: the memory ran out; lower the batch size"
+    )
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_script_that_imports_without_a_word(number):
+def test_a_signal_ends_a_script_that_imports_without_a_word():
+    number = signal.SIGTERM
     begin = "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import __main__; __main__.__file__ = sys.argv[2]"
     code = f"{begin}; import start; os.kill(os.getpid(), {int(number)})"  # as the interpreter starts a script
     command = [sys.executable, "-c", code, str(ROOT / "scripts"), str(ROOT / "scripts/embed.py")]
@@ -264,14 +254,13 @@ def test_signals_from_outside_end_a_run_and_its_workers(corpus, tmp_path):
     def started(wanted):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         begin = time.monotonic()
-        while not wanted() and process.poll() is None and time.monotonic() - begin < 120:
+        while not list(run_folder.glob(wanted)) and process.poll() is None and time.monotonic() - begin < 120:
             time.sleep(0.05)
         return process
 
     for number, wanted in (
-        (signal.SIGINT, lambda: list(run_folder.glob("checkpoint-*"))),
-        (signal.SIGTERM, lambda: list(run_folder.glob("checkpoint-*"))),
-        (signal.SIGTERM, lambda: list(run_folder.glob(".unfinished"))),
+        (signal.SIGINT, "checkpoint-*"),
+        (signal.SIGTERM, ".unfinished"),
     ):
         process = started(wanted)
         os.killpg(process.pid, number)  # as a terminal does
@@ -284,7 +273,7 @@ def test_signals_from_outside_end_a_run_and_its_workers(corpus, tmp_path):
         assert not list(tmp_path.rglob(".*"))
         shutil.rmtree(run_folder, ignore_errors=True)
 
-    process = started(lambda: list(run_folder.glob("checkpoint-*")))
+    process = started("checkpoint-*")
     second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 2
     assert second.stderr.startswith("error: `output_dir` must be written by one process at a time")

@@ -17,23 +17,15 @@ from hsvae_hf.reporting import ReportCallback, command_line, duration, figure, f
 SIZES = ["--embedding_size", 8, "--hidden_size", 12, "--latent_size", 6, "--per_device_train_batch_size", 4]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        *[(84.3218, "84.3"), (0.94401, "0.944"), (12345.678, "12,346"), (7, "7"), (9500, "9,500"), (0.0, "0")],
-        *[(1e-5, "1e-05"), (-2.14159, "-2.14"), (math.nan, "nan"), (math.inf, "inf"), (np.float32(0.5), "0.500")],
-    ],
-)
-def test_figures_have_the_digits_that_count(value, text):
-    assert figure(value) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "1 second"), (45, "45 seconds"), (840, "14 minutes"), (9000, "2.5 hours"), (200_000, "2.3 days")],
-)
-def test_times_are_said_as_a_person_does(seconds, text):
-    assert duration(seconds) == text
+def test_figures_times_and_sizes_have_the_digits_that_count(tmp_path):
+    figures = {84.3218: "84.3", 0.94401: "0.944", 12345.678: "12,346", 7: "7", 9500: "9,500", 0.0: "0", 1e-5: "1e-05"}
+    figures |= {-2.14159: "-2.14", math.nan: "nan", math.inf: "inf", np.float32(0.5): "0.500"}
+    assert {value: figure(value) for value in figures} == figures
+    times = {0.4: "1 second", 45: "45 seconds", 840: "14 minutes", 9000: "2.5 hours", 200_000: "2.3 days"}
+    assert {seconds: duration(seconds) for seconds in times} == times
+    for size, text in ((7, "7 bytes"), (1234, "1.23 kB"), (2_500_000, "2.50 MB")):
+        (tmp_path / "file").write_bytes(b"x" * size)
+        assert size_of(tmp_path / "file") == text
 
 
 def test_commands_can_be_copied(monkeypatch, capsys):
@@ -45,12 +37,6 @@ def test_commands_can_be_copied(monkeypatch, capsys):
     assert capsys.readouterr().out == f"\nout: all\n  perplexity 123, text word\nnext:\n  {command}\n"
 
 
-def test_sizes_of_files(tmp_path):
-    for size, text in ((7, "7 bytes"), (1234, "1.23 kB"), (2_500_000, "2.50 MB")):
-        (tmp_path / "file").write_bytes(b"x" * size)
-        assert size_of(tmp_path / "file") == text
-
-
 def test_one_process_of_many_speaks(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     reporting.say("said twice")
@@ -59,9 +45,8 @@ def test_one_process_of_many_speaks(monkeypatch, capsys):
     assert capsys.readouterr().out == "said\nonce\n"
 
 
-@pytest.mark.parametrize("hidden", [True, False])
-def test_training_says_a_line_a_log(make_trainer, capfd, hidden):
-    trainer = make_trainer(num_train_epochs=2, save_strategy="no", logging_steps=3, disable_tqdm=hidden)
+def test_training_says_a_line_a_log(make_trainer, capfd):
+    trainer = make_trainer(num_train_epochs=2, save_strategy="no", logging_steps=3, disable_tqdm=False)
     capfd.readouterr()
     trainer.train()
     printed = capfd.readouterr()
@@ -112,19 +97,17 @@ class Stop(ReportCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
-def test_a_run_begins_with_its_data_and_sizes_and_ends_with_what_to_type(tmp_path, sentences, capfd):
-    folder, corpus = tmp_path / "a run", tmp_path / "my corpus.csv"
+def test_the_scripts_work_as_typed_and_each_names_the_next(tmp_path, sentences, capfd):
+    folder, corpus, classifier = tmp_path / "a run", tmp_path / "my corpus.csv", tmp_path / "clf"
     corpus.write_text("id,review,stars\n" + "".join(f"{i},{text},{i % 2}\n" for i, text in enumerate(sentences * 4)))
-    script(
-        *("train", "--dataset", corpus, "--output_dir", folder, *SIZES, "--max_steps", 3, "--report_to", "none"),
-        *("--save_strategy", "no"),
-    )
+    train = ["--dataset", corpus, "--output_dir", folder, *SIZES, "--max_steps", 3, "--save_strategy", "no"]
+    script("train", *train, "--prior_alpha", 3, "--free_bits", 0.1)
     printed = capfd.readouterr()
     lines = printed.out.splitlines()
     assert lines[0] == f"{corpus}: hsvae, to {folder}"
     assert any("rows: train 46, validation 2" in line for line in lines[:4])
     model = next(line for line in lines if line.startswith("model: "))
-    assert model.startswith("model: hsvae, 6 dimensions, 1.20 on per sentence wanted, GRU of 12, ")
+    assert model.startswith("model: hsvae, 6 dimensions, 1.50 on per sentence wanted, GRU of 12, ")
     assert "parameters" in model
     assert any(line.startswith("training: 3 steps of 4 rows") for line in lines)
     assert lines[-4] == f"{folder}: the model, its tokenizer, and all figures in all_results.json"
@@ -132,20 +115,26 @@ def test_a_run_begins_with_its_data_and_sizes_and_ends_with_what_to_type(tmp_pat
     results = json.loads((folder / "all_results.json").read_text())
     assert figures[0] == figure(results["eval_perplexity"])
     assert len(figures) == 3
+    assert results["eval_reconstruction_loss"] > 0
     assert not any(len(word.strip("0123456789.")) == 0 and len(word) > 6 for word in printed.out.split())
-    command = shlex.split(lines[-1])
-    assert command[1] == "evaluate_model.py"
-    monkeypatched = [str(word) for word in command[2:]]
-    script("evaluate_model", *monkeypatched)  # what it says works
+    assert json.loads((folder / "config.json").read_text())["prior_alpha"] == 3
+    assert list(folder.glob("runs/*/events*"))
+    evaluate = shlex.split(lines[-1])
+    with pytest.raises(ValueError, match="`output_dir` must be empty or new"):
+        script("train", *train)
+
+    assert evaluate[1] == "evaluate_model.py"
+    picture = tmp_path / "gates.png"
+    script("evaluate_model", *evaluate[2:], "--label_column", "stars", "--heatmap", picture)  # what it says works
     printed = capfd.readouterr().out
     assert f"{folder / 'report.json'}: all figures" in printed
     assert "advice: None" not in printed
     assert "perplexity per word" in printed
+    assert picture.stat().st_size > 1000
     explain = shlex.split(printed.splitlines()[-1])
     assert explain[1] == "explain.py"
     script("explain", *explain[2:])
-    printed = capfd.readouterr().out
-    assert "dimensions are ever on" in printed
+    assert "dimensions are ever on" in capfd.readouterr().out
 
     text = tmp_path / "in.txt"
     text.write_text("the cat sees a dog\n\na bird\n")
@@ -160,14 +149,16 @@ def test_a_run_begins_with_its_data_and_sizes_and_ends_with_what_to_type(tmp_pat
 
     script(
         *("train_classifier", "--model_name_or_path", folder, "--dataset", corpus, "--label_column", "stars"),
-        *("--output_dir", tmp_path / "clf", "--max_steps", 2, "--report_to", "none", "--save_strategy", "no"),
+        *("--output_dir", classifier, "--max_steps", 2, "--report_to", "none", "--save_strategy", "no"),
     )
     lines = capfd.readouterr().out.splitlines()
-    assert lines[-4] == f"{tmp_path / 'clf'}: the classifier, its tokenizer, and all figures in all_results.json"
+    assert lines[-4] == f"{classifier}: the classifier, its tokenizer, and all figures in all_results.json"
     assert lines[-3].startswith("  accuracy on validation ")
     words = shlex.split(lines[-1])
     assert words[:2] == ["python", "-c"]
     compile(words[2], "next", "exec")
+    assert "validation_accuracy" in json.loads((classifier / "all_results.json").read_text())
+    assert json.loads((classifier / "config.json").read_text())["id2label"] == {"0": "0", "1": "1"}
 
 
 def test_a_report_has_names_three_digits_and_advice_where_there_is_some(capsys):
