@@ -38,14 +38,13 @@ BARE = f"import sys\nfor name in {BLOCKED!r}.split(): sys.modules[name] = None\n
 
 
 def bare(code):
-    folders = [ROOT, ROOT / "scripts", ROOT / "scripts/experiments"]
-    return subprocess.run(
-        [sys.executable, "-c", BARE + code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},
-    )
+    """What code prints that runs as if no extra were installed."""
+    folders = map(str, [ROOT, ROOT / "scripts", ROOT / "scripts/experiments"])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    command = [sys.executable, "-c", BARE + code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
 
 
 def imported(path, inside):
@@ -72,111 +71,75 @@ def test_what_is_imported_is_declared_and_the_other_way_round():
     assert local >= TRAIN - UNIMPORTED
 
 
-def test_without_the_extras_it_imports_encodes_and_explains(tmp_path, tokenizer, small_config):
-    hsvae_hf.HSVAEForPreTraining(small_config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    modules = [f"hsvae_hf.{path.stem}" for path in MODULES]
-    code = f"""
-import importlib, hsvae_hf
+def test_without_the_extras_it_imports_models_alone_and_encodes(saved_model):
+    """Each step in turn: importing the package, loading a model, then all modules."""
+    bare(f"""
+import torch, transformers
+from transformers import AutoModel, AutoModelForPreTraining, GenerationMixin, PreTrainedModel
+before, heavy = set(sys.modules), "accelerate datasets evaluate matplotlib pandas pyarrow scipy sklearn".split()
+import hsvae_hf
+assert not {{name.partition(".")[0] for name in set(sys.modules) - before}} & set(heavy)
+assert not any(name.startswith("hsvae_hf.") and ".models" not in name for name in sys.modules)
+assert {{"encode", "encode_vectors", "explain", "fit", "train"}} <= set(dir(hsvae_hf))
+
+blocked = {{name: sys.modules.pop(name, None) for name in ("datasets", "pandas", "pyarrow")}}
+sys.modules.update(dict.fromkeys(blocked))
+assert AutoModelForPreTraining.from_pretrained({str(saved_model)!r}).config.model_type == "hsvae"
+for name, module in blocked.items():
+    del sys.modules[name]
+
+import importlib
+for name in {[path.stem for path in MODULES]}: importlib.import_module(f"hsvae_hf.{{name}}")
 from hsvae_hf.active_dims import calibrate_threshold
 from hsvae_hf.loading import load_for_inference
-for name in {modules}: importlib.import_module(name)
-model, tokenizer = load_for_inference({str(tmp_path)!r})
+model, tokenizer = load_for_inference({str(saved_model)!r})
 sentences = ["the cat sees a dog", "one and two"]
 assert hsvae_hf.encode(model, tokenizer, sentences).shape == (2, model.config.latent_size)
 assert isinstance(hsvae_hf.explain(model, tokenizer, *sentences).similarity, float)
-"""
-    done = bare(code)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_importing_the_package_imports_models_alone():
-    code = """
-import sys
-import torch, transformers
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
-before = set(sys.modules)
-import hsvae_hf
-heavy = "accelerate datasets evaluate matplotlib pandas pyarrow scipy sklearn".split()
-assert not {name.partition(".")[0] for name in set(sys.modules) - before} & set(heavy)
-assert not any(name.startswith("hsvae_hf.") and ".models" not in name for name in sys.modules)
-assert {"encode", "encode_vectors", "explain", "fit", "train"} <= set(dir(hsvae_hf))
 from hsvae_hf import *
 assert encode is hsvae_hf.encode is hsvae_hf.encoding.encode and HSVAEModel is hsvae_hf.HSVAEModel
 assert not hasattr(hsvae_hf, "nothing")
-"""
-    done = bare(code)
-    assert done.returncode == 0, done.stderr[-3000:]
+""")
 
 
-def test_models_load_where_nothing_else_can_be_imported(saved_model):
-    code = f"""
-for name in "datasets evaluate matplotlib pandas pyarrow sklearn".split(): sys.modules[name] = None
-import hsvae_hf
-from transformers import AutoModelForPreTraining
-assert AutoModelForPreTraining.from_pretrained({str(saved_model)!r}).config.model_type == "hsvae"
-"""
-    done = bare(code)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-NEEDING = {
-    "sklearn": [
-        "from hsvae_hf.report import evaluate_model; evaluate_model(None, None, None, None)",
-        "from hsvae_hf.probes import probe_accuracy; import numpy as np; x = np.ones((2, 2)); "
-        "probe_accuracy(x, np.arange(2), x, np.arange(2))",
-        "from hsvae_hf.probes import tfidf_accuracy; tfidf_accuracy({'text': ['a'], 'label': [0]}, None)",
-        "from hsvae_hf.explanation import describe_dimensions; from scipy import sparse; "
-        "describe_dimensions(sparse.csr_matrix((1, 2)), ['a'])",
-    ],
-    "matplotlib": [
-        "from hsvae_hf.plots import plot_gate_heatmap; import numpy as np; "
-        "plot_gate_heatmap(np.ones((1, 2)), ['a'], 'picture.png')",
-    ],
-    "matplotlib, sklearn": [
+CALLS = [  # what needs extras, and which packages it names
+    ("sklearn", "from hsvae_hf.report import evaluate_model; evaluate_model(None, None, None, None)"),
+    ("sklearn", "from hsvae_hf.probes import probe_accuracy; probe_accuracy(x, x[0], x, x[0])"),
+    ("sklearn", "from hsvae_hf.probes import tfidf_accuracy; tfidf_accuracy({'text': ['a'], 'label': [0]}, None)"),
+    ("sklearn", "from hsvae_hf.explanation import describe_dimensions; describe_dimensions(csr_matrix(x), ['a', 'b'])"),
+    ("matplotlib", "from hsvae_hf.plots import plot_gate_heatmap; plot_gate_heatmap(x, ['a', 'b'], 'picture.png')"),
+    (
+        "matplotlib, sklearn",
         "from compare import CompareArguments, compare; compare(CompareArguments('docstrings', 'run'))",
+    ),
+    (
+        "matplotlib, sklearn",
         "from reproduce import ReproduceArguments, reproduce; "
         "reproduce(ReproduceArguments('figure2', ['docstrings'], 'run'))",
-    ],
-}
-
-
-def test_what_needs_the_extra_names_it(tmp_path):
-    calls = [(package, call) for package, some in NEEDING.items() for call in some]
-    code = f"""
-import json, os
-os.chdir({str(tmp_path)!r})
-for _, call in {calls!r}:
-    try:
-        exec(call, {{}})
-        print(json.dumps("no error"))
-    except ImportError as error:
-        print(json.dumps(str(error)))
-"""
-    done = bare(code)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for (package, call), line in zip(calls, done.stdout.splitlines(), strict=True):
-        assert package in line, (call, line)
-        assert "hsvae_hf[train]" in line, (call, line)
-    assert not list(tmp_path.iterdir())
-
-
+    ),
+]
 RUNS = {
     "quickstart.py": ["--output_dir", "{run}"],
     "evaluate_model.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings", "--output", "{run}.json"],
     "explain.py": ["--model_name_or_path", "{model}", "--dataset", "docstrings"],
-    "compare.py": ["--dataset", "docstrings", "--output_dir", "{run}"],
-    "reproduce.py": ["figure2", "--dataset", "docstrings", "--output_dir", "{run}"],
-    "compare_vectors.py": ["--dataset", "docstrings", "--encoder_name_or_path", "{model}", "--output_dir", "{run}"],
 }
 
 
-def test_every_script_names_the_extra_in_one_line_and_first(tmp_path):
+def test_what_needs_the_extra_names_it_in_one_line_and_first(tmp_path):
     places = {"run": str(tmp_path / "run"), "model": str(tmp_path)}
-    calls = [[str(path), *(part.format(**places) for part in RUNS.get(path.name, ["--help"]))] for path in SCRIPTS]
-    code = f"""
-import contextlib, io, json, runpy
-for call in {calls}:
+    scripts = [[str(path), *(part.format(**places) for part in RUNS.get(path.name, ["--help"]))] for path in SCRIPTS]
+    lines = bare(f"""
+import contextlib, io, json, os, runpy
+import numpy as np
+from scipy.sparse import csr_matrix
+os.chdir({str(tmp_path)!r})
+for _, call in {CALLS!r}:
+    try:
+        exec(call, {{"x": np.ones((2, 2)), "csr_matrix": csr_matrix}})
+        print("no error")
+    except ImportError as error:
+        print(str(error))
+for call in {scripts}:
     sys.argv, said = call, io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -185,10 +148,11 @@ for call in {calls}:
         except SystemExit as end:
             status = end.code
     print(json.dumps([status, said.getvalue()]))
-"""
-    done = bare(code)  # one process for all: importing torch is what takes the time
-    assert done.returncode == 0, done.stderr[-3000:]
-    for path, line in zip(SCRIPTS, done.stdout.splitlines(), strict=True):
+""")  # one process for all: importing torch is what takes the time
+    for (package, call), line in zip(CALLS, lines, strict=False):
+        assert package in line, (call, line)
+        assert "hsvae_hf[train]" in line, (call, line)
+    for path, line in zip(SCRIPTS, lines[len(CALLS) :], strict=True):
         status, said = json.loads(line)
         assert status == (2 if path.name in RUNS else 0), (path.name, said)
         if path.name in RUNS:

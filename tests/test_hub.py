@@ -196,10 +196,14 @@ def test_card_holds_what_was_measured_and_nothing_else(run_folder, tmp_path):
     assert "![Which dimensions" in text
     assert "gate_std" not in text
     assert "None" not in text
-    bare_folder = shutil.copytree(run_folder, tmp_path / "bare")
+    others = shutil.copytree(run_folder, tmp_path / "run")
+    for encoder, base_model in (("somebody/encoder", "somebody/encoder"), (str(ROOT), None)):  # if it is on the Hub
+        settings = run_settings(TextVAETrainingArguments(output_dir=str(others)), encoder_name_or_path=encoder)
+        (others / "train_settings.json").write_text(json.dumps(settings))
+        assert model_card(others, "me/model").data.base_model == base_model
     for name in ("report.json", "gates.png", "train_settings.json"):
-        (bare_folder / name).unlink()
-    bare = model_card(bare_folder, "me/other")
+        (others / name).unlink()
+    bare = model_card(others, "me/other")
     assert not {"datasets", "license", "model-index"} & set(bare.data.to_dict())
     assert not any(heading in str(bare) for heading in ("## Training", "## Evaluation", "![Which"))
     assert "| latent dimensions | 6 |" in str(bare)
@@ -222,20 +226,10 @@ def test_card_of_a_classifier_says_so_and_names_no_path(classifier_folder, tmp_p
     assert "somebody" not in text
 
 
-@pytest.mark.parametrize(("encoder", "base_model"), [("somebody/encoder", "somebody/encoder"), (ROOT, None)])
-def test_card_names_the_encoder_that_is_on_the_hub(run_folder, tmp_path, encoder, base_model):
-    folder = shutil.copytree(run_folder, tmp_path / "run")
-    settings = run_settings(TextVAETrainingArguments(output_dir=str(folder)), encoder_name_or_path=str(encoder))
-    (folder / "train_settings.json").write_text(json.dumps(settings))
-    assert model_card(folder, "me/model").data.base_model == base_model
-
-
-CARDS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/config.json"))
-
-
-@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
-def test_the_committed_cards_are_what_their_files_give(folder):
-    assert (folder / "README.md").read_text(encoding="utf-8") == str(model_card(folder, f"hsvae-hf/{folder.name}"))
+def test_the_committed_cards_are_what_their_files_give():
+    for folder in (path.parent for path in (ROOT / "model_cards").glob("*/config.json")):
+        written = (folder / "README.md").read_text(encoding="utf-8")
+        assert written == str(model_card(folder, f"hsvae-hf/{folder.name}")), folder.name
 
 
 def test_a_run_goes_to_the_hub_in_one_commit(published, run_folder):
@@ -275,13 +269,12 @@ def test_the_pipeline_gives_marginalised_probabilities(reader, classifier_folder
     assert reader["class"] in "abc"  # by the card's own line
 
 
-@pytest.mark.parametrize("source", ["card of tester/hsvae", "card of tester/classifier", "README"])
-def test_what_the_cards_and_the_readme_say_runs(reader, run_folder, source):
-    code, codes = reader[source]
-    if source == "README":
-        expected = codes_of(run_folder, ["Set the title of the figure.", "Open the file."])  # of v1, so it is pinned
-        torch.testing.assert_close(codes, expected, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(code.reshape(1, 6), codes[-1:], atol=1e-6, rtol=1e-5)
+def test_what_the_cards_and_the_readme_say_runs(reader, run_folder):
+    for source in ("card of tester/hsvae", "card of tester/classifier", "README"):
+        code, codes = reader[source]
+        torch.testing.assert_close(code.reshape(1, 6), codes[-1:], atol=1e-6, rtol=1e-5)
+    expected = codes_of(run_folder, ["Set the title of the figure.", "Open the file."])  # of v1, so it is pinned
+    torch.testing.assert_close(codes, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_model_loaded_without_the_package_is_pushed_whole(reader, published, run_folder, tmp_path):
@@ -314,10 +307,9 @@ arguments = TextVAETrainingArguments(output_dir={str(tmp_path / "out")!r}, max_s
 trainer = TextVAETrainer(model, arguments, TextCollator(tokenizer), rows, processing_class=tokenizer)
 trainer.train()
 trainer.push_to_hub()
-model.push_to_hub("tester/alone")
-tokenizer.push_to_hub("tester/alone")
-model.save_pretrained({str(tmp_path / "saved")!r}, push_to_hub=True, repo_id="tester/saved")
-tokenizer.save_pretrained({str(tmp_path / "saved")!r}, push_to_hub=True, repo_id="tester/saved")
+for part in (model, tokenizer):
+    part.push_to_hub("tester/alone")
+    part.save_pretrained({str(tmp_path / "saved")!r}, push_to_hub=True, repo_id="tester/saved")
 """
     done = hub.run(code, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -347,57 +339,44 @@ REFUSED = {  # what is wrong with a push, and how the one line of its error begi
 }
 
 
-@pytest.fixture(scope="module")
-def refusals(run_folder, tmp_path_factory):
-    """A hub after one push of every case to a repository of that name, and the result of each push."""
-    folder = tmp_path_factory.mktemp("refused")
-    shutil.copytree(run_folder, folder / "no-tokenizer", ignore=shutil.ignore_patterns("tokenizer.json"))
-    (folder / "broken.md").write_text(BROKEN_CARD)
-    (folder / "refused.md").write_text("---\npipeline_tag: [no, string]\n---\n")
+def test_a_push_that_cannot_be_done_is_one_clear_line_and_what_was_asked_for_is_replaced(hub, run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "no-tokenizer", ignore=shutil.ignore_patterns("tokenizer.json"))
+    unreported = shutil.copytree(run_folder, tmp_path / "run", ignore=shutil.ignore_patterns("report.json"))
+    (tmp_path / "broken.md").write_text(BROKEN_CARD)
+    (tmp_path / "refused.md").write_text("---\npipeline_tag: [no, string]\n---\n")
+    (tmp_path / "own.md").write_text(OWN_CARD)
     changes = {
         "no-token": {"token": None},
         "read-token": {"token": "reader"},
-        "broken-card": {"card": folder / "broken.md"},
-        "refused-card": {"card": folder / "refused.md"},
-        "missing-card": {"card": folder / "missing.md"},
-        "no-tokenizer": {"model_name_or_path": folder / "no-tokenizer"},
+        "broken-card": {"card": tmp_path / "broken.md"},
+        "refused-card": {"card": tmp_path / "refused.md"},
+        "missing-card": {"card": tmp_path / "missing.md"},
+        "no-tokenizer": {"model_name_or_path": tmp_path / "no-tokenizer"},
     }
     before = contents(run_folder)
-    with Hub(tmp_path_factory.mktemp("hub")) as hub:
-        hub.tokens["reader"] = "read"
-        hub.seed("tester/another-type", BERT)
-        hub.seed("tester/type-not-told", BERT)
-        # The client asks again after a status of 500, with long pauses, but not after 501.
-        hub.faults.append(Fault("POST", "commit-fails/commit/", status=501, times=100))
-        hub.faults.append(Fault("HEAD", "type-not-told/resolve/main/config.json", status=501, times=100))
-        standard = {"model_name_or_path": run_folder, "token": hub.token}
-        pushes = [options(**standard | {"repo_id": f"tester/{case}"} | changes.get(case, {})) for case in REFUSED]
-        results = push(hub, *pushes, HF_TOKEN=None)
-        assert contents(run_folder) == before
-        yield hub, dict(zip(REFUSED, results, strict=True))
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_push_that_cannot_be_done_is_one_clear_line_and_changes_nothing(refusals, case):
-    hub, results = refusals
-    code, line = results[case]
-    assert code == 2
-    assert line.startswith(f"error: {REFUSED[case]}")
-    assert not commits(hub, case)
-    if f"tester/{case}" in hub.repos:
-        assert hub.files(f"tester/{case}") == (BERT if "type" in case else {})
-    if REFUSED[case] == NO_RUN:
-        assert not any(case in request for request in hub.requests)
-
-
-def test_what_was_asked_for_is_replaced(hub, run_folder, tmp_path):
-    folder = shutil.copytree(run_folder, tmp_path / "run")
-    (folder / "report.json").unlink()
-    (tmp_path / "own.md").write_text(OWN_CARD)
-    hub.seed("tester/hsvae", BERT | {"report.json": "{}", "kept.txt": "by its owner"})
-    assert push(hub, options(folder, "tester/hsvae", overwrite=True, card=tmp_path / "own.md")) == [(0, "")]
-    files = hub.files("tester/hsvae")
-    assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    hub.tokens["reader"] = "read"
+    hub.seed("tester/another-type", BERT)
+    hub.seed("tester/type-not-told", BERT)
+    hub.seed("tester/replaced", BERT | {"report.json": "{}", "kept.txt": "by its owner"})
+    # The client asks again after a status of 500, with long pauses, but not after 501.
+    hub.faults.append(Fault("POST", "commit-fails/commit/", status=501, times=100))
+    hub.faults.append(Fault("HEAD", "type-not-told/resolve/main/config.json", status=501, times=100))
+    standard = {"model_name_or_path": run_folder, "token": hub.token}
+    pushes = [options(**standard | {"repo_id": f"tester/{case}"} | changes.get(case, {})) for case in REFUSED]
+    replacing = options(unreported, "tester/replaced", overwrite=True, card=tmp_path / "own.md", token=hub.token)
+    *results, replaced = push(hub, *pushes, replacing, HF_TOKEN=None)
+    assert contents(run_folder) == before
+    for case, (code, line) in zip(REFUSED, results, strict=True):
+        assert code == 2, case
+        assert line.startswith(f"error: {REFUSED[case]}")
+        assert not commits(hub, case)
+        if f"tester/{case}" in hub.repos:
+            assert hub.files(f"tester/{case}") == (BERT if "type" in case else {})
+        if REFUSED[case] == NO_RUN:
+            assert not any(case in request for request in hub.requests)
+    assert replaced == (0, "")
+    files = hub.files("tester/replaced")
+    assert files["model.safetensors"] == (run_folder / "model.safetensors").read_bytes()
     assert files["README.md"].decode() == OWN_CARD
     assert "report.json" not in files  # of the other model
     assert files["kept.txt"] == b"by its owner"
@@ -440,10 +419,12 @@ def test_a_bad_line_and_a_broken_card_do_no_harm_and_later_no_hub_is_needed(hub,
         load_for_inference("tester/other")  # this process is offline, too
 
 
-@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=list)
-def test_a_hub_that_cannot_be_reached_is_one_clear_line(hub, run_folder, environment):
-    ((code, line),) = push(hub, options(run_folder, "tester/hsvae"), **environment)
+def test_a_hub_that_cannot_be_reached_is_one_clear_line(hub, run_folder, refused):
+    ((code, line),) = push(hub, options(run_folder, "tester/hsvae"), HF_ENDPOINT="http://127.0.0.1:9")
     assert code == 2
-    assert line.startswith(f"error: {NO_ANSWER}, got 'tester/hsvae': ")
-    assert ("HF_HUB_OFFLINE" in line) == ("HF_HUB_OFFLINE" in environment)
+    assert "HF_HUB_OFFLINE" not in line
+    offline = refused("push_to_hub", *options(run_folder, "tester/hsvae"))  # as this process is
+    assert "HF_HUB_OFFLINE" in offline
+    for one in (line, offline):
+        assert one.startswith(f"error: {NO_ANSWER}, got 'tester/hsvae': ")
     assert not hub.requests
