@@ -117,6 +117,8 @@ def test_a_result_replaces_neither_folders_nor_what_is_read(tmp_path):
     ):
         with pytest.raises(ValueError, match=f"`report` {words}"):
             check_output(tmp_path / path, True, ".json", "report", (str(data), None, str(tmp_path / "folder.json")))
+    with pytest.raises(ValueError, match="`output` must be a new file"):
+        check_output(data, False, ".json")
     with pytest.raises(ValueError, match="`output` must be a file, got the folder"):
         write_json(tmp_path / "folder.json", {})
     assert check_output(str(data), True, ".json", inputs=("hub/id",)) == Path(data)
