@@ -79,7 +79,6 @@ def around(monkeypatch, place, before=lambda: None, after=lambda: None):
         (signal.SIGTERM, "train", "torch.optim:AdamW.step"),
         (signal.SIGINT, "train", "transformers:Trainer._save_optimizer_and_scheduler"),
         (signal.SIGTERM, "train", "hsvae_hf.callbacks:corpus_statistics"),
-        (signal.SIGTERM, "train", "transformers:PreTrainedTokenizerBase.save_pretrained"),
         (signal.SIGINT, "train_classifier", "torch.optim:AdamW.step"),
         (signal.SIGINT, "embed", "hsvae_hf.encoding:_encode_batch"),
         (signal.SIGTERM, "embed", "numpy.lib.format:write_array"),
@@ -138,7 +137,6 @@ def raises(error, cause=None):
         (raises(ValueError("`x` must be 1")), "`x` must be 1"),
         (raises(MemoryError()), "lower the batch size"),
         (raises(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")), "lower the batch size"),
-        (raises(RuntimeError("std::bad_alloc")), "lower the batch size"),
         (raises(KeyError("x"), MemoryError()), "lower the batch size"),
         (raises(RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")), "lower the batch size"),
         (lambda: torch.empty(2**60), "lower the batch size"),
@@ -172,7 +170,6 @@ def test_a_fault_of_the_program_keeps_its_traceback():
         ("embed", "--output", "folder.npz"),
         ("evaluate_model", "--output", "/proc/a.json"),
         ("evaluate_model", "--heatmap", "/proc/a.png"),
-        ("explain", "--output", "/proc/a.json"),
     ],
 )
 def test_an_output_is_checked_before_the_work(script, option, path, corpus, saved_model, tmp_path, monkeypatch, ended):
@@ -237,12 +234,11 @@ def test_a_full_disk_or_memory_is_one_line(
 
 
 def test_a_signal_ends_a_script_that_imports_without_a_word():
-    number = signal.SIGTERM
     begin = "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import __main__; __main__.__file__ = sys.argv[2]"
-    code = f"{begin}; import start; os.kill(os.getpid(), {int(number)})"  # as the interpreter starts a script
+    code = f"{begin}; import start; os.kill(os.getpid(), signal.SIGTERM)"  # as the interpreter starts a script
     command = [sys.executable, "-c", code, str(ROOT / "scripts"), str(ROOT / "scripts/embed.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
 
 
 @pytest.mark.slow
@@ -280,11 +276,3 @@ def test_signals_from_outside_end_a_run_and_its_workers(corpus, tmp_path):
     assert f"process {process.pid} is writing" in second.stderr
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert (run_folder / ".unfinished").is_dir()
-    resumed = [*command, "--resume_from_checkpoint", "true"]
-    state = max(run_folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    resumed[resumed.index(str(10**6))] = str(int(state.name.split("-")[1]) + 2)
-    result = subprocess.run(resumed, capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert "missing keys" not in result.stderr
-    assert not list(tmp_path.rglob(".*"))

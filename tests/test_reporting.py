@@ -8,11 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+from transformers import TrainerCallback
 from vector_models import script
 
 from hsvae_hf import reporting
 from hsvae_hf.report import print_report
-from hsvae_hf.reporting import ReportCallback, command_line, duration, figure, finish, report_steps, size_of
+from hsvae_hf.reporting import command_line, duration, figure, finish, report_steps, size_of
 
 SIZES = ["--embedding_size", 8, "--hidden_size", 12, "--latent_size", 6, "--per_device_train_batch_size", 4]
 
@@ -70,7 +71,7 @@ def test_the_time_left_is_said_once_by_the_speed_of_this_process(make_trainer, c
     options = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no"}
     trainer = make_trainer(max_steps=900, **options)
     report_steps(trainer, remedy="take less")
-    trainer.add_callback(Stop(8))
+    trainer.add_callback(Stop())
     trainer.train()
     printed = capsys.readouterr().out
     assert printed.count(" left") == 1
@@ -83,18 +84,11 @@ def test_the_time_left_is_said_once_by_the_speed_of_this_process(make_trainer, c
     assert "about 10 seconds left\n" in printed  # after steps 9, 10 and 11
 
 
-class Stop(ReportCallback):
-    """Ends training after a step."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def on_train_begin(self, *args, **kwargs):
-        pass
+class Stop(TrainerCallback):
+    """Ends training after step 8."""
 
     def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step >= self.step
+        control.should_training_stop = state.global_step >= 8
 
 
 def test_the_scripts_work_as_typed_and_each_names_the_next(tmp_path, sentences, capfd):

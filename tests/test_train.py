@@ -7,13 +7,9 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel, AutoModelForPreTraining, Trainer, TrainingArguments
+from transformers import AutoModel, AutoModelForPreTraining
 
 import hsvae_hf
-from hsvae_hf.batching import TextCollator
-from hsvae_hf.callbacks import FinishCallback
-from hsvae_hf.data import tokenize_dataset
-from hsvae_hf.models.vocabulary import tokenizer_fields
 
 SIZES = {"vocab_size": 50, "embedding_size": 8, "hidden_size": 12, "latent_size": 16}
 STEPS = {"max_steps": 4, "eval_steps": 2, "save_steps": 2, "report_to": "none", "use_cpu": True}
@@ -99,15 +95,3 @@ def test_what_holds_no_sentences_is_refused(rows, tmp_path):
 def test_what_are_no_vectors_is_refused(vectors):
     with pytest.raises(ValueError, match="`vectors` must be"):
         hsvae_hf.fit(vectors)
-
-
-def test_another_trainer_finishes_by_the_same_callback(tokenizer, sentences, tmp_path, caplog):
-    fields = SIZES | {"vocab_size": len(tokenizer), "target_active_dims": 3}
-    model = hsvae_hf.HSVAEForPreTraining(hsvae_hf.HSVAEConfig(**fields, **tokenizer_fields(tokenizer)))
-    rows = tokenize_dataset(Dataset.from_dict({"text": sentences}), tokenizer)
-    arguments = TrainingArguments(str(tmp_path), max_steps=2, use_cpu=True, report_to="none", save_strategy="no")
-    trainer = Trainer(model, arguments, TextCollator(tokenizer), train_dataset=rows, processing_class=tokenizer)
-    trainer.add_callback(FinishCallback(trainer))
-    trainer.train()
-    assert hsvae_hf.encode(model, tokenizer, sentences).nnz / len(sentences) == pytest.approx(3, abs=0.3)
-    assert "there is no `eval_dataset`" in caplog.text
