@@ -148,36 +148,24 @@ def test_gates_that_cannot_be_told_apart_are_named_and_rare_ones_are_no_crash(se
     assert torch.isfinite(model(**tokenizer(sentences, padding=True, return_tensors="pt")).loss)
 
 
-def trained_on(vectors, **options):
-    model = small(vector_size=vectors.shape[1], latent_size=32, **options)
-    model.model.standardizer.fit(torch.from_numpy(vectors))
-    return model
-
-
-def test_the_rows_that_a_model_was_trained_on_are_warned_of(caplog):
+def test_rows_that_tell_too_little_are_warned_of(caplog):
     generator = np.random.default_rng(0)
     rows = (generator.normal(size=(2000, 12)) @ generator.normal(size=(12, 24)) + 1.0).astype(np.float32)
-    model = trained_on(rows[:1900])
+    model = small(vector_size=24, latent_size=32)
+    calibrate_threshold(model, None, rows - rows.mean(0), 8)  # without training nothing was trained on
+    model.model.standardizer.fit(torch.from_numpy(rows[:1900]))
     calibrate_threshold(model, None, rows[1900:], 8)
-    calibrate_threshold(model, None, generator.permutation(rows)[:200], 8)  # too few of them to be recognised
     assert "was trained on" not in caplog.text
     for given in (rows[:1900], generator.permutation(rows)):  # the split, and the file that it was split from
         caplog.clear()
         calibrate_threshold(model, None, given, 8)
         assert "`dataset` holds the vectors that the model was trained on" in caplog.text
-    plain = small(vector_size=24, latent_size=32)  # without training nothing was trained on
     caplog.clear()
-    calibrate_threshold(plain, None, rows - rows.mean(0), 8)
-    assert "was trained on" not in caplog.text
-
-
-def test_rows_too_few_to_tell_are_warned_of(caplog):
-    vectors = np.random.default_rng(0).normal(size=(2000, 24)).astype(np.float32)
-    model = trained_on(np.random.default_rng(1).normal(size=(500, 24)).astype(np.float32))
-    calibrate_threshold(model, None, vectors, 8)
+    calibrate_threshold(model, None, generator.normal(size=(2000, 24)).astype(np.float32), 8)
     assert caplog.text == ""
-    calibrate_threshold(model, None, vectors[:20], 8)
+    calibrate_threshold(model, None, generator.permutation(rows)[:20], 8)  # and too few of them to be recognised
     assert "`dataset` has 20 rows, too few to tell: codes of others will have 8 non-zeros on average" in caplog.text
+    assert "was trained on" not in caplog.text
 
 
 @pytest.mark.parametrize("target", [0, 6, float("nan"), "3", None, True])

@@ -122,11 +122,6 @@ def test_a_killed_run_leaves_nothing_in_the_next_one(make_trainer):
     trainer.train()
     assert [path.name for path in folder.iterdir()] == ["checkpoint-3"]
     assert not (folder / "checkpoint-3/rng_state_1.pth").exists()
-    (folder / ".unfinished/checkpoint-6").mkdir(parents=True)
-    trainer.args.resume_from_checkpoint = "true"
-    with claimed_output_dir(trainer.args) as checkpoint:
-        assert checkpoint == str(folder / "checkpoint-3")
-    assert [path.name for path in folder.iterdir()] == ["checkpoint-3"]
 
 
 def test_annealing_follows_its_schedule_and_reaches_the_model(make_trainer):
