@@ -4,7 +4,6 @@
 import json
 
 import pytest
-from scipy import sparse
 from vector_models import script
 
 CLASSES = ["animals", "numbers", "cities"]
@@ -108,12 +107,3 @@ def test_words_that_are_unknown_are_told(result, tmp_path, caplog):
         assert vocabulary == {"_PAD", "_EOS", "_UNK", "paris", "2024"}
         assert "75% of the words of the corpus are unknown to the tokenizer" in caplog.text
         caplog.clear()
-
-
-def test_embed_gives_every_line_a_row_and_finds_its_column(result, tmp_path, sentences):
-    source = tmp_path / "a.txt"
-    source.write_text("\n\n".join(sentences) + "\n")
-    assert sparse.load_npz(result("embed", source)).shape[0] == 2 * len(sentences) - 1
-    source = tmp_path / "a.tsv"
-    source.write_text("id\treview\n" + "".join(f"{row}\t{text}\n" for row, text in enumerate(sentences)))
-    assert sparse.load_npz(result("embed", source, "--overwrite")).shape[0] == len(sentences)

@@ -64,6 +64,10 @@ def test_vectors_become_a_finished_coder(tmp_path):
     other = hsvae_hf.fit(torch.from_numpy(vectors), tmp_path / "run", validation=held_out, report_to="none", **options)
     assert hsvae_hf.encode_vectors(other, held_out).nnz / 50 == pytest.approx(4, abs=0.1)
     assert (tmp_path / "run/all_results.json").is_file()
+    one = hsvae_hf.fit(vectors, latent_size=1, gate_balance_weight=0, max_steps=2)
+    assert hsvae_hf.encode_vectors(one, vectors).shape == (400, 1)
+    plain = hsvae_hf.fit(vectors, model_type="text-encoder", max_steps=2)
+    assert hsvae_hf.encode_vectors(plain, vectors).shape == (400, 8)
 
 
 @pytest.mark.parametrize(

@@ -114,17 +114,6 @@ def test_gates_of_vectors_are_balanced_to_a_share_unless_said(words, target, war
     assert flags["gate_concentration_min"] == (0.5 if "released" in words else 0.001)
 
 
-def test_codes_of_one_dimension_and_of_a_plain_encoder(tmp_path):
-    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32))
-    one = ["--vectors", tmp_path / "rows.npy", "--max_steps", 2, "--report_to", "none"]
-    script("train", *one, "--latent_size", 1, "--gate_balance_weight", 0, "--output_dir", tmp_path / "one")
-    assert AutoModel.from_pretrained(tmp_path / "one").config.latent_size == 1
-    script("train", *one, "--model_type", "text-encoder", "--output_dir", tmp_path / "plain")
-    options = ["--model_name_or_path", tmp_path / "plain", "--input", tmp_path / "rows.npy"]
-    script("embed", *options, "--output", tmp_path / "codes.npz")
-    assert sparse.load_npz(tmp_path / "codes.npz").shape == (40, 5)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
