@@ -371,22 +371,21 @@ def test_a_push_that_cannot_be_done_is_one_clear_line_and_what_was_asked_for_is_
 
 def test_a_push_that_is_killed_leaves_all_as_it_was(hub, run_folder, tmp_path):
     before = contents(run_folder)
-    for method, moment in (("PUT", "/upload/"), ("POST", "/commit/")):
-        waiting = Fault(method, moment, delay=3600)
-        hub.faults.append(waiting)
-        process = subprocess.Popen(
-            [sys.executable, ROOT / "scripts/push_to_hub.py", *options(run_folder, "tester/hsvae")],
-            env=hub.environment(PYTHONPATH=str(ROOT), TMPDIR=str(tmp_path)),
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 200
-        while waiting.times and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.kill()
-        assert process.wait() == -9, "the push ended before it was killed"
-        assert waiting.times == 0
-        assert not hub.files("tester/hsvae")
-        assert contents(run_folder) == before
+    waiting = Fault("POST", "/commit/", delay=3600)
+    hub.faults.append(waiting)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "scripts/push_to_hub.py", *options(run_folder, "tester/hsvae")],
+        env=hub.environment(PYTHONPATH=str(ROOT), TMPDIR=str(tmp_path)),
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while waiting.times and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -9, "the push ended before it was killed"
+    assert waiting.times == 0
+    assert not hub.files("tester/hsvae")
+    assert contents(run_folder) == before
     assert push(hub, options(run_folder, "tester/hsvae")) == [(0, "")]
     assert torch.equal(codes_of(downloaded(hub, "tester/hsvae", tmp_path / "back")), codes_of(run_folder))
 

@@ -41,12 +41,6 @@ def test_from_sentences_to_a_model_and_back(encoder, sentences, labels, tmp_path
     results = json.loads((run / "all_results.json").read_text())
     assert results["eval_squared_error"] > 0
     assert "eval_perplexity" not in results
-    state = json.loads((run / "checkpoint-4/trainer_state.json").read_text())
-    shutil.rmtree(run / "checkpoint-4")
-    script("train", *options, "--output_dir", run, "--resume_from_checkpoint", "true")
-    resumed = json.loads((run / "checkpoint-4/trainer_state.json").read_text())
-    losses = [[look["eval_loss"] for look in one["log_history"] if "eval_loss" in look][-1] for one in (resumed, state)]
-    assert losses[0] == losses[1]
     script("evaluate_model", "--model_name_or_path", run, "--dataset", text, "--output", run / "report.json")
     report = json.loads((run / "report.json").read_text())
     assert report["squared_error"] > report["squared_error_code"] > 0
