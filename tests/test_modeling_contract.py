@@ -271,7 +271,8 @@ def test_classifier_marginalises_over_samples(family):
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_freezing_decides_what_learns(family, frozen):
-    model = family.classification(family.config(num_labels=3, freeze_encoder=frozen))
+    model = family.classification(family.config(num_labels=3, freeze_encoder=frozen)).train()
+    assert model.model.training != frozen
     model(*padded(SENTENCES), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
     assert all((p.grad is None) == (frozen or not family.words) for p in model.model.encoder.parameters())
     assert all(p.grad is not None for p in model.classifier.parameters())
