@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import EVERY, FAMILIES
+from families import EVERY, FAMILIES, each
 from safetensors.torch import save_file
 from test_modeling_contract import SENTENCES, padded
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
@@ -16,14 +16,9 @@ AUTO = {
 }
 
 
-@pytest.fixture(params=EVERY, ids=lambda family: family.name)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(params=[family for family in FAMILIES if family.words], ids=lambda family: family.name)
-def word_family(request):
-    return request.param
+family = each(EVERY)
+text_family = each(FAMILIES)
+word_family = each([family for family in FAMILIES if family.words])
 
 
 @pytest.fixture(params=AUTO)
@@ -184,14 +179,18 @@ def test_other_label_counts_load_only_if_asked(family, tmp_path):
     assert logits.isfinite().all()
 
 
-def test_embeddings_are_got_set_and_resized(word_family, kind):
-    model = build(word_family, kind)
-    grown = model.resize_token_embeddings(44)
-    assert model.get_input_embeddings() is grown
-    before = model.state_dict()["decoder.lm_head.weight"].clone() if kind == "pretraining" else None
-    model.post_init()  # what was resized is not initialised again
-    assert kind != "pretraining" or torch.equal(model.state_dict()["decoder.lm_head.weight"], before)
-    run(model, {"input_ids": torch.tensor([[43, 1]])})
+def test_embeddings_are_got_set_and_resized(text_family, kind, tmp_path):
+    new_words = {"input_ids": torch.tensor([[43, 1]])}
+    for changes in ({}, {"tie_word_embeddings": False}):
+        model = build(text_family, kind, **changes)
+        grown = model.resize_token_embeddings(44)
+        assert model.get_input_embeddings() is grown
+        head = model.state_dict().get("decoder.lm_head.weight", torch.zeros(0)).clone()
+        model.post_init()  # what was resized is not initialised again
+        assert torch.equal(model.state_dict().get("decoder.lm_head.weight", head), head)
+        model.save_pretrained(tmp_path)
+        loaded = AUTO[kind].from_pretrained(tmp_path).eval()
+        torch.testing.assert_close(run(loaded, new_words)[0], run(model, new_words)[0])
     new = torch.nn.Embedding(44, grown.embedding_dim)
     model.set_input_embeddings(new)
     assert model.base_model.get_input_embeddings() is new
