@@ -33,15 +33,6 @@ def folder(path, **files):
     return path
 
 
-def test_a_folder_reads_its_files_by_the_same_rules(tmp_path):
-    source = folder(tmp_path / "f", train_csv=ROWS, test_csv="text;label\nfine;0\n")
-    splits = load_text_dataset(str(source))
-    assert splits["test"]["text"][:] == ["fine"]
-    folder(source, test_csv="text,label\nfine,0\nso, then,1\n")
-    with pytest.raises(ValueError, match=r"test.csv` must have 2 cells in every line.* got 3 in line 3"):
-        load_text_dataset(str(source))
-
-
 @pytest.mark.parametrize(
     ("files", "stray"),
     [
@@ -64,10 +55,14 @@ def test_files_that_would_be_left_out_or_read_otherwise_are_refused(tmp_path, fi
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_data_may_lie_beside_them_in_a_folder_with_the_name_of_a_format(tmp_path, monkeypatch):
+def test_a_folder_reads_its_files_by_the_same_rules_whatever_lies_beside_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder(Path("text"), a_csv=ROWS, LICENSE_txt="yours", README_md="# Rows")
-    assert len(load_text_dataset("text")["train"]) == 5
+    folder(Path("text"), train_csv=ROWS, test_csv="text;label\nfine;0\n", LICENSE_txt="yours", README_md="# Rows")
+    splits = load_text_dataset("text")
+    assert (len(splits["train"]), splits["test"]["text"][:]) == (5, ["fine"])
+    folder(Path("text"), test_csv="text,label\nfine,0\nso, then,1\n")
+    with pytest.raises(ValueError, match=r"test.csv` must have 2 cells in every line.* got 3 in line 3"):
+        load_text_dataset("text")
 
 
 def test_one_of_several_configurations_is_asked_for(tmp_path):
