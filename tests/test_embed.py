@@ -1,9 +1,6 @@
 """The script that encodes a file: its formats, what it refuses, its memory."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,33 +85,3 @@ def test_bad_files_are_refused_and_leave_nothing(embed, name, content, output, w
     with pytest.raises(ValueError, match=words):
         embed(name, content, output)
     assert [path.name for path in Path().iterdir()] == [name]
-
-
-MEASURE = """
-import importlib.util, resource, sys
-spec = importlib.util.spec_from_file_location("embed", sys.argv.pop(1))
-embed = sys.modules["embed"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(embed)
-peaks = []
-for source in ("warm.txt", "long.txt"):
-    sys.argv[4] = source
-    embed.main()
-    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-print("growth", peaks[1] - peaks[0])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("output", ["codes.parquet", "codes.jsonl"])
-def test_memory_does_not_grow_with_the_file(saved_model, tmp_path, output):
-    for name, lines in (("warm.txt", 20_000), ("long.txt", 200_000)):
-        (tmp_path / name).write_text("the cat sees a dog\n" * lines)
-    arguments = ["--model_name_or_path", saved_model, "--input", "", "--output", output, "--overwrite"]
-    finished = subprocess.run(
-        [sys.executable, "-c", MEASURE, SCRIPT, *arguments],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{SCRIPT.parent}"},
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
-    growth = int(finished.stdout.split("growth")[1])
-    assert growth < 20, f"{growth} MiB more for ten times the lines"  # the codes alone would take more

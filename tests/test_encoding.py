@@ -1,5 +1,6 @@
 """Codes of sentences: those of the model, in order, whatever the batch, the threads and the format."""
 
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -172,6 +173,21 @@ def test_a_failed_save_leaves_nothing(model, tokenizer, tmp_path, suffix):
     with pytest.raises(ValueError, match=r"`path`.*csv" if suffix == "csv" else "surrogate pair at index 1"):
         save_codes(tmp_path / f"codes.{suffix}", blocks)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_codes_are_written_block_by_block(tmp_path, suffix):
+    written = []
+
+    def blocks():
+        for number in range(5):
+            assert sum(values() is not None for values in written) <= 1
+            block = sparse.csr_matrix(np.full((1, 3), number + 1, dtype=np.float32))
+            written.append(weakref.ref(block.data))
+            yield block
+            del block
+
+    assert save_codes(tmp_path / f"codes.{suffix}", blocks()) == len(written) == 5
 
 
 def truncate(checkpoint: Path) -> None:

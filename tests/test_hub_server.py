@@ -84,28 +84,6 @@ out(first, second, h.ModelCard.load("tester/demo").data.license, names)
     }
 
 
-def test_listings_and_revisions(hub):
-    repo = hub.seed("tester/demo", {"a.txt": "one", "d/b.txt": "two", "d/e/c.bin": bytes(2000)})
-    repo.commits["v1"] = repo.commits["main"]
-    hub.seed("tester/demo", {"a.txt": "ONE"})
-    flat, deep, texts, sha, missing = run(
-        hub,
-        """
-r = "tester/demo"
-flat = {f.path: getattr(f, "size", None) for f in h.list_repo_tree(r, revision="v1")}
-deep = sorted(f.path for f in h.list_repo_tree(r, "d", recursive=True))
-shas = [h.model_info(r, revision="v1").sha, h.model_info(r).sha]
-texts = [Path(h.hf_hub_download(r, "a.txt", revision=name)).read_text() for name in ("main", "v1", *shas)]
-out(flat, deep, texts, shas, error_of(list, h.list_repo_tree(r, "never")))
-""",
-    )
-    assert flat == {"a.txt": 3, "d": None}
-    assert deep == ["d/b.txt", "d/e", "d/e/c.bin"]
-    assert texts == ["ONE", "one", "one", "ONE"]
-    assert sha == [repo.commits["v1"].sha, repo.commits["main"].sha]
-    assert missing == "RemoteEntryNotFoundError"
-
-
 ERRORS = {  # calls, and the exceptions of huggingface_hub that the server's answers become
     'get("tester/none")': "RepositoryNotFoundError",
     'get("tester/demo", repo_type="dataset")': "RepositoryNotFoundError",
