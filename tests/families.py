@@ -93,6 +93,7 @@ VECTORS = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector",
 SINGLE = {"sdlgm": {"sparsity_cap": 3}, "text-encoder": {"latent_size": 5}}
 GIVEN = [family(f"{name}-given", name, **VECTORS, **SINGLE.get(name, {})) for name in hsvae_hf.MODELS]
 EVERY = FAMILIES + GIVEN  # what takes sentences, and what takes vectors
+BY_NAME = {family.name: family for family in EVERY}
 DENSE = {"vae", "vae-l1", "mat-vae", "text-encoder", "text-encoder-bert"}  # no zeros in the code
 DENSE |= {"vae-vector", "mat-vae-vector", "text-encoder-vector"}
 DETERMINISTIC = {"sparsemax-ae", "text-encoder", "text-encoder-bert"}  # nothing is drawn, no prior

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from families import SIZES
 from torch.autograd import gradcheck
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
@@ -26,7 +27,6 @@ from hsvae_hf.models.modeling_mat_vae import MATVAEHead
 from hsvae_hf.models.modeling_sdlgm import SDLGMHead
 from hsvae_hf.models.modeling_vsc import VSCHead
 
-SIZES = {"vocab_size": 40, "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
 GRID = torch.linspace(-14, 14, 560_001, dtype=torch.float64)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from transformers import AutoModelForPreTraining, BertConfig, BertModel
+from transformers import AutoModelForPreTraining, BertConfig
 
 from hsvae_hf import HSVAEConfig, HSVAEForPreTraining, HSVAEForSequenceClassification, HSVAEModel, encoding, tokens
 from hsvae_hf.encoding import encode, encode_stream
@@ -157,14 +157,6 @@ def test_modes_are_restored_also_after_an_error(tokenizer):
         encode(model, broken, ["word99"])
     assert [module.training for module in model.modules()] == before
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-
-
-def test_a_model_without_sparse_codes_is_refused(tokenizer):
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-    )
-    with pytest.raises(ValueError, match=r"`model`.*BertModel"):
-        encode(BertModel(config), tokenizer, ["a"])
 
 
 @pytest.mark.parametrize("suffix", ["npz", "parquet", "jsonl", "csv"])

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from families import FAMILIES
+from families import BY_NAME
 from transformers import AutoModelForPreTraining
 
-WORDS = next(family for family in FAMILIES if family.name == "hsvae")
-VECTORS = next(family for family in FAMILIES if family.name == "hsvae-vector")
+WORDS, VECTORS = BY_NAME["hsvae"], BY_NAME["hsvae-vector"]
 IDS = torch.tensor([[5, 6, 1], [7, 8, 1]])
 
 
@@ -86,22 +85,12 @@ def test_several_tokens_may_end_a_sentence():
     assert torch.isfinite(endless(IDS).loss)
 
 
-def test_code_that_another_version_saved_is_not_read_where_the_package_is(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    for path in tmp_path.glob("*.py"):
-        path.write_text("raise RuntimeError('the code of another version')\n")
-    loaded = AutoModelForPreTraining.from_pretrained(tmp_path, trust_remote_code=True)
-    assert type(loaded) is type(model)
-    assert loaded.generate(IDS, num_beams=2, max_new_tokens=3).shape[0] == 2
-
-
 def test_posteriors_and_pairs_are_decoded(model):
     torch.testing.assert_close(
         model.generate(encoder_outputs=model.model(IDS), num_beams=2, max_new_tokens=4),
         model.generate(IDS, num_beams=2, max_new_tokens=4),
     )
-    family = next(family for family in FAMILIES if family.name == "hsvae-bert")
-    pairs = family.pretraining(family.config()).eval()
+    pairs = BY_NAME["hsvae-bert"].pretraining(BY_NAME["hsvae-bert"].config()).eval()
     types = torch.tensor([[0, 1, 1], [0, 0, 1]])
     one, other = (pairs.model(IDS, token_type_ids=kind).features for kind in (types, torch.zeros_like(types)))
     assert not torch.allclose(one, other)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import EVERY, FAMILIES, each
+from families import BY_NAME, EVERY, FAMILIES, each
 from safetensors.torch import save_file
 from test_modeling_contract import SENTENCES, padded
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
@@ -156,7 +156,7 @@ def test_attentions_are_the_encoders_or_refused(family, kind):
 
 
 def test_attention_is_chosen_for_the_encoder(tmp_path):
-    family = next(family for family in FAMILIES if family.name == "hsvae-bert")
+    family = BY_NAME["hsvae-bert"]
     build(family, "pretraining").save_pretrained(tmp_path)
     for choice in ("eager", "sdpa", "flex_attention", {"": "sdpa", "encoder_config": "eager"}):
         model = AutoModelForPreTraining.from_pretrained(tmp_path, attn_implementation=choice)

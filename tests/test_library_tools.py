@@ -6,7 +6,7 @@ import accelerate
 import pytest
 import torch
 from datasets import Dataset
-from families import DETERMINISTIC, EVERY
+from families import BY_NAME, DETERMINISTIC, EVERY
 from packaging.version import Version
 from test_library_conventions import AUTO, build, inputs, run
 from transformers import AutoTokenizer, Trainer, TrainingArguments
@@ -14,7 +14,6 @@ from transformers import AutoTokenizer, Trainer, TrainingArguments
 import hsvae_hf
 from hsvae_hf.statistics import corpus_statistics
 
-BY_NAME = {family.name: family for family in EVERY}
 offloads = pytest.mark.skipif(
     Version(accelerate.__version__) < Version("1.15"), reason="accelerate refuses to keep a whole model on disk"
 )

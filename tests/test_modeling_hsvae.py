@@ -2,19 +2,19 @@
 
 import pytest
 import torch
+from families import SIZES
 from torch.distributions import Bernoulli, kl_divergence
 from torch.nn import functional as F
 
 from hsvae_hf import RELEASED, HSVAEConfig, HSVAEForPreTraining, HSVAEModel
 from hsvae_hf.models.modeling_hsvae import HSVAEHead
 
-SMALL = {"vocab_size": 40, "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
 ESTIMATORS = [(name, conditioned) for name in ("mc", "rao_blackwell", "closed_form") for conditioned in (False, True)]
 ESTIMATORS += [("collapsed", False)]
 
 
 def model(**options):
-    model = HSVAEModel(HSVAEConfig(**SMALL, **options))
+    model = HSVAEModel(HSVAEConfig(**SIZES, **options))
     for name, parameter in model.latent_head.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter)
@@ -104,7 +104,7 @@ def test_prior_samples_follow_the_prior():
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_no_nan_at_the_corners(estimator, conditioned, prior, scale):
     config = HSVAEConfig(
-        **SMALL, kl_estimator=estimator, condition_slab_on_gate=conditioned, prior_alpha=prior[0], prior_beta=prior[1]
+        **SIZES, kl_estimator=estimator, condition_slab_on_gate=conditioned, prior_alpha=prior[0], prior_beta=prior[1]
     )
     latent_head = HSVAEModel(config).latent_head
     assert isinstance(latent_head, HSVAEHead)
@@ -120,7 +120,7 @@ def test_no_nan_at_the_corners(estimator, conditioned, prior, scale):
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 def test_released_settings_train_without_nan(autocast):
-    model = HSVAEForPreTraining(HSVAEConfig(**SMALL, **RELEASED)).train()
+    model = HSVAEForPreTraining(HSVAEConfig(**SIZES, **RELEASED)).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=8e-4)
     generator = torch.Generator().manual_seed(0)
     losses = []
@@ -149,7 +149,7 @@ def test_released_settings_train_without_nan(autocast):
 )
 def test_balanced_gates_begin_four_times_as_open_as_they_are_to_end(wanted, weight, low, start, total, tmp_path):
     options = {"target_active_dims": wanted, "gate_balance_weight": weight, "gate_concentration_min": low}
-    model = HSVAEForPreTraining(HSVAEConfig(**SMALL, **options))
+    model = HSVAEForPreTraining(HSVAEConfig(**SIZES, **options))
     output = model.model.latent_head(torch.zeros(1, 12))
     torch.testing.assert_close(1 - output.gate_mean, torch.full((1, 6), start))
     torch.testing.assert_close(output.gate_alpha + output.gate_beta, torch.full((1, 6), total), rtol=1e-4, atol=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, bert
+from families import BY_NAME, FAMILIES, bert
 from safetensors.torch import save_file
 from sentence_transformers import SparseEncoder
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
@@ -18,11 +18,10 @@ import hsvae_hf
 from hsvae_hf.loading import load_for_inference
 
 ONE_OF_A_TYPE = {family.config_class.model_type: family for family in FAMILIES if family.gru}
-TRANSFORMER = next(family for family in FAMILIES if family.name == "hsvae-bert")
 SENTENCES = ["the cat sees a dog", "one and two", "", "paris has a river and the road to rome is long and old too"]
 
 KINDS = ("", "ForPreTraining", "ForSequenceClassification")
-FAMILIES_SAVED = [*ONE_OF_A_TYPE.values(), TRANSFORMER]
+FAMILIES_SAVED = [*ONE_OF_A_TYPE.values(), BY_NAME["hsvae-bert"]]
 COMMITTED = Path(hsvae_hf.__file__).parent.parent / "model_cards/hsvae-dbpedia-16"
 
 # What version 0.1.0 made of "a small village in the north of iran" with the encoder in the repository.
@@ -141,9 +140,10 @@ def test_a_saved_model_works_without_this_package(name, elsewhere):
     assert "modeling_text_vae.py" in code
     assert (model.config.model_type == "mat-vae") == ("modeling_mat_vae.py" in code), "code of other models was saved"
     assert not code & {"training.py", "data.py", "__init__.py", "encoding.py"}
-    loaded = AutoModel.from_pretrained(again).eval()
-    assert type(loaded).__module__.startswith("hsvae_hf.")  # with the package, its own code is used, without trust
-    assert torch.equal(loaded(**inputs).sparse_embedding, codes)
+    for trust in (False, True):
+        loaded = AutoModel.from_pretrained(again, trust_remote_code=trust).eval()
+        assert type(loaded).__module__.startswith("hsvae_hf.")  # with the package, its own code is used
+        assert torch.equal(loaded(**inputs).sparse_embedding, codes)
 
 
 @pytest.mark.parametrize("family", ONE_OF_A_TYPE.values(), ids=lambda family: family.name)

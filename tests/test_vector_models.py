@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from families import FAMILIES, each
+from families import BY_NAME, each
 from torch.distributions import Normal
 from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification
 from vector_models import VECTOR_FAMILIES, small, vector_model
@@ -112,7 +112,7 @@ def test_wrong_vectors_are_named():
 
 
 def test_features_that_are_there_already_reconstruct_the_same_words():
-    family = next(family for family in FAMILIES if family.name == "hsvae-bert")
+    family = BY_NAME["hsvae-bert"]
     model = family.pretraining(family.config(freeze_text_encoder=True)).eval()
     ids = torch.tensor([[5, 6, 7, 1], [9, 1, 0, 0]])
     vectors = model.model.encoder(ids, ids != 0).pooler_output
