@@ -67,15 +67,6 @@ def test_the_state_goes_by_both_names_and_is_kept_where_the_configuration_says(m
     assert model.generation_config.use_cache is False
 
 
-@pytest.mark.parametrize("options", [{"do_sample": True}, {"num_beams": 3}], ids=str)
-def test_generation_is_the_same_with_and_without_the_state(model, options):
-    found = []
-    for use_cache in (True, False):
-        torch.manual_seed(0)
-        found.append(model.generate(IDS, max_new_tokens=6, use_cache=use_cache, **options))
-    assert torch.equal(*found)
-
-
 def test_several_tokens_may_end_a_sentence():
     model = WORDS.pretraining(WORDS.config(eos_token_id=list(range(1, 40)))).eval()
     words = model.generate(IDS, max_new_tokens=6)

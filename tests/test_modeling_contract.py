@@ -249,8 +249,14 @@ def test_other_problem_types(family):
 def test_generation_with_and_without_state_is_the_manual_argmax(word_family):
     model = word_family.pretraining(word_family.config()).eval()
     ids, mask = padded(SENTENCES)
-    cached = model.generate(ids, attention_mask=mask, max_new_tokens=7)
-    assert torch.equal(cached, model.generate(ids, attention_mask=mask, max_new_tokens=7, use_cache=False))
+    options = {"attention_mask": mask, "max_new_tokens": 7}
+    for way in ({"do_sample": True}, {"num_beams": 3}, {}):
+        generated = []
+        for use_cache in (True, False):
+            torch.manual_seed(0)
+            generated.append(model.generate(ids, use_cache=use_cache, **options, **way))
+        assert torch.equal(*generated)
+    cached = generated[0]
     assert torch.equal(cached, model.generate(latents=model.model(ids, mask).latent, max_new_tokens=7))
     words, latent = [1], model.model(ids, mask).latent[:1]
     for _ in range(7):
