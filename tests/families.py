@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import transformers
 
 import hsvae_hf
@@ -42,6 +43,11 @@ class Family:
         if self.config_class is hsvae_hf.HSVAEConfig and "penalty_weight" in changes:
             changes["gate_balance_weight"] = changes.pop("penalty_weight")  # the name of its one weight
         return self.config_class(**copy.deepcopy({**SIZES, **self.options, **changes}))
+
+
+def each(families: Any) -> Any:
+    """A fixture that is one of these families after another."""
+    return pytest.fixture(params=families, ids=lambda family: family.name)(lambda request: request.param)
 
 
 def bert(vocab_size: int = 40) -> dict[str, Any]:
@@ -87,6 +93,7 @@ VECTORS = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector",
 SINGLE = {"sdlgm": {"sparsity_cap": 3}, "text-encoder": {"latent_size": 5}}
 GIVEN = [family(f"{name}-given", name, **VECTORS, **SINGLE.get(name, {})) for name in hsvae_hf.MODELS]
 EVERY = FAMILIES + GIVEN  # what takes sentences, and what takes vectors
+BY_NAME = {family.name: family for family in EVERY}
 DENSE = {"vae", "vae-l1", "mat-vae", "text-encoder", "text-encoder-bert"}  # no zeros in the code
 DENSE |= {"vae-vector", "mat-vae-vector", "text-encoder-vector"}
 DETERMINISTIC = {"sparsemax-ae", "text-encoder", "text-encoder-bert"}  # nothing is drawn, no prior

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from families import SIZES
 from torch.autograd import gradcheck
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
@@ -26,7 +27,6 @@ from hsvae_hf.models.modeling_mat_vae import MATVAEHead
 from hsvae_hf.models.modeling_sdlgm import SDLGMHead
 from hsvae_hf.models.modeling_vsc import VSCHead
 
-SIZES = {"vocab_size": 40, "embedding_size": 8, "hidden_size": 12, "latent_size": 6}
 GRID = torch.linspace(-14, 14, 560_001, dtype=torch.float64)
 
 
@@ -77,37 +77,33 @@ def test_mat_vae_log_ratio_integrates_to_the_kl():
     assert abs(ratio.mean() - exact) < 5 * ratio.std() / math.sqrt(len(ratio))
 
 
+def kernel(u, v):
+    return sum(2 * scale / (2 * scale + (u - v) ** 2) for scale in (0.1, 0.2, 0.5, 1, 2, 5))
+
+
 def naive_mmd(z, points):
     """The formula of the paper, for as many draws of the prior as there are rows."""
     rows, total = len(z), 0.0
-    for dimension in range(z.shape[1]):
-        for scale in (0.1, 0.2, 0.5, 1, 2, 5):
-
-            def kernel(u, v, scale=scale):
-                return 2 * scale / (2 * scale + (u - v) ** 2)
-
-            a, b = z[:, dimension], points[:, dimension]
-            for i in range(rows):
-                for j in range(rows):
-                    if i != j:
-                        total += (kernel(a[i], a[j]) + kernel(b[i], b[j])) / (rows * (rows - 1))
-                    total -= 2 * kernel(a[i], b[j]) / rows**2
+    for a, b in zip(z.T, points.T, strict=True):
+        for i, j in itertools.permutations(range(rows), 2):
+            total += (kernel(a[i], a[j]) + kernel(b[i], b[j])) / (rows * (rows - 1))
+        for i, j in itertools.product(range(rows), repeat=2):
+            total -= 2 * kernel(a[i], b[j]) / rows**2
     return total
 
 
-@pytest.mark.parametrize("rows", [2, 3, 4, 7])
+@pytest.mark.parametrize("rows", [2, 3, 7])
 def test_mmd_is_the_naive_double_loop(rows):
     z, points = torch.randn(rows, 2, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
     weights = torch.rand(9, dtype=torch.float64)
     weights /= weights.sum()
-    kernels = [lambda u, v, s=s: 2 * s / (2 * s + (u - v) ** 2) for s in (0.1, 0.2, 0.5, 1, 2, 5)]
     expected = 0.0
-    for column, kernel in itertools.product(z.T, kernels):
+    for column in z.T:
         for i, j in itertools.permutations(range(rows), 2):
             expected += kernel(column[i], column[j]) / (rows * (rows - 1))
         for i, k in itertools.product(range(rows), range(9)):
             expected -= 2 * weights[k] * kernel(column[i], points[k]) / rows
-        for k, m in itertools.product(range(9), range(9)):
+        for k, m in itertools.product(range(9), repeat=2):
             expected += weights[k] * weights[m] * kernel(points[k], points[m])
     torch.testing.assert_close(inverse_multiquadric_mmd(z, points, weights), expected)
 

@@ -66,14 +66,11 @@ def test_every_range_is_checked_whenever_its_field_is_set(model_type):
     ("model_type", "options", "message"),
     [
         ("hsvae", {"latent_size": 0}, "`latent_size` must be at least 1, got 0; choose a positive number."),
-        ("hsvae", {"z_kl_weight": -0.1}, "`z_kl_weight` must be at least 0 and finite, got -0.1;"),
         ("hsvae", {"gamma_kl_weight": float("nan")}, "`gamma_kl_weight` must be at least 0 and finite, got nan"),
         ("hsvae", {"word_dropout": 1.0}, "`word_dropout` must be in [0, 1), got 1.0"),
-        ("hsvae", {"prior_alpha": 0}, "`prior_alpha` must be from 0.001 to 10000, got 0; choose a value in between."),
         ("hsvae", {"prior_beta": float("inf")}, "`prior_beta` must be from 0.001 to 10000, got inf"),
         ("hsvae", {"active_threshold": 1.5}, "`active_threshold` must be inside (0, 1), got 1.5; 0.5 is the paper's."),
         ("hsvae", {"max_active_dims": 0}, "`max_active_dims` must be at least 1, got 0; choose a positive number, or"),
-        ("hsvae", {"num_samples": -1}, "`num_samples` must be at least 0, got -1"),
         ("hsvae", {"gate_concentration_max": 0.1}, "`gate_concentration_max` must be above"),
         ("hsvae", {"condition_slab_on_gate": True}, "`kl_estimator` must be another than 'collapsed'"),
         (
@@ -85,15 +82,9 @@ def test_every_range_is_checked_whenever_its_field_is_set(model_type):
         ("hsvae", {"target_active_dims": 2, "gamma_kl_weight": 0}, "`gamma_kl_weight` must be positive with"),
         ("hsvae", {"kl_estimator": "exact"}, "kl_estimator"),
         ("hsvae", {"latent_size": "64"}, "latent_size"),
-        ("hsvae", {"eos_token_id": 30_000}, "`eos_token_id` must be an id below `vocab_size` (40), got 30000"),
-        (
-            "hsvae",
-            {"eos_token_id": [1, 30_000]},
-            "`eos_token_id` must be an id below `vocab_size` (40), got [1, 30000]",
-        ),
+        ("hsvae", {"eos_token_id": [1, 99]}, "`eos_token_id` must be an id below `vocab_size` (40), got [1, 99]"),
         ("hsvae", {"pad_token_id": -1}, "`pad_token_id` must be an id below `vocab_size` (40), got -1"),
         ("hsvae", {"pad_token_id": 3, "eos_token_id": [1, 3]}, "`pad_token_id` must be not `eos_token_id`, got 3"),
-        ("hsvae", {"latent_dim": 64}, "`latent_dim` must be a field of HSVAEConfig, got an unknown name; the nearest"),
         ("hsvae", {"num_beams": 4}, "`num_beams` must be a field of HSVAEConfig"),
         ("hsvae", {"encoder_type": "transformer"}, "`encoder_config` must be given if and only if"),
         ("hsvae", {"freeze_text_encoder": True}, "`freeze_text_encoder` must be False without a transformer"),
@@ -161,9 +152,9 @@ def test_a_configuration_of_0_1_0_loads_unless_it_uses_what_is_gone(model_type, 
 
 def test_overrides_at_loading_are_checked(tmp_path):
     HSVAEModel(HSVAEConfig(**SIZES)).save_pretrained(tmp_path)
-    assert refused(lambda: AutoModel.from_pretrained(tmp_path, word_dropout=2)).startswith("`word_dropout` must be")
-    message = refused(lambda: AutoModel.from_pretrained(tmp_path, target_active_dims=9))
-    assert message.startswith("`target_active_dims` must be between 0 and 6, got 9")
+    for name, value in {"word_dropout": 2, "target_active_dims": 9}.items():  # a range, and a rule of two fields
+        message = refused(lambda override={name: value}: AutoModel.from_pretrained(tmp_path, **override))
+        assert message.startswith(f"`{name}` must be")
 
 
 def test_a_decoder_may_know_fewer_words_than_its_encoder():
@@ -172,11 +163,6 @@ def test_a_decoder_may_know_fewer_words_than_its_encoder():
     assert model(ids, labels=torch.tensor([[29, 1]])).loss.isfinite()
     with pytest.raises(ValueError, match="`labels` must be given, of the decoder's 30 words: the encoder reads 40"):
         model(ids)
-
-
-@pytest.mark.parametrize(("eos", "ids"), [(1, [1]), ([1, 5], [1, 5]), (None, [])])
-def test_a_sentence_may_end_in_several_tokens_or_in_none(eos, ids):
-    assert HSVAEConfig(eos_token_id=eos, bos_token_id=None).eos_token_ids == ids
 
 
 @pytest.mark.parametrize(

@@ -20,16 +20,6 @@ from hsvae_hf.loading import load_for_inference
 from hsvae_hf.models.pooling import read_pooling
 
 
-@pytest.mark.parametrize("place", ["../outside", "/etc", "1_Pooling/../../outside", "..\\outside", "C:/outside"])
-def test_a_module_outside_the_folder_is_refused(encoder, place):
-    as_sentence_transformers(encoder)
-    modules = json.loads((encoder / "modules.json").read_text())
-    modules[1]["path"] = place
-    (encoder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ValueError, match="`encoder_name_or_path` must be .* with a module outside its folder"):
-        read_pooling(str(encoder))
-
-
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
 def test_vectors_are_those_of_sentence_transformers(encoder, pooling, normalize):
@@ -76,6 +66,13 @@ def test_a_transformer_in_a_subfolder_is_found(encoder):
 
 
 def test_what_cannot_be_honoured_is_refused(encoder):
+    as_sentence_transformers(encoder)
+    modules = json.loads((encoder / "modules.json").read_text())
+    for place in ("../outside", "/etc", "1_Pooling/../../outside", "..\\outside", "C:/outside"):
+        modules[1]["path"] = place
+        (encoder / "modules.json").write_text(json.dumps(modules))
+        with pytest.raises(ValueError, match="`encoder_name_or_path` must be .* with a module outside its folder"):
+            read_pooling(str(encoder))
     as_sentence_transformers(encoder, "max")
     with pytest.raises(ValueError, match="`encoder_name_or_path` must be a transformer with mean.*with max pooling"):
         vector_model(encoder)
@@ -96,7 +93,7 @@ def test_what_cannot_be_honoured_is_refused(encoder):
         read_pooling(str(encoder))
 
 
-def test_vectors_are_computed_once(encoder, tmp_path, monkeypatch):
+def test_vectors_are_computed_once_and_again_for_what_differs_or_is_damaged(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(vectors_module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     runs = []
 
@@ -112,75 +109,43 @@ def test_vectors_are_computed_once(encoder, tmp_path, monkeypatch):
     again = vector_model(encoder)  # another object, the same encoder; another head
     np.testing.assert_array_equal(embed_dataset(data.remove_columns("label"), again, tokenizer), first)
     assert runs == [4]
+    (cache,) = (tmp_path / "cache/sentence_vectors").glob("*.npy")
+    cache.write_bytes(cache.read_bytes()[:40])
+    np.testing.assert_array_equal(embed_dataset(data, model, tokenizer), first)
     other = embed_dataset(data.select([2, 0]), model, tokenizer)
     np.testing.assert_allclose(other, first[[2, 0]], atol=1e-6)
+    assert runs == [4, 4, 2]
+    joined, texts = (Dataset.from_dict({"text": rows}) for rows in (["one\0two"], ["one", "two"]))
+    assert [len(embed_dataset(rows, model, tokenizer)) for rows in (joined, texts)] == [1, 2]
     model.config.normalize_vectors = True
     assert not np.allclose(embed_dataset(data, model, tokenizer), first)
     with torch.no_grad():
         again.model.encoder.get_word_embeddings().weight.add_(1.0)
     embed_dataset(data, again, tokenizer)
     tokenizer.model_max_length = 3
-    embed_dataset(data, vector_model(encoder), tokenizer)
-    assert runs == [4, 2, 4, 4, 4]
+    shorter = embed_dataset(data, vector_model(encoder), tokenizer)
+    tokenizer.truncation_side = "left"
+    assert not np.allclose(embed_dataset(data, vector_model(encoder), tokenizer), shorter)
+    assert runs == [4, 4, 2, 1, 2, 4, 4, 4, 4]
 
 
-def test_vectors_from_files(tmp_path):
-    rows = np.random.default_rng(0).normal(size=(10, 4))
-    np.save(tmp_path / "rows.npy", rows)
+def test_vectors_are_read_from_files_and_bad_files_are_named(tmp_path):
+    rows, path = np.random.default_rng(0).normal(size=(10, 4)), tmp_path / "rows.npy"
+    with pytest.raises(ValueError, match="`vectors` must be a .npy or .parquet file"):
+        load_vectors(path)
+    np.save(path, rows)
     Dataset.from_dict({"vectors": rows.tolist(), "id": list(range(10))}).to_parquet(tmp_path / "rows.parquet")
     for name in ("rows.npy", "rows.parquet"):
-        found = load_vectors(tmp_path / name)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, rows, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (np.zeros((0, 4)), "shape"),
-        (np.zeros(4), "shape"),
-        (np.array([[1.0, np.nan]]), "NaN or infinity"),
-        (np.array([["a", "b"]]), "could not convert"),
-        (b"not numpy", "`vectors` must hold finite numbers"),
-        (None, "`vectors` must be a .npy or .parquet file"),
-    ],
-)
-def test_bad_vector_files_are_named(tmp_path, content, message):
-    path = tmp_path / "rows.npy"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content is not None:
+        vectors = load_vectors(tmp_path / name)
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(vectors, rows, rtol=1e-6)
+    for content, message in ((rows[:0], "shape"), (rows[0], "shape"), ([[1, np.nan]], "NaN"), ([["a"]], "convert")):
         np.save(path, content)
-    with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message):
+            load_vectors(path)
+    path.write_bytes(b"not numpy")
+    with pytest.raises(ValueError, match="`vectors` must hold finite numbers"):
         load_vectors(path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model, tokenizer, texts: setattr(tokenizer, "truncation_side", "left"),
-        lambda m, t, texts: texts.reverse(),
-    ],
-)
-def test_the_cache_is_not_taken_for_what_differs(encoder, tmp_path, monkeypatch, change):
-    monkeypatch.setattr(vectors_module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    model, tokenizer = vector_model(encoder), load_encoder_tokenizer(str(encoder), 4)
-    texts = ["one\0two", "the cat sees a dog"]
-    first = embed_dataset(Dataset.from_dict({"text": texts}), model, tokenizer)
-    change(model, tokenizer, texts)
-    again = embed_dataset(Dataset.from_dict({"text": texts}), model, tokenizer)
-    np.testing.assert_allclose(again, sentence_vectors(model, tokenizer, texts), atol=1e-6)
-    assert not np.allclose(again, first)
-    assert len(embed_dataset(Dataset.from_dict({"text": ["one", "two"]}), model, tokenizer)) == 2
-
-
-def test_a_damaged_cache_is_made_again(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(vectors_module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    model, tokenizer = vector_model(encoder), load_encoder_tokenizer(str(encoder))
-    first = embed_dataset(Dataset.from_dict({"text": SENTENCES}), model, tokenizer)
-    (cache,) = (tmp_path / "cache/sentence_vectors").glob("*.npy")
-    cache.write_bytes(cache.read_bytes()[:40])
-    np.testing.assert_array_equal(embed_dataset(Dataset.from_dict({"text": SENTENCES}), model, tokenizer), first)
 
 
 def test_encoders_without_an_unknown_word_and_old_files(encoder):

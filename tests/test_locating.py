@@ -1,7 +1,5 @@
 """Where a data set is: folders of all kinds, the Hub, and names that are none."""
 
-import gzip
-import time
 import zipfile
 from pathlib import Path
 from unittest.mock import Mock
@@ -35,15 +33,6 @@ def folder(path, **files):
     return path
 
 
-def test_a_folder_reads_its_files_by_the_same_rules(tmp_path):
-    source = folder(tmp_path / "f", train_csv=ROWS, test_csv="text;label\nfine;0\n")
-    splits = load_text_dataset(str(source))
-    assert splits["test"]["text"][:] == ["fine"]
-    folder(source, test_csv="text,label\nfine,0\nso, then,1\n")
-    with pytest.raises(ValueError, match=r"test.csv` must have 2 cells in every line.* got 3 in line 3"):
-        load_text_dataset(str(source))
-
-
 @pytest.mark.parametrize(
     ("files", "stray"),
     [
@@ -56,33 +45,24 @@ def test_a_folder_reads_its_files_by_the_same_rules(tmp_path):
 )
 def test_files_that_would_be_left_out_or_read_otherwise_are_refused(tmp_path, files, stray):
     for name in files:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path, "w") as archive:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(ROWS)
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(tmp_path / name, "w") as archive:
                 archive.writestr("train.csv", ROWS)
-        else:
-            content = '{"text": "a"}\n' if "json" in name else ROWS
-            path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
     with pytest.raises(ValueError, match=rf"files are all of one kind .*with \['{stray}.*move them away") as caught:
         load_text_dataset(str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_data_may_lie_beside_them(tmp_path):
-    source = folder(tmp_path / "f", a_csv=ROWS, LICENSE_txt="yours", README_md="# Rows")
-    assert len(load_text_dataset(str(source))["train"]) == 5
-
-
-def test_no_name_is_no_folder():
-    with pytest.raises(ValueError, match="`dataset` must be docstrings, .* got ''; name one"):
-        load_text_dataset("")
-
-
-def test_a_folder_with_the_name_of_a_format_is_a_folder(tmp_path, monkeypatch):
+def test_a_folder_reads_its_files_by_the_same_rules_whatever_lies_beside_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder(Path("text"), train_csv=ROWS)
-    assert len(load_text_dataset("text")["train"]) == 5
+    folder(Path("text"), train_csv=ROWS, test_csv="text;label\nfine;0\n", LICENSE_txt="yours", README_md="# Rows")
+    splits = load_text_dataset("text")
+    assert (len(splits["train"]), splits["test"]["text"][:]) == (5, ["fine"])
+    folder(Path("text"), test_csv="text,label\nfine,0\nso, then,1\n")
+    with pytest.raises(ValueError, match=r"test.csv` must have 2 cells in every line.* got 3 in line 3"):
+        load_text_dataset("text")
 
 
 def test_one_of_several_configurations_is_asked_for(tmp_path):
@@ -112,21 +92,18 @@ def test_what_save_to_disk_wrote_is_read(tmp_path):
         load_text_dataset(str(tmp_path / "f"))
 
 
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="doesn't contain any data files"):
-        load_text_dataset(str(tmp_path))
+def test_an_empty_folder_and_an_empty_name_are_refused(tmp_path):
+    for name, message in ((str(tmp_path), "doesn't contain any data files"), ("", "docstrings, .* got ''; name one")):
+        with pytest.raises(ValueError, match=message):
+            load_text_dataset(name)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("data/reveiws.csv", "did you mean 'data/reviews.csv'"),
-        ("reveiws.csv", "check the path"),
-        ("./data/revews.csv", "did you mean 'data/reviews.csv'"),
-        ("~/no/such/file.txt", "check the path"),
-        ("/no/such/folder", "check the path"),
         ("data/reviews", "did you mean 'data/reviews.csv'"),
-        ("a/b/c", "check the path"),
+        ("~/no/such/file.txt", "check the path"),
         ("data\\reviews.csv", "no such file or folder is here"),
         ("my data", "the Hub has no such repository"),
         ("dat", "did you mean 'data'"),
@@ -143,10 +120,8 @@ def test_a_mistyped_name_is_told_at_once(tmp_path, monkeypatch, name, message):
         raise RepositoryNotFoundError("none", response=Mock())
 
     monkeypatch.setattr(HfApi, "repo_info", validate_hf_hub_args(repo_info))
-    begun = time.monotonic()
     with pytest.raises(ValueError, match=message) as caught:
         load_text_dataset(name)
-    assert time.monotonic() - begun < 5
     assert len(asked) == (name == "dat")
     assert "\n" not in str(caught.value) and str(caught.value).count("`dataset`") == 1
 
@@ -160,11 +135,9 @@ def test_an_unreachable_hub_is_asked_once(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(HfApi, "repo_info", repo_info)
-    begun = time.monotonic()
     with pytest.raises(ValueError, match="got 'yelp', which could not be read .*network"):
         load_text_dataset("yelp")
     assert asked == [("Yelp/yelp_review_full", "dataset", 5.0)]
-    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.slow

@@ -35,13 +35,10 @@ def test_metrics_give_what_the_accumulators_give_and_start_afresh(load, name, tm
     assert not list(tmp_path.rglob("*.arrow"))
 
 
-def test_an_option_reaches_the_metric(load):
+def test_metrics_take_options_and_combine(load):
     codes = [[0.0, 3.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]
     result = load("average_hoyer").compute(predictions=codes, normalize=False)
     assert result == {"average_hoyer": 0.5, "empty_rows": 0.0, "constant_dims": 0}
-
-
-def test_combines_with_other_metrics(load):
     both = evaluate.combine([load(name) for name in METRICS])
     codes = sparse_codes()
     both.add_batch(predictions=codes[:150])

@@ -28,24 +28,18 @@ def loaded(path, **options):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.csv", "text,label\nfine,1\nbad,0\n", ["fine", "bad"]),
         ("a.csv", "text,label\n,1\nbad,0\n", ["", "bad"]),
         ("a.csv", "text,label\nfine,1,\nbad,0,\n", ["fine", "bad"]),  # a comma at every line's end but the header's
-        ("a.csv", "text,label,\nfine,1,\nbad,0,\n", ["fine", "bad"]),
         ("a.csv", "text;label\nfine, or so;1\nbad, then;0\n", ["fine, or so", "bad, then"]),
-        ("a.csv", '"text";"label"\n"fine; or so";1\nbad;0\n', ["fine; or so", "bad"]),
         ("a.csv", "text\tlabel\nfine, or so\t1\nbad; then\t0\n", ["fine, or so", "bad; then"]),
-        ("a.csv", "text|label\nfine, or so|1\nbad|0\n", ["fine, or so", "bad"]),
         ("a.tsv", "label\ttext\n1\tfine, or so\n0\tbad\n", ["fine, or so", "bad"]),
         ("A.CSV", "text,label\r\nfine,1\r\nbad,0\r\n", ["fine", "bad"]),
         ("a.csv", "\ufefftext,label\nfine,1\nbad,0\n", ["fine", "bad"]),
         ("a.csv", 'text,label\n"two\nlines, ""quoted""",1\n\nbad,0\n\n', ['two\nlines, "quoted"', "bad"]),
-        ("a.csv", "text,label\nNA,1\nnull,0\nNone,1\n", ["NA", "null", "None"]),
-        ("a.csv", "text\n1\n2\n", ["1", "2"]),
+        ("a.csv", "text,label\nNA,1\nnull,0\n1,1\n", ["NA", "null", "1"]),
         ("a.csv", "text\nfine\n\nbad\n", ["fine", "", "bad"]),
         ("a.csv", " text, label\nfine,1\nbad,0\n", ["fine", "bad"]),
         ("a.csv", ",text,label\n0,fine,1\n1,bad,0\n", ["fine", "bad"]),  # an index of pandas
-        ("a.csv", "label,body\nx,fine\ny,bad\n", ["fine", "bad"]),
         ("a.jsonl", '{"text": "fine"}\n\n  \n{"text": "bad", "more": 1}\n\n', ["fine", "bad"]),
         ("a.json", '[{"text": "fine"}, {"text": "bad"}]', ["fine", "bad"]),
         ("a.json", '{"text": "fine"}\n{"text": "bad"}\n', ["fine", "bad"]),
@@ -65,11 +59,8 @@ def test_training_and_embedding_read_the_same(tmp_path, name, content, expected)
     [
         ("a.csv", "text,label\nfine,1\nsentence 1, and more,0\n", "2 cells in every line.*got 3 in line 3"),
         ("a.csv", 'text,label\n"a\nb",1\nc, d,0\n', "got 3 in line 4"),
-        ("a.csv", "text,label\nc, d,0\n", "2 cells in every line.*got 3 in line 2"),
-        ("a.csv", "text,label\nc, d,\ne,0\n", "got 2 in line 3"),
         ("a.csv", "text,label\nfine,1,\nbad,0\n", "3 cells in every line.*got 2 in line 3"),
         ("a.csv", "text,label\nfine\n", "got 1 in line 2"),
-        ("a.csv", "text\nhello, world\n", "got 2 in line 2"),
         ("a.csv", "text,label,text\na,1,b\n", r"different names, got \['text'\]"),
         ("a.csv", 'text,label\n"open,1\nb,0\n', "damaged in the row that begins in line 2"),
         ("a.csv", "text,label\n", "empty file"),
@@ -79,18 +70,13 @@ def test_training_and_embedding_read_the_same(tmp_path, name, content, expected)
         ("a.jsonl", '{"text": "a"}\n\n{"text": \n', "damaged in line 3"),
         ("a.jsonl", '{"text": "a"}\n["b"]\n', "JSON object per line.*in line 2"),
         ("a.jsonl", '{"text": "a"}\n{"body": "b"}\n', "got only body in line 2"),
-        (
-            "a.jsonl",
-            '{"text": "a"}\n{"text": null}\n',
-            "a string in every row, got NoneType 'None' in line 2",
-        ),
+        ("a.jsonl", '{"text": "a"}\n{"text": null}\n', "a string in every row, got NoneType 'None' in line 2"),
         ("a.jsonl", '{"text": "\\ud83d"}\n', "half a surrogate pair"),
         ("a.jsonl", "[" * 100_000, "damaged in line 1"),
         ("a.json", '[{"text": "a"}', "damaged in its array"),
         ("a.json", '[{"text": "a"}, 5]', "got '5' in row 2"),
         ("a.txt", "fine".encode("utf-16"), "0xff in line 1.*utf-16"),
         ("a.txt", b"fine\nPK\x00\x01", "0x00 in line 2"),
-        ("a.txt", b"", "empty file"),
         ("a.parquet", b"PAR1 no more", "intact .parquet file"),
         ("a.parquet", b"", "empty file"),
     ],
@@ -103,7 +89,7 @@ def test_what_cannot_be_read_is_refused_by_both_with_its_line(tmp_path, name, co
         assert "\n" not in str(caught.value)
 
 
-def test_parquet_of_every_kind_of_string(tmp_path):
+def test_parquet_of_every_kind_of_string_and_of_nothing_else(tmp_path):
     path = tmp_path / "a.parquet"
     words = pa.array(["fine", "bad", RUSSIAN])
     for column in (words, words.cast(pa.large_string()), words.dictionary_encode(), words.cast(pa.string_view())):
@@ -112,22 +98,11 @@ def test_parquet_of_every_kind_of_string(tmp_path):
         assert loaded(path) == sorted(words.to_pylist())
     pandas.DataFrame({"text": pandas.Categorical(["fine", "bad"])}).to_parquet(path)
     assert loaded(path) == ["bad", "fine"]
-
-
-@pytest.mark.parametrize(
-    ("column", "message"),
-    [
-        ([["fine"], ["bad"]], "`text_column` must name a column of strings"),
-        ([1, 2], "`text_column` must name a column of strings"),
-        (["fine", None], "got NoneType 'None' in row 2"),
-    ],
-)
-def test_parquet_of_something_else_is_refused_by_both(tmp_path, column, message):
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"text": column}), path)
-    for read in (lambda: list(read_sentences(path)), lambda: load_text_dataset(str(path))):
-        with pytest.raises(ValueError, match=message):
-            read()
+    for column, message in (([["a"]], "must name a column of strings"), (["a", None], "NoneType 'None' in row 2")):
+        pq.write_table(pa.table({"text": column}), path)
+        for read in (lambda: list(read_sentences(path)), lambda: load_text_dataset(str(path))):
+            with pytest.raises(ValueError, match=message):
+                read()
 
 
 def test_a_damaged_end_is_told_after_its_rows(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, bert
+from families import BY_NAME, FAMILIES, bert
 from safetensors.torch import save_file
 from sentence_transformers import SparseEncoder
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
@@ -18,10 +18,10 @@ import hsvae_hf
 from hsvae_hf.loading import load_for_inference
 
 ONE_OF_A_TYPE = {family.config_class.model_type: family for family in FAMILIES if family.gru}
-TRANSFORMER = next(family for family in FAMILIES if family.name == "hsvae-bert")
 SENTENCES = ["the cat sees a dog", "one and two", "", "paris has a river and the road to rome is long and old too"]
 
-FAMILIES_SAVED = [*ONE_OF_A_TYPE.values(), TRANSFORMER]
+KINDS = ("", "ForPreTraining", "ForSequenceClassification")
+FAMILIES_SAVED = [*ONE_OF_A_TYPE.values(), BY_NAME["hsvae-bert"]]
 COMMITTED = Path(hsvae_hf.__file__).parent.parent / "model_cards/hsvae-dbpedia-16"
 
 # What version 0.1.0 made of "a small village in the north of iran" with the encoder in the repository.
@@ -132,33 +132,18 @@ def test_a_saved_model_works_without_this_package(name, elsewhere):
 
     again = root / name / "again"  # saved by the code in the folder, not by this package
     auto_map = json.loads((again / "config.json").read_text())["auto_map"]
-    assert set(auto_map) == {
-        "AutoConfig",
-        "AutoModel",
-        "AutoModelForPreTraining",
-        "AutoModelForSequenceClassification",
-    }
+    assert set(auto_map) == {"AutoConfig", *(f"AutoModel{kind}" for kind in KINDS)}
     for value in auto_map.values():
         assert (again / f"{value.partition('.')[0]}.py").is_file()
     code = {path.name for path in folder.glob("*.py")}
     assert code <= {path.name for path in again.glob("*.py")}
-    assert torch.equal(hsvae_hf_codes(again, inputs), codes)
-
-
-def hsvae_hf_codes(folder, inputs):
-    model = AutoModel.from_pretrained(folder).eval()
-    assert type(model).__module__.startswith("hsvae_hf.")  # with the package, its own code is used, without trust
-    return model(**inputs).sparse_embedding
-
-
-def test_only_the_needed_code_is_saved(tmp_path):
-    for name, absent in (("hsvae", "modeling_mat_vae.py"), ("mat-vae", "modeling_hsvae.py")):
-        family = ONE_OF_A_TYPE[name]
-        family.model(family.config()).save_pretrained(tmp_path / name)
-        files = {path.name for path in (tmp_path / name).iterdir()}
-        assert "modeling_text_vae.py" in files
-        assert absent not in files
-        assert not files & {"training.py", "data.py", "__init__.py", "encoding.py"}
+    assert "modeling_text_vae.py" in code
+    assert (model.config.model_type == "mat-vae") == ("modeling_mat_vae.py" in code), "code of other models was saved"
+    assert not code & {"training.py", "data.py", "__init__.py", "encoding.py"}
+    for trust in (False, True):
+        loaded = AutoModel.from_pretrained(again, trust_remote_code=trust).eval()
+        assert type(loaded).__module__.startswith("hsvae_hf.")  # with the package, its own code is used
+        assert torch.equal(loaded(**inputs).sparse_embedding, codes)
 
 
 @pytest.mark.parametrize("family", ONE_OF_A_TYPE.values(), ids=lambda family: family.name)
@@ -193,16 +178,13 @@ def test_pickles_are_not_read(tokenizer, tmp_path):
         load_for_inference(tmp_path)
     convert = str(caught.value).partition("run in its folder: ")[2]
     subprocess.run([sys.executable, "-c", convert], cwd=tmp_path, check=True)
-    loaded = family.pretraining.from_pretrained(tmp_path)
-    for one, other in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+    for name, value in family.pretraining.from_pretrained(tmp_path).state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
 
 
 def test_the_encoder_in_the_repository_gives_codes_at_once():
-    tokenizer, model = (
-        AutoTokenizer.from_pretrained(COMMITTED),
-        AutoModel.from_pretrained(COMMITTED, dtype=torch.float32),
-    )
+    tokenizer = AutoTokenizer.from_pretrained(COMMITTED)
+    model = AutoModel.from_pretrained(COMMITTED, dtype=torch.float32)
     sentences = ["a small village in the north of iran", "a town in turkey", "an american jazz guitarist and composer"]
     codes = hsvae_hf.encode(model, tokenizer, sentences)
     assert codes.shape == (3, 128)

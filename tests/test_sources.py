@@ -7,6 +7,7 @@ import sys
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
+from vector_models import script
 
 import hsvae_hf
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
@@ -32,6 +33,7 @@ def runs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sources.HfApi, "repo_info", ask)
     sources._ask_hub.cache_clear()
+    assert issubclass(HfHubHTTPError, sources.HTTP_ERROR)
     return asked
 
 
@@ -41,12 +43,10 @@ def runs(tmp_path, monkeypatch):
         ("runs/hsvae-yaho", "'runs/hsvae-yaho': no such folder is here; did you mean 'runs/hsvae-yahoo'"),
         ("./run/hsvae-yahoo", "no such folder is here; did you mean 'runs'"),
         ("/no/such/folder", "no such folder is here; check the path"),
-        ("../nowhere", "no such folder is here"),
         ("~/runs/hsvae", "write the path without ~"),
         ("a/b/c", "no such folder is here"),
         ("model.safetensors", "no such folder is here"),
         ("", "must be the folder or the Hub id of a model, got ''"),
-        (None, "must be the folder or the Hub id of a model, got None"),
         (3, "must be the folder or the Hub id of a model, got 3"),
         ("vectors.npy", "must be a folder, got the file 'vectors.npy'"),
     ],
@@ -59,15 +59,8 @@ def test_what_can_only_be_a_path_is_refused_unasked(runs, name, message):
     assert runs == []
 
 
-def test_what_is_there_passes_unasked(runs, tmp_path):
-    assert check_source("runs/hsvae-yahoo", "x") == "runs/hsvae-yahoo"
-    assert check_source(tmp_path / "runs", "x") == str(tmp_path / "runs")
-    assert check_source("vectors.npy", "dataset", "dataset") == "vectors.npy"
-    assert runs == []
-
-
 def test_the_hub_is_asked_once_and_briefly(runs, monkeypatch):
-    for _ in range(3):
+    for _ in range(2):
         assert check_source("someone/model", "x") == "someone/model"
     assert runs == [("someone/model", {"repo_type": "model", "timeout": sources.ASK_SECONDS})]
     with pytest.raises(ValueError, match=r"the Hub does not answer \(Name or service not known\)"):
@@ -78,7 +71,10 @@ def test_the_hub_is_asked_once_and_briefly(runs, monkeypatch):
     assert check_source("someone/other", "x") == "someone/other"
 
 
-def test_a_repository_that_is_cached_needs_no_hub(runs, tmp_path, monkeypatch):
+def test_what_is_there_or_cached_passes_unasked(runs, tmp_path, monkeypatch):
+    assert check_source("runs/hsvae-yahoo", "x") == "runs/hsvae-yahoo"
+    assert check_source(tmp_path / "runs", "x") == str(tmp_path / "runs")
+    assert check_source("vectors.npy", "dataset", "dataset") == "vectors.npy"
     commit = tmp_path / "cache/models--someone--cached/snapshots/0123"
     commit.mkdir(parents=True)
     (commit / "config.json").write_text("{}")
@@ -113,14 +109,8 @@ def test_without_a_network_a_wrong_id_takes_no_minute(tmp_path):
     assert float(done.stdout) < 15  # five retries take 23
 
 
-def test_scripts_refuse_before_they_read_the_data(tmp_path, monkeypatch):
-    from vector_models import script
-
+def test_scripts_refuse_before_they_read_the_data(tmp_path):
     for name in ("--encoder_name_or_path", "--tokenizer_name_or_path"):
         with pytest.raises(ValueError, match=f"`{name[2:]}` must be the folder or the Hub id"):
             script("train", "--dataset", "no-such-data", name, "./nowhere", "--output_dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_the_http_error_is_the_clients():
-    assert issubclass(HfHubHTTPError, sources.HTTP_ERROR)

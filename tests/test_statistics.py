@@ -23,57 +23,40 @@ def class_gates(num_classes=4, per_class=50, seed=0):
     return gates[:, order], labels, order
 
 
-def test_class_gate_activity_by_hand():
+def test_class_gate_activity_by_hand_and_in_order():
     codes = torch.tensor([[-0.1, 0.0], [0.0, 0.0], [2.0, 1.0]])
     activity = class_gate_activity(codes, torch.tensor([0, 0, 2]), num_classes=3)
     np.testing.assert_array_equal(activity, [[0.5, 0], [np.nan, np.nan], [1, 1]])
-
-
-def test_class_gate_activity_recovers_the_dimensions_of_each_class():
     gates, labels, order = class_gates()
     expected = np.concatenate([np.eye(4), np.ones((4, 1)), np.zeros((4, 2))], axis=1)[:, order]
-    np.testing.assert_array_equal(class_gate_activity(gates < 0.5, labels, 4), expected)
-    sparse_codes = sparse.csr_matrix((gates < 0.5) * gates)
-    np.testing.assert_array_equal(class_gate_activity(sparse_codes, labels, 4), expected)
-
-
-@pytest.mark.parametrize(
-    ("active", "labels", "message"),
-    [
-        (np.zeros((3, 2)), [0, 1, 2], r"`labels` must be class indices in \[0, 2\)"),
-        (np.zeros((3, 2)), [0, -1, 0], r"`labels` must be class indices in \[0, 2\)"),
-        (np.zeros((3, 2)), ["a", "b", "c"], "`labels` must be class indices .* got <U1"),
-        (np.zeros((3, 2)), [0.0, 1.0, float("nan")], "`labels` must be class indices .* got float64"),
-        (np.zeros((3, 2)), [0, 1], "`active` must be a .* matrix with one of `labels` per sentence"),
-        (np.zeros(3), [0, 1, 1], "`active` must be a .* matrix with one of `labels` per sentence"),
-    ],
-)
-def test_what_is_no_matrix_of_labelled_codes_is_refused(active, labels, message):
-    with pytest.raises(ValueError, match=message):
-        class_gate_activity(active, labels, 2)
-
-
-@pytest.mark.parametrize("number", [0, "2", 1.5])
-def test_the_number_of_classes_is_a_positive_number(number):
-    with pytest.raises(ValueError, match="`num_classes` must be at least 1"):
-        class_gate_activity(np.zeros((3, 2)), [0, 1, 1], number)
-
-
-def test_dimension_order_is_classes_then_shared_then_unused():
-    gates, labels, order = class_gates()
-    arranged = order[dimension_order(class_gate_activity(gates < 0.5, labels, 4))]
-    assert list(arranged[:5]) == [0, 1, 2, 3, 4]
+    activity = class_gate_activity(sparse.csr_matrix((gates < 0.5) * gates), labels, 4)
+    np.testing.assert_array_equal(activity, expected)
+    arranged = order[dimension_order(activity)]
+    assert list(arranged[:5]) == [0, 1, 2, 3, 4]  # of one class each, then of all, then of none
     assert set(arranged[5:]) == {5, 6}
-
-
-def test_a_class_without_sentences_does_not_disturb_the_order():
-    gates, labels, _ = class_gates()
-    activity = class_gate_activity(gates < 0.5, labels, 4)
-    with_empty = np.insert(activity, 2, np.nan, axis=0)
+    with_empty = np.insert(activity, 2, np.nan, axis=0)  # a class without sentences
     np.testing.assert_array_equal(dimension_order(with_empty), dimension_order(activity))
 
 
-@pytest.mark.parametrize(("num_classes", "latent_size"), [(14, 768), (8, 64), (2, 2), (1, 1)])
+@pytest.mark.parametrize(
+    ("active", "labels", "number", "message"),
+    [
+        (np.zeros((3, 2)), [0, 1, 2], 2, r"`labels` must be class indices in \[0, 2\)"),
+        (np.zeros((3, 2)), [0, -1, 0], 2, r"`labels` must be class indices in \[0, 2\)"),
+        (np.zeros((3, 2)), ["a", "b", "c"], 2, "`labels` must be class indices .* got <U1"),
+        (np.zeros((3, 2)), [0.0, 1.0, float("nan")], 2, "`labels` must be class indices .* got float64"),
+        (np.zeros((3, 2)), [0, 1], 2, "`active` must be a .* matrix with one of `labels` per sentence"),
+        (np.zeros(3), [0, 1, 1], 2, "`active` must be a .* matrix with one of `labels` per sentence"),
+        (np.zeros((3, 2)), [0, 1, 1], 0, "`num_classes` must be at least 1"),
+        (np.zeros((3, 2)), [0, 1, 1], 1.5, "`num_classes` must be at least 1"),
+    ],
+)
+def test_what_is_no_matrix_of_labelled_codes_is_refused(active, labels, number, message):
+    with pytest.raises(ValueError, match=message):
+        class_gate_activity(active, labels, number)
+
+
+@pytest.mark.parametrize(("num_classes", "latent_size"), [(8, 768), (1, 1)])
 def test_heatmap_is_a_png_at_double_resolution(tmp_path, num_classes, latent_size):
     pytest.importorskip("matplotlib")
     activity = np.random.default_rng(0).random((num_classes, latent_size))
@@ -104,11 +87,8 @@ def test_heatmap_leaves_no_global_state_and_no_half_file(tmp_path, monkeypatch):
     assert path.read_text() == "the previous figure"
     assert list(tmp_path.iterdir()) == [path]
     assert ("matplotlib.pyplot" in sys.modules) == had_pyplot
-
-
-def test_heatmap_needs_a_name_per_class(tmp_path):
     with pytest.raises(ValueError, match="`class_names` must name each row of `activity`, got 1 names"):
-        plot_gate_heatmap(np.zeros((2, 3)), ["a"], tmp_path / "gates.png")
+        plot_gate_heatmap(np.zeros((2, 3)), ["a"], path)
 
 
 def test_neighbours_kept_are_counted_row_by_row():
@@ -126,18 +106,12 @@ def test_neighbours_kept_are_counted_row_by_row():
     assert neighbours_kept(vectors, codes, 3) == pytest.approx(kept / 36)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     assert neighbours_kept(5 * vectors, sparse.csr_matrix(unit), 3) == 1
-    with pytest.raises(ValueError, match="`count` must be from 1 to 11, the other rows, got 12"):
-        neighbours_kept(vectors, codes, 12)
-
-
-def test_what_has_no_neighbours_is_refused():
-    vectors = np.full((3, 2), 0.3)
-    codes = sparse.csr_matrix(vectors)
-    for given, wrong in ((vectors, vectors), (vectors[:2], codes), (vectors[0], codes), (vectors, codes[:2])):
+    for number, message in ((12, "from 1 to 11, the other rows, got 12"), (1.5, "at least 1")):
+        with pytest.raises(ValueError, match=f"`count` must be {message}"):
+            neighbours_kept(vectors, codes, number)
+    for given, wrong in ((vectors, vectors), (vectors[:2], codes), (vectors[0], codes)):
         with pytest.raises(ValueError, match="`codes` must be a sparse matrix with a row for each of `vectors`"):
             neighbours_kept(given, wrong, 1)
-    with pytest.raises(ValueError, match="`count` must be at least 1"):
-        neighbours_kept(vectors, codes, 1.5)
 
 
 def test_an_even_sample_is_of_the_whole_stream():

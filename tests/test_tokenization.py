@@ -19,20 +19,13 @@ def tokenizer():
     return train_tokenizer(CORPUS, max_length=8)
 
 
-def words(tokenizer, text, **options):
-    return tokenizer.convert_ids_to_tokens(tokenizer(text, **options)["input_ids"])
-
-
-def test_special_tokens_have_the_ids_that_the_config_expects(tokenizer):
-    assert tokenizer.convert_tokens_to_ids(["_PAD", "_EOS", "_UNK"]) == [0, 1, 2]
-    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) == (0, 1, 1)
-    assert tokenizer.model_input_names == ["input_ids", "attention_mask"]
+def words(tokenizer, text):
+    return tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
 
 
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        ("The Cat", ["the", "cat", "_EOS"]),
         ('"the" `cat`', ["the", "cat", "_EOS"]),
         ("the cát", ["the", "cat", "_EOS"]),
         ("see https://a.b/c?d the cat", ["_UNK", "the", "cat", "_EOS"]),
@@ -91,13 +84,12 @@ def test_of_ascii_text_both_rules_make_the_same_words():
         assert words(one, text) == words(other, text) == expected
 
 
-def test_truncation_keeps_the_end_of_sentence(tokenizer):
-    ids = tokenizer("the " * 100_000, truncation=True)["input_ids"]
-    assert len(ids) == 8
-    assert ids[-1] == tokenizer.eos_token_id
-
-
 def test_saved_tokenizer_loads_without_trust_and_gives_the_same_ids(tokenizer, tmp_path):
+    assert tokenizer.convert_tokens_to_ids(["_PAD", "_EOS", "_UNK"]) == [0, 1, 2]  # as the configuration expects
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) == (0, 1, 1)
+    assert tokenizer.model_input_names == ["input_ids", "attention_mask"]
+    ids = tokenizer("the " * 100_000, truncation=True)["input_ids"]
+    assert (len(ids), ids[-1]) == (8, tokenizer.eos_token_id)
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     texts = [*CORPUS, "Raw Text, \u201cquoted\u201d _UNK", ""]
@@ -115,7 +107,6 @@ def test_frequent_words_win_a_place_in_the_vocabulary():
     ("texts", "options", "message"),
     [
         ([], {}, "`texts` must hold at least one word"),
-        (["...", None], {}, "`texts` must be strings, got NoneType 'None' at index 1"),
         (iter(["...", None]), {}, "`texts` must be strings, got NoneType 'None' at index 1"),
         (["Привет"], {"ascii_only": True}, "`texts` must hold at least one word, got none; leave out `ascii_only`"),
         ("one sentence", {}, "`texts` must be several strings, got the single string 'one sentence'; pass a list"),
@@ -135,10 +126,8 @@ def test_bad_input_is_named(texts, options, message):
     [
         ("the cat sat", 0),
         ("the zebra sat", 1 / 3),
-        ("The cat's mat. - !", 0),
-        ("https://zebra.org cat", 0),
+        ("https://zebra.org cat's -", 0),
         ("привет cat", 1 / 2),
-        ("", 0),
         ("!!! ...", 0),
     ],
 )
@@ -150,17 +139,14 @@ def test_the_share_of_unknown_words_counts_those_that_vanish(text, share, ascii_
 
 def test_a_large_share_of_unknown_words_is_told(caplog):
     tokenizer = train_tokenizer(CORPUS)
-    assert not caplog.records
     warn_unknown(tokenizer, iter(CORPUS))
     assert not caplog.records
     warn_unknown(tokenizer, ["the cat", "привет мир"])
     assert "50% of the words of the corpus are unknown to the tokenizer" in caplog.text
-
-
-@pytest.mark.parametrize("options", [{"ascii_only": True}, {"vocab_size": 5}])
-def test_training_a_tokenizer_tells_what_it_does_not_know(caplog, options):
-    train_tokenizer(["привет мир in 2024", "ещё слова of 2024"], **options)
-    assert re.search(r"\d\d% of the words of the corpus are unknown", caplog.text)
+    for options in ({"ascii_only": True}, {"vocab_size": 5}):
+        caplog.clear()
+        train_tokenizer(["привет мир in 2024", "ещё слова of 2024"], **options)
+        assert re.search(r"\d\d% of the words of the corpus are unknown", caplog.text)
 
 
 @pytest.mark.data

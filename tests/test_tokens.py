@@ -2,7 +2,6 @@
 
 import copy
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,13 +14,7 @@ from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.tokens import BATCH_TOKENS, PADDING, SMALL_BATCH, length_batches, private_copy, tokenize
 
 TEXTS = ["the cat sees a dog, twice", "", "naïve café 🙂 北京 <new> [MASK]", "a " * 30, "unbelievable"]
-SPECIAL = {
-    "unk_token": "[UNK]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
+SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep", "mask")}
 
 
 def trained(model, trainer, pre_tokenizer=None):
@@ -87,15 +80,6 @@ def test_a_slow_tokenizer_works_too():
     assert not tokenizer.is_fast
     found = [row.tolist() for row in tokenize(tokenizer, ["abc", "abcdefgh"], 5)]
     assert found == [[97, 98, 99], [97, 98, 99, 100, 101]]
-
-
-def test_threads_with_other_limits_do_not_meet():
-    tokenizer = make("wordpiece")
-    texts = ["the cat sees a dog " * 10] * 20
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda call: tokenize(tokenizer, texts, 5 if call % 2 else 40), range(64)))
-    for call, ids in enumerate(found):
-        assert {len(row) for row in ids} == {5 if call % 2 else 40}
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
