@@ -1,5 +1,6 @@
 """Callbacks of training: annealing of the KL, resumed runs, a monitor of the latent."""
 
+import inspect
 import logging
 import math
 import re
@@ -10,6 +11,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -38,17 +40,28 @@ LOGGED += (
 )
 
 
+def unwrap(model: Any) -> Any:
+    """The model of this package inside what runs it on several devices, or adapts it."""
+    model = getattr(model, "module", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def held_out_batches(trainer: Trainer, rows: int) -> Iterator[dict[str, Tensor]]:
     """An even sample of the trainer's evaluation set, on the model's device, in this process alone.
 
     Without an evaluation set, of the training set. Of a stream, the first `rows` rows.
     """
     dataset: Any = trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset
+    if isinstance(dataset, dict):  # several, by name
+        dataset = next(iter(dataset.values()))
     return sample_batches(trainer, dataset, rows)
 
 
 def sample_batches(trainer: Trainer, dataset: Any, rows: int) -> Iterator[dict[str, Tensor]]:
     """An even sample of a data set, in the trainer's batches."""
+    if isinstance(dataset, Dataset) and trainer.args.remove_unused_columns:  # as the Trainer does
+        read = inspect.signature(unwrap(trainer.model).forward).parameters
+        dataset = dataset.select_columns([name for name in dataset.column_names if name in read])
     if has_length(dataset):  # rows may be sorted by class
         dataset = Subset(cast(Any, dataset), np.random.default_rng(0).permutation(len(dataset))[:rows].tolist())
     size = min(rows, trainer.args.per_device_eval_batch_size)
@@ -162,7 +175,7 @@ class AnnealingCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Set both for this step."""
-        model = getattr(model, "module", model)
+        model = unwrap(model)
         model.kl_scale = self.scale(state.global_step, state.max_steps)
         model.model.latent_head.anneal(state.global_step / max(1, state.max_steps))
 
@@ -179,17 +192,21 @@ class ActiveDimsController(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Begin to watch the codes, if a number of non-zeros is wanted."""
-        model = getattr(model, "module", model)
-        self.on_train_end(args, state, control, model)  # a run that failed may have left its hook
+        model = unwrap(model)
+        self.release(model)  # a run that failed may have left its hook
         wanted = model.model.latent_head.target_active_dims
-        if wanted is not None:
+        if wanted is not None and hasattr(model, "gamma_kl_scale"):  # not of a classifier
             model.active_dims_hook = model.model.register_forward_hook(partial(self._adapt, model, wanted))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Stop watching."""
-        model = getattr(model, "module", model)
+        self.release(unwrap(model))
+
+    @staticmethod
+    def release(model: Any) -> None:
+        """Stop watching a model, whoever watches it."""
         hook = model.__dict__.pop("active_dims_hook", None)
         if hook is not None:
             hook.remove()
@@ -224,7 +241,9 @@ class FinishCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Set what training itself needs."""
-        model = getattr(model, "module", model)
+        model = unwrap(model)
+        if not hasattr(model, "decoder"):  # a classifier
+            return
         limit = getattr(self.trainer.processing_class, "model_max_length", NO_LIMIT)
         if model.config.decodes_words and limit < NO_LIMIT:
             model.generation_config.max_length = limit + 1  # the start token counts
@@ -235,7 +254,9 @@ class FinishCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Set what codes need."""
-        model = getattr(model, "module", model)
+        model = unwrap(model)
+        if not hasattr(model, "decoder"):
+            return
         if model.model.latent_head.target_active_dims is not None:
             if self.trainer.eval_dataset is None:
                 logger.warning(

@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedTokenizerBase
 
-from hsvae_hf.inputs import check_strings
+from hsvae_hf.inputs import check_sentences
 from hsvae_hf.locating import Source, Splits, first_line, locate
 from hsvae_hf.reading import (
     LABEL_COLUMNS,
@@ -150,15 +150,12 @@ def _in_memory(dataset: Any) -> DatasetDict:
     """Splits of rows that are in memory."""
     if isinstance(dataset, DatasetDict):
         return DatasetDict(dataset)
-    if isinstance(dataset, Dataset):
-        return DatasetDict({"train": dataset})
-    if not isinstance(dataset, list | tuple) or not dataset:
-        raise ValueError(
-            "`dataset` must be a name, a path, a Dataset, a DatasetDict or a list of sentences, got "
-            f"{describe(dataset)}; a DataFrame becomes a Dataset by `Dataset.from_pandas(frame)`."
-        )
-    check_strings(dataset, "dataset")
-    return DatasetDict({"train": Dataset.from_dict({"text": list(dataset)})})
+    if not isinstance(dataset, Dataset):
+        check_sentences(dataset, "dataset")
+        dataset = Dataset.from_dict({"text": list(dataset)})
+    if not len(dataset):
+        raise ValueError("`dataset` must hold at least one sentence, got no rows; add some.")
+    return DatasetDict({"train": dataset})
 
 
 def describe(rows: Any) -> str:

@@ -5,10 +5,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from os import PathLike
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
+from huggingface_hub.errors import StrictDataclassError
 
 from hsvae_hf.arguments import MODEL_NAMES, DatasetArguments, choose, config_arguments, nearest
 from hsvae_hf.models import MODELS, RELEASED
+from hsvae_hf.models.configuration_text_vae import refusal
 from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 PRESETS = ("small", "paper", "released")
@@ -89,7 +93,11 @@ def defaults(model_type: str, preset: str | None, vectors: bool, encoder: bool) 
     if preset == "paper" or vectors or encoder:
         return values
     small = SMALL_MODEL | SMALL_TRAINING | {"max_length": SMALL_LENGTH}
-    return {name: value for name, value in small.items() if name != "target_active_dims" or model_type == "hsvae"}
+    if model_type != "hsvae":
+        del small["target_active_dims"]
+    if model_type == "text-encoder":
+        del small["latent_size"]  # the width of the encoder's features
+    return small
 
 
 @dataclass(kw_only=True)
@@ -153,15 +161,20 @@ def resolve(
     Raises:
         ValueError: for an option that does not exist or has another type.
     """
-    model_type = choose("model_type", model_type, MODELS, MODEL_NAMES, "a text VAE of")
+    if not isinstance(output_dir, str | PathLike):
+        raise ValueError(f"`output_dir` must be a path, got {output_dir!r}; name the folder of this run.")
+    model_type = choose("model_type", str(model_type), MODELS, MODEL_NAMES, "a text VAE of")
+    options = {name: _plain(value) for name, value in options.items()}
     classes = (DataArguments, config_arguments(MODELS[model_type][0]), TextVAETrainingArguments)
     kinds = [fields(kind) for kind in classes]
     known = {item.name: item for items in kinds for item in items}
     for name, value in options.items():
+        if name in ("dataset", "vectors"):
+            raise ValueError(f"`{name}` must be the first argument, got it as an option too; leave one of them out.")
         if name not in known:
             close = nearest(name, known)
-            remedy = "see help(hsvae_hf.train)" if close is None else f"did you mean `{close}`?"
-            raise ValueError(f"`{name}` must be an option of {model_type}, got an unknown name; {remedy}.")
+            remedy = "see help(hsvae_hf.train)." if close is None else f"did you mean `{close}`?"
+            raise ValueError(f"`{name}` must be an option of {model_type}, got an unknown name; {remedy}")
         _check_type(known[name], value)
     given = dict(options)
     values = open_options(model_type, given, vectors=vectors is not None) | given
@@ -190,13 +203,24 @@ def open_options(model_type: str, given: Mapping[str, Any], vectors: bool = Fals
     return values
 
 
+def _plain(value: Any) -> Any:
+    """A path as a string, a number of numpy as one of Python."""
+    if isinstance(value, PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _check_type(item: "Field[Any]", value: Any) -> None:
+    """Refuse a value of another type than the field's; whole numbers are numbers, but no switch is one."""
     kinds: Any = item.type
+    several = get_args(kinds) or (kinds,)
+    if item.name in ("report_to", "resume_from_checkpoint"):  # also a list of names, and True
+        return
     try:
-        fits = isinstance(value, kinds) or (isinstance(value, int) and isinstance(0.0, kinds))
+        fits = isinstance(value, kinds) or (isinstance(value, int) and float in several)
     except TypeError:  # a kind that Python cannot check, such as a list of strings
         return
-    if not fits and not isinstance(value, list | bool):  # the Trainer takes a list for `report_to`
+    if not fits or (isinstance(value, bool) and bool not in several):
         kind = getattr(kinds, "__name__", str(kinds))
         raise ValueError(f"`{item.name}` must be of type {kind}, got {value!r}; see help(hsvae_hf.train).")
 
@@ -209,7 +233,10 @@ def draft(data: DataArguments, config_fields: dict[str, Any]) -> Any:
     values["freeze_text_encoder"] = False  # here there is none
     if data.model_type == "text-encoder":
         values.pop("latent_size", None)
-    return MODELS[data.model_type][0](**values)
+    try:
+        return MODELS[data.model_type][0](**values)
+    except StrictDataclassError as error:
+        raise ValueError(refusal(error)) from error
 
 
 def default_target(config: Any) -> float | None:

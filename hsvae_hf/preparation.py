@@ -90,7 +90,10 @@ def prepare_vectors(
         config_fields["freeze_text_encoder"] = False
         model = model_class(config_class(encoder_type="vector", vector_size=size, **config_fields))
         limits = data.max_train_samples, data.max_samples
-        vectors = arrays if "validation" in arrays else split_vectors(arrays["train"], seed, *limits)
+        if "validation" in arrays:
+            vectors = {name: arrays[name][:limit] for name, limit in zip(("train", "validation"), limits, strict=True)}
+        else:
+            vectors = split_vectors(arrays["train"], seed, *limits)
         say(f"data: {data.vectors}, vectors", *data_facts(vectors))
         tokenizer = None
     else:

@@ -72,7 +72,7 @@ def check_output_dir(arguments: RunArguments, inputs: Iterable[str | None] = ())
     logs = {UNFINISHED, "runs"}  # TensorBoard's, all that a run leaves which ends before its first checkpoint
     holds = any(path.name not in logs for path in folder.iterdir())
     if holds and not inside and (last is not None or not arguments.overwrite_output_dir):
-        remedy = "add --resume_from_checkpoint true to go on, or --overwrite_output_dir to delete it"
+        remedy = "set `resume_from_checkpoint` to true to go on, or `overwrite_output_dir` to delete it"
         remedy = remedy if last is None else "a run that goes on elsewhere needs a folder of its own"
         raise ValueError(f"`output_dir` must be empty or new, got {str(folder)!r}; {remedy}.")
     return last

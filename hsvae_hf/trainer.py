@@ -22,7 +22,7 @@ from transformers.trainer_utils import (
 )
 
 from hsvae_hf.batching import LengthGroupedSampler
-from hsvae_hf.callbacks import ActiveDimsController, AnnealingCallback, FinishCallback, ResumedCallback
+from hsvae_hf.callbacks import ActiveDimsController, AnnealingCallback, FinishCallback, ResumedCallback, unwrap
 from hsvae_hf.checkpoints import COURSE_NAME, check_intact, check_same_data, check_same_source, course
 from hsvae_hf.files import UNFINISHED, claimed_folder, uninterrupted
 from hsvae_hf.hub import model_card
@@ -174,6 +174,13 @@ class TextVAETrainer(WholeCheckpointTrainer):
         self.add_callback(ActiveDimsController())
         self.add_callback(FinishCallback(self))
 
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As of every run; one that fails leaves no hook on the model."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            ActiveDimsController.release(unwrap(self.model))
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -228,7 +235,7 @@ class TextVAETrainer(WholeCheckpointTrainer):
         columns = getattr(dataset, "column_names", None) or []
         if self.args.train_sampling_strategy != "group_by_length" or "length" not in columns:
             return super()._get_train_sampler(train_dataset)
-        head = self.accelerator.unwrap_model(self.model).model.latent_head
+        head = unwrap(self.model).model.latent_head
         batch = self.args.train_batch_size * self.args.world_size
         return LengthGroupedSampler(
             dataset["length"][:],

@@ -101,6 +101,11 @@ def fit(
     """
     rows = {"train": vectors} if validation is None else {"train": vectors, "validation": validation}
     arrays = {name: _as_array(value, name) for name, value in rows.items()}
+    widths = [array.shape[1] for array in arrays.values()]
+    if len(set(widths)) > 1:
+        raise ValueError(f"`validation` must have {widths[0]} numbers a row, as `vectors`, got {widths[1]}.")
+    if output_dir is None and options.get("resume_from_checkpoint"):
+        raise ValueError("`resume_from_checkpoint` must come with `output_dir`, the folder of the run to go on with.")
     name = describe(vectors)
     if output_dir is not None:
         data, config_fields, arguments = resolve(None, name, output_dir, model_type, options)
@@ -111,9 +116,29 @@ def fit(
         return run_training(data, config_fields, arguments, arrays).model
 
 
+def files_of(rows: Rows) -> list[str | None]:
+    """The files that rows in memory are read from: those of a `Dataset`, and of a memory-mapped array."""
+    if isinstance(rows, Dataset):
+        return [file["filename"] for file in rows.cache_files]
+    if not isinstance(rows, dict):
+        return []
+    files: list[str | None] = []
+    for part in rows.values():
+        if isinstance(part, Dataset):
+            files += files_of(part)
+        base: Any = part
+        while base is not None and not isinstance(base, np.memmap):
+            base = getattr(base, "base", None)
+        files += [] if base is None else [str(base.filename)]
+    return files
+
+
 def _as_array(vectors: Any, name: str) -> np.ndarray:
     named = "vectors" if name == "train" else name
-    array = vectors.detach().cpu().float().numpy() if isinstance(vectors, torch.Tensor) else np.asarray(vectors)
+    try:
+        array = vectors.detach().cpu().float().numpy() if isinstance(vectors, torch.Tensor) else np.asarray(vectors)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"`{named}` must be numbers, (rows, size), got {array.dtype} of {array.shape}; stack them.")
     array = np.ascontiguousarray(array, dtype=np.float32)
@@ -146,8 +171,7 @@ def run_training(
         if getattr(data, name) is not None:
             check_source(getattr(data, name), name)
     places = [data.tokenizer_name_or_path, data.encoder_name_or_path]
-    if rows is None:
-        places += [data.dataset, data.vectors]
+    places += [data.dataset, data.vectors] if rows is None else files_of(rows)
     with claimed_output_dir(arguments, places) as checkpoint:
         return _train(data, config_fields, arguments, checkpoint, rows)
 
