@@ -163,7 +163,9 @@ def test_no_run_is_overwritten_unasked_or_before_the_new_one_can_start(make_trai
     assert not old.exists()
     checkpoint = str(folder / "checkpoint-2")  # goes on in a new folder, and mixes into no other run
     options |= {"resume_from_checkpoint": checkpoint}
-    assert check_output_dir(make_trainer("new", **options).args) == checkpoint
+    new = make_trainer("new", **options).args
+    Path(new.output_dir).rmdir()
+    assert check_output_dir(new) == checkpoint
     (tmp_path / "other").mkdir()
     (tmp_path / "other/old").write_text("old run")
     with pytest.raises(ValueError, match="`output_dir` must be empty or new.*needs a folder of its own"):
