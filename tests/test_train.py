@@ -7,9 +7,12 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModel, AutoModelForPreTraining
+from transformers import AutoModel, AutoModelForPreTraining, DataCollatorWithPadding, Trainer, TrainingArguments
 
 import hsvae_hf
+from hsvae_hf.batching import TextCollator, VectorDataset, collate_vectors
+from hsvae_hf.callbacks import FinishCallback
+from hsvae_hf.data import tokenize_dataset
 
 SIZES = {"vocab_size": 50, "embedding_size": 8, "hidden_size": 12, "latent_size": 16}
 STEPS = {"max_steps": 4, "eval_steps": 2, "save_steps": 2, "report_to": "none", "use_cpu": True}
@@ -99,3 +102,26 @@ def test_what_holds_no_sentences_is_refused(rows, tmp_path):
 def test_what_are_no_vectors_is_refused(vectors):
     with pytest.raises(ValueError, match="`vectors` must be"):
         hsvae_hf.fit(vectors)
+
+
+@pytest.mark.parametrize("decoder", ["gru", "vector", "no labels"])
+def test_the_stock_trainer_trains_evaluates_and_finishes(small_config, tokenizer, sentences, tmp_path, decoder):
+    small_config.update({"target_active_dims": 3.0, "gamma_kl_weight": 0.1})
+    model = hsvae_hf.HSVAEForPreTraining(small_config)
+    rows, collator = tokenize_dataset(Dataset.from_dict({"text": sentences}), tokenizer), TextCollator(tokenizer)
+    if decoder == "vector":
+        kinds = {"decoder_type": "vector", "encoder_type": "vector", "vector_size": 5, "tie_word_embeddings": False}
+        model = hsvae_hf.HSVAEForPreTraining(hsvae_hf.HSVAEConfig(latent_size=4, **kinds))
+        rows, collator = VectorDataset(np.random.default_rng(0).normal(size=(12, 5)).astype("f")), collate_vectors
+    options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "report_to": "none"}
+    if decoder == "no labels":
+        collator, options["label_names"] = DataCollatorWithPadding(tokenizer), []
+    arguments = TrainingArguments(str(tmp_path), num_train_epochs=2, use_cpu=True, **options)
+    trainer = Trainer(model, arguments, collator, train_dataset=rows, eval_dataset=rows)
+    trainer.add_callback(FinishCallback(trainer))
+    trainer.train()
+    if decoder == "gru":
+        assert hsvae_hf.encode(model, tokenizer, sentences).nnz / len(sentences) == pytest.approx(3, abs=0.3)
+    looks = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+    assert len(looks) == 2
+    assert trainer.state.best_metric == min(looks)
