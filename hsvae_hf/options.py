@@ -214,6 +214,8 @@ def _check_type(item: "Field[Any]", value: Any) -> None:
     """Refuse a value of another type than the field's; whole numbers are numbers, but no switch is one."""
     kinds: Any = item.type
     several = get_args(kinds) or (kinds,)
+    if value is None and item.default is None:  # the parser of command lines takes None out of the type
+        return
     if item.name in ("report_to", "resume_from_checkpoint"):  # also a list of names, and True
         return
     try:

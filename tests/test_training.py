@@ -16,14 +16,13 @@ import pytest
 import torch
 from datasets import Dataset
 from families import FAMILIES, bert
-from transformers import AutoModelForPreTraining, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import AutoModelForPreTraining, AutoTokenizer
 from vector_models import script
 
 import hsvae_hf
-from hsvae_hf.batching import TextCollator, VectorDataset, collate_vectors
-from hsvae_hf.callbacks import AnnealingCallback, CollapseMonitor, FinishCallback
+from hsvae_hf.batching import TextCollator
+from hsvae_hf.callbacks import AnnealingCallback, CollapseMonitor
 from hsvae_hf.checkpoints import check_resumable, data_fingerprint
-from hsvae_hf.data import tokenize_dataset
 from hsvae_hf.runs import check_output_dir, claimed_output_dir
 from hsvae_hf.training_arguments import RunArguments, TextVAETrainingArguments
 
@@ -163,7 +162,9 @@ def test_no_run_is_overwritten_unasked_or_before_the_new_one_can_start(make_trai
     assert not old.exists()
     checkpoint = str(folder / "checkpoint-2")  # goes on in a new folder, and mixes into no other run
     options |= {"resume_from_checkpoint": checkpoint}
-    assert check_output_dir(make_trainer("new", **options).args) == checkpoint
+    new = make_trainer("new", **options).args
+    Path(new.output_dir).rmdir()
+    assert check_output_dir(new) == checkpoint
     (tmp_path / "other").mkdir()
     (tmp_path / "other/old").write_text("old run")
     with pytest.raises(ValueError, match="`output_dir` must be empty or new.*needs a folder of its own"):
@@ -299,29 +300,6 @@ def test_options_that_cannot_work_are_refused_before_the_data_is_read(tmp_path, 
     ):
         pass
     assert not folder.exists()
-
-
-@pytest.mark.parametrize("decoder", ["gru", "vector", "no labels"])
-def test_the_stock_trainer_trains_evaluates_and_finishes(small_config, tokenizer, sentences, tmp_path, decoder):
-    small_config.update({"target_active_dims": 3.0, "gamma_kl_weight": 0.1})
-    model = hsvae_hf.HSVAEForPreTraining(small_config)
-    rows, collator = tokenize_dataset(Dataset.from_dict({"text": sentences}), tokenizer), TextCollator(tokenizer)
-    if decoder == "vector":
-        kinds = {"decoder_type": "vector", "encoder_type": "vector", "vector_size": 5, "tie_word_embeddings": False}
-        model = hsvae_hf.HSVAEForPreTraining(hsvae_hf.HSVAEConfig(latent_size=4, **kinds))
-        rows, collator = VectorDataset(np.random.default_rng(0).normal(size=(12, 5)).astype("f")), collate_vectors
-    options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "report_to": "none"}
-    if decoder == "no labels":
-        collator, options["label_names"] = DataCollatorWithPadding(tokenizer), []
-    arguments = TrainingArguments(str(tmp_path), num_train_epochs=2, use_cpu=True, **options)
-    trainer = Trainer(model, arguments, collator, train_dataset=rows, eval_dataset=rows)
-    trainer.add_callback(FinishCallback(trainer))
-    trainer.train()
-    if decoder == "gru":
-        assert hsvae_hf.encode(model, tokenizer, sentences).nnz / len(sentences) == pytest.approx(3, abs=0.3)
-    looks = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
-    assert len(looks) == 2
-    assert trainer.state.best_metric == min(looks)
 
 
 def test_targets_of_the_collator_are_those_of_the_input(small_config, tokenizer, sentences):
