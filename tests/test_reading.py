@@ -30,6 +30,8 @@ def loaded(path, **options):
     [
         ("a.csv", "text,label\n,1\nbad,0\n", ["", "bad"]),
         ("a.csv", "text,label\nfine,1,\nbad,0,\n", ["fine", "bad"]),  # a comma at every line's end but the header's
+        ("a.csv", "text,label,\nfine,1,\nbad,0,\n", ["fine", "bad"]),
+        ("a.csv", '"text";"label"\n"fine; or so";1\nbad;0\n', ["fine; or so", "bad"]),
         ("a.csv", "text;label\nfine, or so;1\nbad, then;0\n", ["fine, or so", "bad, then"]),
         ("a.csv", "text\tlabel\nfine, or so\t1\nbad; then\t0\n", ["fine, or so", "bad; then"]),
         ("a.tsv", "label\ttext\n1\tfine, or so\n0\tbad\n", ["fine, or so", "bad"]),
