@@ -13,9 +13,9 @@ from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hsvae_hf.batching import input_batches
+from hsvae_hf.corpus import input_batches
 from hsvae_hf.encoding import evaluation_mode
-from hsvae_hf.inputs import check_model, check_positive, check_sentences, check_strings, check_vectors
+from hsvae_hf.input_checks import check_model, check_positive, check_sentences, check_strings, check_vectors
 from hsvae_hf.models.modeling_text_vae import TextVAEModel
 from hsvae_hf.sparsity import Moments
 

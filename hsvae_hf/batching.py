@@ -1,22 +1,99 @@
-"""Batches of a corpus: the one way to go over it once, and the collators and the sampler of training."""
+"""Batches: padded text of similar length, collators, the sampler that groups sentences by length."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Sampler
-from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from hsvae_hf.embedding_cache import embed_dataset
-from hsvae_hf.encoding import check_text_model
-from hsvae_hf.inputs import check_positive, check_strings
-from hsvae_hf.models.modeling_text_vae import TextVAEModel
-from hsvae_hf.tokens import padded_batches, token_limit
+from hsvae_hf.tokens import tokenize
+
+# Of a forward pass: tokens, padding included; share of padding; tokens that may be padded at will.
+# Near the fastest on a CPU for a GRU and for MiniLM, short texts and long ones
+# (`scripts/experiments/benchmark.py batches`).
+BATCH_TOKENS, PADDING, SMALL_BATCH = 5120, 1 / 16, 1024
+_TOGETHER = 1024  # texts tokenised at a time: the tokenizer's own objects are large
+_ROWS = 16  # matrix products of a multiple of so many rows are faster
+
+
+def length_batches(lengths: Sequence[int] | np.ndarray, batch_size: int | None) -> Iterator[np.ndarray]:
+    """Row numbers in batches of similar length, the longest first, so that too large a batch fails at once.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows per batch; None for as many as have `BATCH_TOKENS` tokens and are of similar length.
+
+    >>> [rows.tolist() for rows in length_batches([2, 9, 5], batch_size=2)]
+    [[1, 2], [0]]
+    """
+    sizes = np.asarray(lengths)
+    order = np.argsort(-sizes, kind="stable")  # equal inputs give equal batches
+    start = 0
+    while start < len(order):
+        count = batch_size or _fitting(sizes[order[start : start + BATCH_TOKENS]])
+        yield order[start : start + count]
+        start += count
+
+
+def _fitting(lengths: np.ndarray) -> int:
+    """How many of these rows, the longest first, make up a batch."""
+    tokens = max(1, lengths[0]) * np.arange(1, len(lengths) + 1)
+    padded = (tokens - np.cumsum(lengths) > PADDING * tokens) & (tokens > SMALL_BATCH)
+    too_many = padded | (tokens > BATCH_TOKENS)
+    if not too_many.any():
+        return len(lengths)
+    count = max(1, int(too_many.argmax()))
+    return count - count % _ROWS if count > _ROWS else count
+
+
+def padded_batches(
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    group: Callable[[np.ndarray], Iterable[np.ndarray]],
+    limit: int | None,
+    prompt: str = "",
+    first: int = 0,
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """Sentences in padded batches. This is the only loop from text to the input of a model.
+
+    Args:
+        tokenizer: stays as it is.
+        sentences: strings.
+        group: from the number of tokens of each sentence to the row numbers of each batch, such as `length_batches`.
+        limit: tokens per sentence; None for no limit.
+        prompt: goes before every sentence.
+        first: index of the first sentence, for errors.
+
+    Yields:
+        Row numbers, and `input_ids` and `attention_mask`, `(batch, steps)` each, on the CPU.
+
+    Raises:
+        ValueError: as `tokenize`.
+    """
+    ids: list[np.ndarray] = []
+    for start in range(0, len(sentences), _TOGETHER):
+        ids += tokenize(tokenizer, sentences[start : start + _TOGETHER], limit, prompt, first + start)
+    for rows in group(np.array([len(row) for row in ids], dtype=np.int64)):
+        batch = pad_batch([ids[row] for row in rows], tokenizer.pad_token_id or 0)
+        yield rows, {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def pad_batch(ids: list[np.ndarray], pad: int) -> dict[str, np.ndarray]:
+    """`input_ids` and `attention_mask`, `(batch, steps)`, padded with `pad` on the right.
+
+    >>> pad_batch([np.array([5, 1]), np.array([6, 7, 1])], pad=0)["input_ids"].tolist()
+    [[5, 1, 0], [6, 7, 1]]
+    """
+    lengths = np.array([len(row) for row in ids])
+    mask = np.arange(lengths.max()) < lengths[:, None]  # (batch, steps)
+    padded = np.full(mask.shape, pad, dtype=np.int64)
+    padded[mask] = np.concatenate(ids)
+    return {"input_ids": padded, "attention_mask": mask.astype(np.int64)}
+
 
 Batches: TypeAlias = Iterator[tuple[np.ndarray, dict[str, Tensor]]]  # row numbers, and the model's input
 
@@ -108,57 +185,3 @@ class VectorDataset(torch.utils.data.Dataset[Any]):
 def collate_vectors(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The collator of `VectorDataset`: its batch; `labels` are what is reconstructed, as a stock Trainer wants them."""
     return batches[0] | {"labels": batches[0]["vectors"]}
-
-
-def input_batches(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, dataset: Dataset, batch_size: int, what: str
-) -> Batches:
-    """A corpus in batches of the model's input, for everything that reads it once: reports, probes, thresholds.
-
-    Args:
-        model: a model for pre-training.
-        tokenizer: the model's tokenizer; None where the model takes vectors alone.
-        dataset: rows with a column `text`, or `vectors`.
-        batch_size: rows per batch.
-        what: name of the progress bar.
-
-    Yields:
-        Row numbers, and on the model's device `vectors`, `(batch, feature_size)`, or `input_ids` and `attention_mask`,
-        `(batch, steps)`, of sentences of similar length.
-
-    Raises:
-        ValueError: if the rows are not such as the model takes, or there is nothing to read text with.
-    """
-    check_positive(batch_size=batch_size)
-    shuffled = np.random.default_rng(0).permutation
-
-    def parts(order: np.ndarray) -> Iterator[np.ndarray]:
-        return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-
-    def by_length(lengths: np.ndarray) -> Iterator[np.ndarray]:
-        order = np.argsort(lengths, kind="stable")
-        even = cast(TextVAEModel, model.base_model).latent_head.needs_even_batches
-        return parts(shuffled(order) if even else order)
-
-    batches: Batches
-    if model.config.decodes_words:
-        check_text_model(model, tokenizer)
-        reader = cast(PreTrainedTokenizerBase, tokenizer)
-        batches = padded_batches(reader, _sentences(dataset), by_length, token_limit(reader))
-    else:
-        vectors = embed_dataset(dataset, model, tokenizer)
-        order = shuffled(len(vectors))  # rows may be sorted by class
-        batches = ((rows, {"vectors": torch.from_numpy(vectors[rows])}) for rows in parts(order))
-    with tqdm(total=len(dataset), desc=what, unit=" rows", leave=False, disable=None) as progress:
-        for rows, batch in batches:
-            yield rows, {name: tensor.to(model.device) for name, tensor in batch.items()}
-            progress.update(len(rows))
-
-
-def _sentences(dataset: Dataset) -> list[str]:
-    if "text" not in dataset.column_names:
-        names = ", ".join(dataset.column_names)
-        raise ValueError(f"`dataset` must have a column `text` for a model that reads text, got {names}; rename one.")
-    sentences: list[str] = dataset["text"][:]
-    check_strings(sentences, "dataset")
-    return sentences

@@ -1,9 +1,11 @@
-"""Callbacks of training: annealing of the KL, resumed runs, a monitor of the latent."""
+"""Callbacks of training: annealing, the number of non-zeros, finishing, the monitor, what is printed at each step."""
 
 import inspect
 import logging
 import math
 import re
+import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -14,17 +16,142 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import has_length
 
 from hsvae_hf.active_dims import fit_code_scale, hold_target
+from hsvae_hf.advice import advice
 from hsvae_hf.batching import VectorDataset
+from hsvae_hf.console import device_name, duration, figure, say
 from hsvae_hf.encoding import evaluation_mode
-from hsvae_hf.report import advice
 from hsvae_hf.statistics import corpus_statistics
 from hsvae_hf.tokens import NO_LIMIT
 from hsvae_hf.training_arguments import check_annealing
+
+ESTIMATE_STEPS, ESTIMATE_SECONDS, LEAST_SECONDS = 10, 20.0, 3.0  # after which the time left is said
+LONG_RUN = 1800.0  # seconds left, from which on the remedy is said
+LABELS = {
+    "reconstruction_loss": "reconstruction",
+    "z_kl": "KL of values",
+    "gamma_kl": "KL of gates",
+    "squared_error": "squared error",
+    "active_dims": "dimensions on",
+    "active_units": "varying",
+    "dead_dims": "never on",
+    "always_on_dims": "always on",
+    "mutual_information": "mutual information",
+    "neighbours_kept": "neighbours kept",
+}
+NOT_SHOWN = ("epoch", "runtime", "per_second", "grad_norm", "learning_rate", "flos", "hoyer", "gate_std", "fraction")
+
+
+def report_steps(trainer: Trainer, remedy: str | None = None) -> None:
+    """Let a trainer report by `ReportCallback`, in place of what transformers prints.
+
+    Args:
+        trainer: a trainer of any kind.
+        remedy: advice for a run with hours left on a CPU.
+    """
+    usual = [trainer.pop_callback(kind) for kind in (PrinterCallback, ProgressCallback, ReportCallback)]
+    if any(callback is not None for callback in usual):  # in a notebook there is a table, which stays
+        trainer.add_callback(ReportCallback(remedy))
+        if sys.stderr.isatty() and not trainer.args.disable_tqdm:
+            trainer.add_callback(_Bars())
+
+
+class ReportCallback(TrainerCallback):
+    """Says how long training is, soon how much time is left, and every log in one line.
+
+    Args:
+        remedy: what to do where much time is left on a CPU.
+    """
+
+    def __init__(self, remedy: str | None = None) -> None:
+        self.remedy = remedy
+        self.training = False
+        self._start: tuple[int, float] | None = None  # step and time that the estimate counts from
+        self._estimated = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say the number of steps and the device."""
+        self.training, self._start, self._estimated = state.is_world_process_zero, None, False
+        if not self.training:
+            return
+        batches, parts = kwargs.get("train_dataloader"), []
+        if has_length(batches):
+            epochs = state.max_steps * args.gradient_accumulation_steps / max(1, len(batches))
+            parts.append(f"{figure(epochs)} epochs")
+        if state.global_step:
+            parts.append(f"from step {state.global_step:,} on")
+        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        steps = f"{state.max_steps:,} steps of {rows:,} rows" + (f" ({', '.join(parts)})" if parts else "")
+        say(f"training: {steps}, on {device_name(args.device)}")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Say once how much time is left, by the steps after the first, which is slower."""
+        if not self.training:
+            return
+        now = time.monotonic()
+        if self._start is None:
+            self._start = state.global_step, now
+        steps, seconds = state.global_step - self._start[0], now - self._start[1]
+        known = seconds >= ESTIMATE_SECONDS or (steps >= ESTIMATE_STEPS and seconds >= LEAST_SECONDS)
+        if self._estimated or not known or steps == 0:
+            return
+        self._estimated = True
+        left = (state.max_steps - state.global_step) * seconds / steps
+        slow = self.remedy is not None and left >= LONG_RUN and torch.device(args.device).type == "cpu"
+        say(f"about {duration(left)} left" + (f"; {self.remedy}" if slow else ""))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Print one line, while training."""
+        if not self.training or not logs:
+            return
+        if "train_runtime" in logs:
+            say(f"trained for {duration(logs['train_runtime'])}")
+            return
+        held_out = any(name.startswith("eval_") for name in logs)
+        group = "train" if not held_out else ("held out" if "eval_loss" in logs else "codes")
+        named = {name.removeprefix("eval_"): value for name, value in logs.items()}
+        kept = {name: value for name, value in named.items() if not any(part in name for part in NOT_SHOWN)}
+        shown = [
+            f"{LABELS.get(name, name.replace('_', ' '))} {value if isinstance(value, str) else figure(value, 4)}"
+            for name, value in kept.items()
+        ]
+        width = len(f"{state.max_steps:,}")
+        say(f"step {state.global_step:>{width},}/{state.max_steps:,}  {group:<8}  {', '.join(shown)}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say no more: what is logged later is the caller's to print."""
+        self.training = False
+
+
+class _Bars(ProgressCallback):
+    """The bars of transformers, without its lines."""
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        """Print nothing."""
+
 
 logger = logging.getLogger(__name__)
 CONTROL_RATE = 0.03  # share of the log ratio of non-zeros that is corrected per step

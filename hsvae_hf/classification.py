@@ -7,13 +7,13 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, EvalPrediction, set_seed
 
-from hsvae_hf.arguments import LabelledDatasetArguments
 from hsvae_hf.batching import TextCollator
 from hsvae_hf.checkpoints import check_resumable, weights_fingerprint
+from hsvae_hf.command_line import LabelledDatasetArguments
+from hsvae_hf.console import data_facts, model_facts, say
 from hsvae_hf.data import labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.models.sources import check_source
-from hsvae_hf.reporting import data_facts, model_facts, say
 from hsvae_hf.runs import Run, claimed_output_dir, run_settings, save_run
 from hsvae_hf.tokenization import warn_unknown
 from hsvae_hf.trainer import WholeCheckpointTrainer

@@ -15,10 +15,10 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tqdm import tqdm
 
+from hsvae_hf.console import prepare_output
 from hsvae_hf.files import SIGNALS
 from hsvae_hf.models.configuration_text_vae import refusal
 from hsvae_hf.models.sources import HTTP_ERROR
-from hsvae_hf.reporting import prepare_output
 
 # What bad input raises. Anything else is a fault of the program, and keeps its traceback.
 _INPUT_ERRORS = (ValueError, OSError, ImportError, DatasetsError, StrictDataclassError, SafetensorError, HTTP_ERROR)

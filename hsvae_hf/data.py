@@ -15,9 +15,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedTokenizerBase
 
-from hsvae_hf.inputs import check_sentences
-from hsvae_hf.locating import Source, Splits, first_line, locate
-from hsvae_hf.reading import (
+from hsvae_hf.data_sources import Source, Splits, first_line, locate
+from hsvae_hf.input_checks import check_sentences
+from hsvae_hf.text_files import (
     LABEL_COLUMNS,
     NO_CLASS,
     NUMBER,

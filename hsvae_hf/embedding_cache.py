@@ -14,7 +14,7 @@ from datasets import Dataset, config
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.encoding import sentence_vectors
-from hsvae_hf.inputs import check_strings, check_vectors
+from hsvae_hf.input_checks import check_strings, check_vectors
 from hsvae_hf.loading import load_tokenizer
 from hsvae_hf.models.pooling import read_pooling
 from hsvae_hf.models.sources import check_source

@@ -15,9 +15,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hsvae_hf.inputs import check_model, check_positive, check_sentences, check_strings, check_tokenizer, check_vectors
+from hsvae_hf.batching import length_batches, padded_batches
+from hsvae_hf.input_checks import (
+    check_model,
+    check_positive,
+    check_sentences,
+    check_strings,
+    check_tokenizer,
+    check_vectors,
+)
 from hsvae_hf.models.modeling_text_vae import TextVAEModel, keep_largest
-from hsvae_hf.tokens import check_limit, length_batches, padded_batches, token_limit
+from hsvae_hf.tokens import check_limit, token_limit
 
 _WINDOW = 8192  # sentences that `encode` sorts by length together
 _VECTOR_WINDOW = 1024  # the same of `sentence_vectors`

@@ -11,10 +11,11 @@ import torch
 from scipy import sparse
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hsvae_hf.batching import pad_batch
 from hsvae_hf.encoding import check_text_model, encode, evaluation_mode
 from hsvae_hf.extras import require
-from hsvae_hf.inputs import check_positive, check_sentences
-from hsvae_hf.tokens import pad_batch, token_limit, tokenize
+from hsvae_hf.input_checks import check_positive, check_sentences
+from hsvae_hf.tokens import token_limit, tokenize
 
 ENDS = ("positive", "negative")  # of a dimension: codes above 0 and below
 LEAST_SENTENCES = 5  # a word in fewer sentences of an end says nothing about it

@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from hsvae_hf.data_sources import HUB_IDS
 from hsvae_hf.explanation import ENDS
 from hsvae_hf.loading import load_for_inference
-from hsvae_hf.locating import HUB_IDS
 from hsvae_hf.models.configuration_text_vae import TextVAEConfig
 from hsvae_hf.models.sources import HTTP_ERROR
 

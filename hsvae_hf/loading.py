@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from hsvae_hf.inputs import foreign_words
+from hsvae_hf.input_checks import foreign_words
 from hsvae_hf.models.configuration_text_vae import TextVAEConfig, refusal
 from hsvae_hf.models.sources import check_source
 from hsvae_hf.tokens import check_limit

@@ -10,15 +10,15 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
 from hsvae_hf.batching import TextCollator, VectorDataset, collate_vectors
+from hsvae_hf.console import data_facts, say
 from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, split_vectors, tokenize_dataset
+from hsvae_hf.data_sources import HUB_IDS
 from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.files import load_vectors
 from hsvae_hf.loading import load_tokenizer
-from hsvae_hf.locating import HUB_IDS
 from hsvae_hf.models import MODELS
 from hsvae_hf.models.vocabulary import tokenizer_fields
 from hsvae_hf.options import DataArguments
-from hsvae_hf.reporting import data_facts, say
 from hsvae_hf.tokenization import train_tokenizer, warn_unknown
 
 LARGE_SHARE_CUT = 0.05  # of the rows, from which on it is said

@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from hsvae_hf.inputs import check_positive
+from hsvae_hf.input_checks import check_positive
 from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining
 from hsvae_hf.models.outputs import TextVAEModelOutput
 from hsvae_hf.sparsity import AverageHoyer, Codes, CodeStatistics, Moments, as_matrix

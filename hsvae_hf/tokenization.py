@@ -8,7 +8,7 @@ from itertools import islice
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hsvae_hf.inputs import check_sentences, check_strings
+from hsvae_hf.input_checks import check_sentences, check_strings
 
 logger = logging.getLogger(__name__)
 

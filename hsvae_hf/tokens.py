@@ -1,22 +1,14 @@
 """Token ids of text, and padded batches of them. Nothing is set on the tokenizer, which threads may share."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-# Of a forward pass: tokens, padding included; share of padding; tokens that may be padded at will.
-# Near the fastest on a CPU for a GRU and for MiniLM, short texts and long ones
-# (`scripts/experiments/benchmark.py batches`).
-BATCH_TOKENS, PADDING, SMALL_BATCH = 5120, 1 / 16, 1024
-_TOGETHER = 1024  # texts tokenised at a time: the tokenizer's own objects are large
-_ROWS = 16  # matrix products of a multiple of so many rows are faster
 NO_LIMIT = 10**9  # transformers writes about 1e30 where a tokenizer has no limit
 _CHARACTERS = 100  # per token that is kept: of a longer text, the beginning is tried first
 
@@ -117,78 +109,3 @@ def _shorten(private: Any, text: str, limit: int | None) -> str:
             return part
         length *= 8
     return text
-
-
-def length_batches(lengths: Sequence[int] | np.ndarray, batch_size: int | None) -> Iterator[np.ndarray]:
-    """Row numbers in batches of similar length, the longest first, so that too large a batch fails at once.
-
-    Args:
-        lengths: tokens of each row.
-        batch_size: rows per batch; None for as many as have `BATCH_TOKENS` tokens and are of similar length.
-
-    >>> [rows.tolist() for rows in length_batches([2, 9, 5], batch_size=2)]
-    [[1, 2], [0]]
-    """
-    sizes = np.asarray(lengths)
-    order = np.argsort(-sizes, kind="stable")  # equal inputs give equal batches
-    start = 0
-    while start < len(order):
-        count = batch_size or _fitting(sizes[order[start : start + BATCH_TOKENS]])
-        yield order[start : start + count]
-        start += count
-
-
-def _fitting(lengths: np.ndarray) -> int:
-    """How many of these rows, the longest first, make up a batch."""
-    tokens = max(1, lengths[0]) * np.arange(1, len(lengths) + 1)
-    padded = (tokens - np.cumsum(lengths) > PADDING * tokens) & (tokens > SMALL_BATCH)
-    too_many = padded | (tokens > BATCH_TOKENS)
-    if not too_many.any():
-        return len(lengths)
-    count = max(1, int(too_many.argmax()))
-    return count - count % _ROWS if count > _ROWS else count
-
-
-def padded_batches(
-    tokenizer: PreTrainedTokenizerBase,
-    sentences: Sequence[str],
-    group: Callable[[np.ndarray], Iterable[np.ndarray]],
-    limit: int | None,
-    prompt: str = "",
-    first: int = 0,
-) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    """Sentences in padded batches. This is the only loop from text to the input of a model.
-
-    Args:
-        tokenizer: stays as it is.
-        sentences: strings.
-        group: from the number of tokens of each sentence to the row numbers of each batch, such as `length_batches`.
-        limit: tokens per sentence; None for no limit.
-        prompt: goes before every sentence.
-        first: index of the first sentence, for errors.
-
-    Yields:
-        Row numbers, and `input_ids` and `attention_mask`, `(batch, steps)` each, on the CPU.
-
-    Raises:
-        ValueError: as `tokenize`.
-    """
-    ids: list[np.ndarray] = []
-    for start in range(0, len(sentences), _TOGETHER):
-        ids += tokenize(tokenizer, sentences[start : start + _TOGETHER], limit, prompt, first + start)
-    for rows in group(np.array([len(row) for row in ids], dtype=np.int64)):
-        batch = pad_batch([ids[row] for row in rows], tokenizer.pad_token_id or 0)
-        yield rows, {name: torch.from_numpy(array) for name, array in batch.items()}
-
-
-def pad_batch(ids: list[np.ndarray], pad: int) -> dict[str, np.ndarray]:
-    """`input_ids` and `attention_mask`, `(batch, steps)`, padded with `pad` on the right.
-
-    >>> pad_batch([np.array([5, 1]), np.array([6, 7, 1])], pad=0)["input_ids"].tolist()
-    [[5, 1, 0], [6, 7, 1]]
-    """
-    lengths = np.array([len(row) for row in ids])
-    mask = np.arange(lengths.max()) < lengths[:, None]  # (batch, steps)
-    padded = np.full(mask.shape, pad, dtype=np.int64)
-    padded[mask] = np.concatenate(ids)
-    return {"input_ids": padded, "attention_mask": mask.astype(np.int64)}

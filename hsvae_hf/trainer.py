@@ -22,11 +22,17 @@ from transformers.trainer_utils import (
 )
 
 from hsvae_hf.batching import LengthGroupedSampler
-from hsvae_hf.callbacks import ActiveDimsController, AnnealingCallback, FinishCallback, ResumedCallback, unwrap
+from hsvae_hf.callbacks import (
+    ActiveDimsController,
+    AnnealingCallback,
+    FinishCallback,
+    ResumedCallback,
+    report_steps,
+    unwrap,
+)
 from hsvae_hf.checkpoints import COURSE_NAME, check_intact, check_same_data, check_same_source, course
 from hsvae_hf.files import UNFINISHED, claimed_folder, uninterrupted
 from hsvae_hf.hub import model_card
-from hsvae_hf.reporting import report_steps
 from hsvae_hf.training_arguments import TERMS
 
 

@@ -11,13 +11,13 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, set_seed
 
-from hsvae_hf.callbacks import CollapseMonitor
+from hsvae_hf.callbacks import CollapseMonitor, report_steps
 from hsvae_hf.checkpoints import check_resumable, check_same_vectors
+from hsvae_hf.console import model_facts, say
 from hsvae_hf.data import describe
 from hsvae_hf.models.sources import check_source
 from hsvae_hf.options import DataArguments, check_data, check_schedule, default_target, draft, resolve
 from hsvae_hf.preparation import Rows, prepare_vectors, prepare_words
-from hsvae_hf.reporting import model_facts, report_steps, say
 from hsvae_hf.runs import Run, claimed_output_dir, run_settings, save_run
 from hsvae_hf.trainer import TextVAETrainer
 from hsvae_hf.training_arguments import TextVAETrainingArguments
@@ -82,7 +82,7 @@ def fit(
         model_type: one of `hsvae_hf.MODELS`.
         validation: other vectors of the same encoder, on which the threshold of the codes is set; None holds out 5% of
             the rows.
-        options: as in `train`; what is left open are the values of `hsvae_hf.options.VECTOR_DEFAULTS`.
+        options: as in `train`; what is left open are the values of `hsvae_hf.presets.VECTOR_DEFAULTS`.
 
     Returns:
         A finished model for `encode_vectors`, in evaluation mode.

@@ -12,7 +12,7 @@ from transformers import SchedulerType, Trainer, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations, is_tensorboard_available
 from transformers.utils import is_torch_xla_available
 
-from hsvae_hf.arguments import CHOICES, choose
+from hsvae_hf.command_line import CHOICES, choose
 from hsvae_hf.models.sources import HTTP_ERROR
 
 TERMS = ("reconstruction_loss", "z_kl", "gamma_kl", "penalty", "similarity", "squared_error")  # of the objective

@@ -1,6 +1,6 @@
 """Encode a file of sentences, or of vectors, to sparse codes with a saved model."""
 
-import start  # noqa: F401 - first: see there
+import early_signals  # noqa: F401 - first: see there
 
 import shlex
 import sys
@@ -14,13 +14,13 @@ import torch
 from scipy import sparse
 from transformers import PreTrainedModel
 
-from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
+from hsvae_hf.command_line import parse
+from hsvae_hf.console import device_name, finish, model_facts, say, size_of
 from hsvae_hf.encoding import encode_stream, encode_vectors
 from hsvae_hf.files import CODE_FILES, check_output, claimed_file, load_vectors, save_codes
 from hsvae_hf.loading import load_for_inference
-from hsvae_hf.reading import SUFFIXES, find_text_column, read_columns, read_sentences
-from hsvae_hf.reporting import device_name, finish, model_facts, say, size_of
+from hsvae_hf.text_files import SUFFIXES, find_text_column, read_columns, read_sentences
 from hsvae_hf.tokenization import warn_unknown
 
 INPUT_FILES = (*SUFFIXES, ".npy")

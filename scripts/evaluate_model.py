@@ -1,6 +1,6 @@
 """One JSON report of a trained model on a data set."""
 
-import start  # noqa: F401 - first: see there
+import early_signals  # noqa: F401 - first: see there
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +11,15 @@ from datasets import Dataset
 from transformers import AutoModelForPreTraining
 
 import hsvae_hf
-from hsvae_hf.arguments import LabelledDatasetArguments, parse
 from hsvae_hf.cli import run
+from hsvae_hf.command_line import LabelledDatasetArguments, parse
+from hsvae_hf.console import command_line, data_facts, device_name, finish, model_facts, say
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.extras import require
 from hsvae_hf.files import check_output, claimed_files, load_vectors, write_json
-from hsvae_hf.inputs import check_positive
+from hsvae_hf.input_checks import check_positive
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.report import draw_gates, evaluate_model, print_report
-from hsvae_hf.reporting import command_line, data_facts, device_name, finish, model_facts, say
 from hsvae_hf.tokenization import warn_unknown
 
 

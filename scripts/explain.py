@@ -1,6 +1,6 @@
 """What the dimensions of a trained model mean, from text: their words and sentences, and what the decoder says."""
 
-import start  # noqa: F401 - first: see there
+import early_signals  # noqa: F401 - first: see there
 
 import json
 import sys
@@ -10,8 +10,9 @@ from typing import Any
 
 from transformers import AutoModelForPreTraining
 
-from hsvae_hf.arguments import DatasetArguments, parse
 from hsvae_hf.cli import run
+from hsvae_hf.command_line import DatasetArguments, parse
+from hsvae_hf.console import command_line, data_facts, finish, model_facts, say
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.encoding import check_text_model, encode
 from hsvae_hf.explanation import describe_dimensions
@@ -20,7 +21,6 @@ from hsvae_hf.files import check_output, claimed_files, write_json
 from hsvae_hf.hub import REPORT
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.report import print_details, print_dimensions, print_explanation
-from hsvae_hf.reporting import command_line, data_facts, finish, model_facts, say
 
 
 @dataclass(kw_only=True)

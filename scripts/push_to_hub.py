@@ -1,14 +1,14 @@
 """Push a trained model to the Hub: weights, code, tokenizer, card and report, in one commit."""
 
-import start  # noqa: F401 - first: see there
+import early_signals  # noqa: F401 - first: see there
 
 import shlex
 from dataclasses import dataclass, field
 
-from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
+from hsvae_hf.command_line import parse
+from hsvae_hf.console import finish, say
 from hsvae_hf.hub import push_to_hub
-from hsvae_hf.reporting import finish, say
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The whole path in a few minutes on two cores: train a small HSVAE on docstrings, embed, look at the codes."""
 
-import start  # noqa: F401 - first: see there
+import early_signals  # noqa: F401 - first: see there
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 import hsvae_hf
-from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
+from hsvae_hf.command_line import parse
+from hsvae_hf.console import command_line, finish, say
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.extras import require
-from hsvae_hf.options import SMALL_TRAINING
+from hsvae_hf.presets import SMALL_TRAINING
 from hsvae_hf.report import draw_gates, evaluate_model, print_report
-from hsvae_hf.reporting import command_line, finish, say
 from hsvae_hf.runs import Run
 from hsvae_hf.training import train
 

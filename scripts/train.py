@@ -1,16 +1,16 @@
 """Train a text VAE on raw sentences, or on sentence vectors: everything that the run leaves is in one folder."""
 
-import start  # noqa: F401 - first: see there
+import early_signals  # noqa: F401 - first: see there
 
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hsvae_hf.arguments import MODEL_NAMES, OUTPUT_FIRST, TRAINING_FIRST, ScriptParser, choose, config_arguments
 from hsvae_hf.cli import run
+from hsvae_hf.command_line import MODEL_NAMES, OUTPUT_FIRST, TRAINING_FIRST, ScriptParser, choose, config_arguments
+from hsvae_hf.console import command_line, finish
 from hsvae_hf.models import MODELS
 from hsvae_hf.options import DataArguments, open_options
-from hsvae_hf.reporting import command_line, finish
 from hsvae_hf.runs import Run
 from hsvae_hf.training import run_training
 from hsvae_hf.training_arguments import TextVAETrainingArguments

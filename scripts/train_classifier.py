@@ -1,13 +1,13 @@
 """Train a classifier on the samples of a trained text VAE: K-sample Monte-Carlo marginalisation (paper, 4.2)."""
 
-import start  # noqa: F401 - first: see there
+import early_signals  # noqa: F401 - first: see there
 
 import shlex
 
-from hsvae_hf.arguments import OUTPUT_FIRST, TRAINING_FIRST, ScriptParser
 from hsvae_hf.classification import ClassifierArguments, ClassifierTrainingArguments, train_classifier
 from hsvae_hf.cli import run
-from hsvae_hf.reporting import finish
+from hsvae_hf.command_line import OUTPUT_FIRST, TRAINING_FIRST, ScriptParser
+from hsvae_hf.console import finish
 
 FIRST = {
     "data": ("model_name_or_path", "dataset", "text_column", "label_column", "max_train_samples", "max_samples"),

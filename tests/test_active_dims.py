@@ -11,14 +11,7 @@ from scipy.optimize import nnls
 from vector_models import VECTOR_FAMILIES, small
 
 import hsvae_hf
-from hsvae_hf.active_dims import (
-    NEAR_PAIRS,
-    RIDGE,
-    _pairs,
-    calibrate_threshold,
-    fit_code_scale,
-    hold_target,
-)
+from hsvae_hf.active_dims import NEAR_PAIRS, RIDGE, _pairs, calibrate_threshold, fit_code_scale, hold_target
 from hsvae_hf.callbacks import ActiveDimsController
 from hsvae_hf.encoding import encode_vectors
 

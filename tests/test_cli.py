@@ -182,7 +182,7 @@ def test_an_output_is_checked_before_the_work(script, option, path, corpus, save
     def work(*args, **kwargs):
         raise AssertionError("the work has begun")
 
-    for place in ("hsvae_hf.data.locate", "hsvae_hf.loading.AutoConfig", "hsvae_hf.locating.docstring_corpus"):
+    for place in ("hsvae_hf.data.locate", "hsvae_hf.loading.AutoConfig", "hsvae_hf.data_sources.docstring_corpus"):
         monkeypatch.setattr(place, work)
     code, lines = ended(script, *words)
     assert code == 2
@@ -235,7 +235,7 @@ def test_a_full_disk_or_memory_is_one_line(
 
 def test_a_signal_ends_a_script_that_imports_without_a_word():
     begin = "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import __main__; __main__.__file__ = sys.argv[2]"
-    code = f"{begin}; import start; os.kill(os.getpid(), signal.SIGTERM)"  # as the interpreter starts a script
+    code = f"{begin}; import early_signals; os.kill(os.getpid(), signal.SIGTERM)"  # as the interpreter starts a script
     command = [sys.executable, "-c", code, str(ROOT / "scripts"), str(ROOT / "scripts/embed.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")

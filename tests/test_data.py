@@ -10,8 +10,8 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hsvae_hf.batching import LengthGroupedSampler, TextCollator
+from hsvae_hf.console import data_facts
 from hsvae_hf.data import labelled, load_text_dataset, tokenize_dataset
-from hsvae_hf.reporting import data_facts
 
 ROWS = [{"sentence": f"sentence number {index} is here", "kind": "ab"[index % 2]} for index in range(40)]
 

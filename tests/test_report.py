@@ -8,9 +8,10 @@ from sklearn.linear_model import LogisticRegression
 from vector_models import small
 
 import hsvae_hf
-from hsvae_hf.batching import input_batches
+from hsvae_hf.advice import advice
+from hsvae_hf.corpus import input_batches
 from hsvae_hf.probes import probe_accuracy, representations
-from hsvae_hf.report import advice, evaluate_model
+from hsvae_hf.report import evaluate_model
 
 
 @pytest.fixture

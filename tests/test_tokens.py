@@ -9,9 +9,10 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_python import PythonBackend
 
+from hsvae_hf.batching import BATCH_TOKENS, PADDING, SMALL_BATCH, length_batches
 from hsvae_hf.models.vocabulary import tokenizer_checksum
 from hsvae_hf.tokenization import train_tokenizer
-from hsvae_hf.tokens import BATCH_TOKENS, PADDING, SMALL_BATCH, length_batches, private_copy, tokenize
+from hsvae_hf.tokens import private_copy, tokenize
 
 TEXTS = ["the cat sees a dog, twice", "", "naïve café 🙂 北京 <new> [MASK]", "a " * 30, "unbelievable"]
 SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep", "mask")}

@@ -31,14 +31,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 import hsvae_hf
-from hsvae_hf.arguments import choose, parse
 from hsvae_hf.cli import run
+from hsvae_hf.command_line import choose, parse
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.extras import require
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.models import modeling_decoder
-from hsvae_hf.options import HEAD_DEFAULTS, VECTOR_DEFAULTS
+from hsvae_hf.presets import HEAD_DEFAULTS, VECTOR_DEFAULTS
 from hsvae_hf.tokenization import train_tokenizer
 
 

@@ -14,12 +14,12 @@ from comparison import CompareArguments, Comparison
 from figures import accuracy_and_hoyer
 from tables import NOTES, Spread, cells, spreads, table
 
-from hsvae_hf.arguments import parse
 from hsvae_hf.cli import run
+from hsvae_hf.command_line import parse
+from hsvae_hf.console import finish, say
 from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder
 from hsvae_hf.probes import tfidf_accuracy
-from hsvae_hf.reporting import finish, say
 
 
 def as_json(value: Any) -> Any:

@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from comparison import encoder_vectors, load_labelled
+from finished_runs import Runs
 from pictures import lines, panels, powers_of_two
-from runs import Runs
 from scipy import sparse
 from tables import MEASURES, Spread, cells, spreads, table
 from transformers import set_seed
 
 import hsvae_hf
-from hsvae_hf.arguments import choose, parse
 from hsvae_hf.cli import run
+from hsvae_hf.command_line import choose, parse
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.extras import require

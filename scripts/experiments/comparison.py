@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import DatasetDict
-from runs import Runs
+from finished_runs import Runs
 from systems import SYSTEMS, TRAINING, System, find_system
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase, set_seed

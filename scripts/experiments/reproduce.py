@@ -27,11 +27,11 @@ from reproduction import SIZES, Figure, ReproduceArguments, scale
 from studies import dial, gates, nonzeros
 
 import hsvae_hf
-from hsvae_hf.arguments import choose, parse
 from hsvae_hf.cli import run
+from hsvae_hf.command_line import choose, parse
+from hsvae_hf.console import finish, say
 from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder
-from hsvae_hf.reporting import finish, say
 
 FIGURES: dict[str, Callable[[ReproduceArguments], Figure]] = {
     figure.__name__: figure for figure in (figure2, figure3, figure4, figure5, gates, dial, nonzeros)

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from comparison import Comparison, encoder_vectors
+from finished_runs import read_json
 from pictures import bars, lines, panels, powers_of_two
 from reproduction import AS_VECTORS, Figure, ReproduceArguments, comparisons
-from runs import read_json
 from systems import find_system
 from tables import NOTES, Spread, cells, shown, side_by_side, spreads, table
 

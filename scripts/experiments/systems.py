@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 import hsvae_hf
-from hsvae_hf.arguments import MODEL_NAMES, choose
+from hsvae_hf.command_line import MODEL_NAMES, choose
 
 # The released settings with an estimator of less noise. All systems drop the same share of the words.
 PAPER = hsvae_hf.RELEASED | {"kl_estimator": "rao_blackwell"}

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hsvae_hf.data import load_text_dataset
-from hsvae_hf.reading import read_sentences
+from hsvae_hf.text_files import read_sentences
 
 RUSSIAN = "\u043f\u0440\u0438\u0432\u0435\u0442"
 

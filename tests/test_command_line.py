@@ -10,15 +10,8 @@ import pytest
 from vector_models import script
 
 import hsvae_hf
-from hsvae_hf.arguments import (
-    MODEL_NAMES,
-    ScriptParser,
-    choose,
-    config_arguments,
-    nearest,
-    parse,
-)
-from hsvae_hf.options import SMALL_MODEL, SMALL_TRAINING
+from hsvae_hf.command_line import MODEL_NAMES, ScriptParser, choose, config_arguments, nearest, parse
+from hsvae_hf.presets import SMALL_MODEL, SMALL_TRAINING
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

@@ -11,9 +11,10 @@ import pytest
 from transformers import TrainerCallback
 from vector_models import script
 
-from hsvae_hf import reporting
+from hsvae_hf import console
+from hsvae_hf.callbacks import report_steps
+from hsvae_hf.console import command_line, duration, figure, finish, size_of
 from hsvae_hf.report import print_report
-from hsvae_hf.reporting import command_line, duration, figure, finish, report_steps, size_of
 
 SIZES = ["--embedding_size", 8, "--hidden_size", 12, "--latent_size", 6, "--per_device_train_batch_size", 4]
 
@@ -40,9 +41,9 @@ def test_commands_can_be_copied(monkeypatch, capsys):
 
 def test_one_process_of_many_speaks(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    reporting.say("said twice")
+    console.say("said twice")
     monkeypatch.setenv("RANK", "0")
-    reporting.say("said", None, "once")
+    console.say("said", None, "once")
     assert capsys.readouterr().out == "said\nonce\n"
 
 
@@ -67,7 +68,7 @@ def test_training_says_a_line_a_log(make_trainer, capfd):
 
 def test_the_time_left_is_said_once_by_the_speed_of_this_process(make_trainer, capsys, monkeypatch):
     seconds = iter(float(10 * second) for second in range(100))
-    monkeypatch.setattr(reporting.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(seconds))
     options = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no"}
     trainer = make_trainer(max_steps=900, **options)
     report_steps(trainer, remedy="take less")
@@ -172,11 +173,11 @@ def test_a_report_has_names_three_digits_and_advice_where_there_is_some(capsys):
 
 
 def test_warnings_of_the_package_are_lines_of_their_own(capsys):
-    logger = reporting.logging.getLogger("hsvae_hf")
+    logger = console.logging.getLogger("hsvae_hf")
     try:
-        reporting.prepare_output()
-        reporting.prepare_output()
-        reporting.logging.getLogger("hsvae_hf.data").warning("%d rows are blank", 3)
+        console.prepare_output()
+        console.prepare_output()
+        console.logging.getLogger("hsvae_hf.data").warning("%d rows are blank", 3)
         assert capsys.readouterr().err == "warning: 3 rows are blank\n"
     finally:
         logger.handlers.clear()

@@ -24,7 +24,7 @@ from huggingface_hub import DatasetCard, HfFileSystem, hf_hub_download
 
 from hsvae_hf.docstrings import docstring_corpus
 from hsvae_hf.models.sources import HubSilentError, advise, check_source
-from hsvae_hf.reading import SUFFIXES
+from hsvae_hf.text_files import SUFFIXES
 
 HUB_IDS = {
     "yelp": "Yelp/yelp_review_full",
