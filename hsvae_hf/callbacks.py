@@ -82,7 +82,7 @@ class ReportCallback(TrainerCallback):
         self._estimated = False
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Say the number of steps and the device."""
         self.training, self._start, self._estimated = state.is_world_process_zero, None, False
@@ -98,7 +98,9 @@ class ReportCallback(TrainerCallback):
         steps = f"{state.max_steps:,} steps of {rows:,} rows" + (f" ({', '.join(parts)})" if parts else "")
         say(f"training: {steps}, on {device_name(args.device)}")
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Say once how much time is left, by the steps after the first, which is slower."""
         if not self.training:
             return
@@ -120,7 +122,7 @@ class ReportCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """Print one line, while training."""
         if not self.training or not logs:
@@ -140,7 +142,7 @@ class ReportCallback(TrainerCallback):
         say(f"step {state.global_step:>{width},}/{state.max_steps:,}  {group:<8}  {', '.join(shown)}")
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Say no more: what is logged later is the caller's to print."""
         self.training = False
@@ -149,7 +151,7 @@ class ReportCallback(TrainerCallback):
 class _Bars(ProgressCallback):
     """The bars of transformers, without its lines."""
 
-    def on_log(self, *args: Any, **kwargs: Any) -> None:
+    def on_log(self, *args: object, **kwargs: object) -> None:
         """Print nothing."""
 
 
@@ -167,7 +169,7 @@ LOGGED += (
 )
 
 
-def unwrap(model: Any) -> Any:
+def unwrap(model: object) -> Any:
     """The model of this package inside what runs it on several devices, or adapts it."""
     model = getattr(model, "module", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -221,7 +223,9 @@ class CollapseMonitor(TrainerCallback):
         """What was logged at the last evaluation, by its names in the log."""
         return {f"eval_{name}": self.statistics[name] for name in LOGGED if name in self.statistics}
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Measure, log, advise; the first process does so for all."""
         if self.trainer.eval_dataset is None or not state.is_world_process_zero:
             return
@@ -253,7 +257,7 @@ class ResumedCallback(TrainerCallback):
     max_steps: int | None = None  # that the run was started with
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Compare the steps done with the steps wanted."""
         if state.global_step >= state.max_steps > 0:
@@ -299,7 +303,7 @@ class AnnealingCallback(TrainerCallback):
         return min(1.0, 2 * (step % cycle) / cycle)
 
     def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: object
     ) -> None:
         """Set both for this step."""
         model = unwrap(model)
@@ -316,7 +320,7 @@ class ActiveDimsController(TrainerCallback):
     """
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: object
     ) -> None:
         """Begin to watch the codes, if a number of non-zeros is wanted."""
         model = unwrap(model)
@@ -326,13 +330,18 @@ class ActiveDimsController(TrainerCallback):
             model.active_dims_hook = model.model.register_forward_hook(partial(self._adapt, model, wanted))
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: object = None,
+        **kwargs: object,
     ) -> None:
         """Stop watching."""
         self.release(unwrap(model))
 
     @staticmethod
-    def release(model: Any) -> None:
+    def release(model: object) -> None:
         """Stop watching a model, whoever watches it."""
         hook = model.__dict__.pop("active_dims_hook", None)
         if hook is not None:
@@ -340,7 +349,7 @@ class ActiveDimsController(TrainerCallback):
 
     @staticmethod
     @torch.no_grad()
-    def _adapt(model: Any, wanted: float, body: Any, inputs: Any, posterior: Any) -> None:
+    def _adapt(model: Any, wanted: float, body: object, inputs: object, posterior: Any) -> None:
         if not model.training or model.kl_scale < 1.0:
             return
         active = (posterior.sparse_embedding != 0).float().sum(-1).mean()
@@ -365,7 +374,7 @@ class FinishCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: object
     ) -> None:
         """Set what training itself needs."""
         model = unwrap(model)
@@ -378,7 +387,7 @@ class FinishCallback(TrainerCallback):
             model.model.standardizer.fit(torch.from_numpy(self._vectors(model)))
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: object
     ) -> None:
         """Set what codes need."""
         model = unwrap(model)

@@ -61,7 +61,7 @@ def check_intact(checkpoint: str) -> None:
             )
 
 
-def course(arguments: TrainingArguments, dataset: Any) -> dict[str, Any]:
+def course(arguments: TrainingArguments, dataset: object) -> dict[str, Any]:
     """What decides the course of training: settings, and a fingerprint of the data set, None where it has no words."""
     values = {name: getattr(arguments, name) for name in _SETTINGS if hasattr(arguments, name)}
     settings = {name: getattr(value, "value", value) for name, value in values.items()}
@@ -123,7 +123,7 @@ def check_settings(checkpoint: str, arguments: TrainingArguments) -> None:
             )
 
 
-def check_same_data(checkpoint: str, dataset: Any) -> None:
+def check_same_data(checkpoint: str, dataset: object) -> None:
     """Make sure that a resumed run goes on with the data it was started with.
 
     Raises:

@@ -149,7 +149,7 @@ class ScriptParser(HfArgumentParser):
         kinds: Mapping[str, type] | None = None,
         first: Mapping[str, Sequence[str]] | None = None,
         elsewhere: Callable[[str], str | None] = lambda name: None,
-        **options: Any,
+        **options: object,
     ) -> None:
         self.kinds, self.first, self.elsewhere = dict(kinds or {}), first, elsewhere
         self.everything = False  # whether help shows all options

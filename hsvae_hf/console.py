@@ -120,7 +120,7 @@ def data_facts(splits: Any, labels: bool = True) -> list[str]:
     return facts + ([f"rows: {rows}{held_out}"] if rows else [])
 
 
-def command_line(script: str, **options: Any) -> str:
+def command_line(script: str, **options: object) -> str:
     """A command to copy: a script beside the one that runs, with those of the options that are given."""
     words = ["python", str(Path(sys.argv[0]).with_name(script))]
     for name, value in options.items():

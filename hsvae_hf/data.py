@@ -158,7 +158,7 @@ def _in_memory(dataset: Any) -> DatasetDict:
     return DatasetDict({"train": dataset})
 
 
-def describe(rows: Any) -> str:
+def describe(rows: object) -> str:
     """Rows in memory, in the place of the name of a file."""
     count = f" of {len(rows):,} rows" if isinstance(rows, Sized) and not isinstance(rows, Mapping) else ""
     return f"a {type(rows).__name__}{count}"
@@ -316,7 +316,7 @@ def _encode_labels(splits: DatasetDict, column: str, classes: list[str] | None) 
     return splits
 
 
-def _class_of(value: Any, classes: list[str] | None, whole: bool = False) -> str | None:
+def _class_of(value: object, classes: list[str] | None, whole: bool = False) -> str | None:
     """The name of a class, where `_check_labels` has seen that -1 is none."""
     name = class_name(value, classes)
     if name is None or (classes is None and name in NO_CLASS):

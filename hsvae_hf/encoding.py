@@ -214,7 +214,7 @@ def encode_stream(
     return (sparse.vstack(parts, format="csr")[order] for parts, order in windows)
 
 
-def check_text_model(model: Any, tokenizer: Any) -> None:
+def check_text_model(model: Any, tokenizer: object) -> None:
     """Refuse what can't read text: no loaded model with a text encoder, no loaded tokenizer, or that of another model.
 
     Raises:

@@ -150,7 +150,7 @@ def decode_switched(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     dimension: int,
-    **generate: Any,
+    **generate: object,
 ) -> list[tuple[str, str]]:
     """What the decoder generates for sentences without a dimension, and with it.
 

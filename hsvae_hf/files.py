@@ -130,7 +130,7 @@ def staged_file(path: str | Path, name: str = "output") -> Iterator[Path]:
         os.replace(unfinished, path)
 
 
-def write_json(path: str | Path, content: Any, name: str = "output") -> None:
+def write_json(path: str | Path, content: object, name: str = "output") -> None:
     """Write a file that is whole as soon as it has its name. Its folder is created."""
     with staged_file(path, name) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

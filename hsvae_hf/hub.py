@@ -191,7 +191,7 @@ def _model_rows(config: TextVAEConfig) -> list[tuple[str, Any]]:
     return rows + [(name, value) for name, value in values if value is not None]
 
 
-def _without_folder(value: Any) -> Any:
+def _without_folder(value: object) -> Any:
     """A setting as the card shows it: of a path on the machine that trained, the name alone."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 

@@ -20,7 +20,7 @@ _ROWS = 65_536  # of vectors, checked together
 _SAMPLE = 1000  # rows that tell the scale
 
 
-def check_positive(**numbers: Any) -> None:
+def check_positive(**numbers: object) -> None:
     """Refuse what is neither None nor a whole number of at least 1.
 
     Raises:
@@ -31,7 +31,7 @@ def check_positive(**numbers: Any) -> None:
             raise ValueError(f"`{name}` must be at least 1, a whole number, got {value!r}; choose a positive one.")
 
 
-def check_model(model: Any) -> None:
+def check_model(model: object) -> None:
     """Refuse what is no loaded model of this package, such as a path.
 
     Raises:
@@ -45,7 +45,7 @@ def check_model(model: Any) -> None:
         )
 
 
-def check_tokenizer(tokenizer: Any, config: Any) -> None:
+def check_tokenizer(tokenizer: object, config: object) -> None:
     """Refuse what is no loaded tokenizer, and one of other words than the model was trained with.
 
     Args:
@@ -67,7 +67,7 @@ def check_tokenizer(tokenizer: Any, config: Any) -> None:
         raise ValueError(f"`tokenizer` must be the one that the model was trained with, got {reason}.")
 
 
-def foreign_words(tokenizer: PreTrainedTokenizerBase, config: Any) -> str | None:
+def foreign_words(tokenizer: PreTrainedTokenizerBase, config: object) -> str | None:
     """Why this tokenizer can't be the model's, None if it can be.
 
     The words that the model was trained with must have the ids that they had then; others may have been added. A
@@ -86,7 +86,7 @@ def foreign_words(tokenizer: PreTrainedTokenizerBase, config: Any) -> str | None
     return None
 
 
-def check_sentences(sentences: Any, name: str = "sentences") -> None:
+def check_sentences(sentences: object, name: str = "sentences") -> None:
     """Refuse what is no column of strings; a sized one is looked through, an iterator is left unread.
 
     Args:
@@ -135,7 +135,7 @@ def check_strings(sentences: Iterable[Any], name: str = "sentences", first: int 
             )
 
 
-def check_vectors(model: Any, vectors: Any) -> np.ndarray:
+def check_vectors(model: Any, vectors: object) -> np.ndarray:
     """Vectors as an array, once they are known to be what the model takes.
 
     Args:
@@ -197,7 +197,7 @@ def _warn_of_scale(model: Any, vectors: np.ndarray) -> None:
         )
 
 
-def _described(value: Any) -> str:
+def _described(value: object) -> str:
     """What was given instead, in a few words."""
     if isinstance(value, str | os.PathLike):
         return f"the path {os.fspath(value)[:100]!r}"

@@ -18,7 +18,7 @@ _LOADING = threading.RLock()  # the library's verbosity, and its state while it 
 
 
 def load_for_inference(
-    model_name_or_path: str | Path, auto_class: type[Any] = AutoModel, new_classifier: bool = False, **overrides: Any
+    model_name_or_path: str | Path, auto_class: type[Any] = AutoModel, new_classifier: bool = False, **overrides: object
 ) -> tuple[PreTrainedModel, Any]:
     """Load a model of this package and its tokenizer, or say in one line why that is impossible.
 

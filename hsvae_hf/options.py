@@ -120,14 +120,14 @@ def open_options(model_type: str, given: Mapping[str, Any], vectors: bool = Fals
     return values
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A path as a string, a number of numpy as one of Python."""
     if isinstance(value, PathLike):
         return os.fspath(value)
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check_type(item: "Field[Any]", value: Any) -> None:
+def _check_type(item: "Field[Any]", value: object) -> None:
     """Refuse a value of another type than the field's; whole numbers are numbers, but no switch is one."""
     kinds: Any = item.type
     several = get_args(kinds) or (kinds,)

@@ -270,7 +270,7 @@ def read_sentences(path: Path, text_column: str | None = None) -> Iterator[str]:
 
 
 def read_cells(
-    paths: list[str], text: str, label: str | None = None, classes: Sequence[str] | None = None, stamps: Any = None
+    paths: list[str], text: str, label: str | None = None, classes: Sequence[str] | None = None, stamps: object = None
 ) -> Iterator[dict[str, str | None]]:
     """Rows of several files with `text` and, if there is a column of classes, the name of the class as `label`.
 
@@ -322,7 +322,7 @@ def declared_classes(path: Path, column: str | None) -> list[str] | None:
     return list(kind.names) if isinstance(kind, ClassLabel) else None
 
 
-def class_name(value: Any, classes: Sequence[str] | None = None) -> str | None:
+def class_name(value: object, classes: Sequence[str] | None = None) -> str | None:
     """The name of a class; None for what says that a row has none: None, NaN, a blank, or -1 beside declared `classes`.
 
     Args:

@@ -29,7 +29,7 @@ def private_copy(tokenizer: PreTrainedTokenizerBase) -> Any:
     return private
 
 
-def check_limit(limit: Any, what: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
+def check_limit(limit: object, what: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """A limit of tokens per sentence, None for none.
 
     Args:

@@ -101,7 +101,7 @@ class WholeCheckpointTrainer(Trainer):
         if not all(bool(weight.isfinite().all()) for weight in cast(nn.Module, self.model).parameters()):
             self._raise_diverged("a weight", "not finite")
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
         try:
             return super()._determine_best_metric(metrics, trial)
         except KeyError as error:
@@ -129,11 +129,11 @@ class WholeCheckpointTrainer(Trainer):
             folder = Path(str(self.args.output_dir))
             model_card(folder, self.hub_model_id or model_name or folder.name).save(folder / "README.md")
 
-    def _get_output_dir(self, trial: Any) -> str:
+    def _get_output_dir(self, trial: object) -> str:
         folder = super()._get_output_dir(trial)
         return os.path.join(folder, UNFINISHED) if self._unfinished else folder
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         """Write a checkpoint under a temporary name, then rename it: a killed run leaves whole ones only."""
         self._check_weights()
         run = Path(self._get_output_dir(trial))

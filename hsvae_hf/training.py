@@ -27,7 +27,7 @@ def train(
     dataset: "str | PathLike[str] | Dataset | DatasetDict | list[str]",
     output_dir: "str | PathLike[str]",
     model_type: str = "hsvae",
-    **options: Any,
+    **options: object,
 ) -> Run:
     """Train a model on raw sentences, without labels.
 
@@ -71,7 +71,7 @@ def fit(
     output_dir: "str | PathLike[str] | None" = None,
     model_type: str = "hsvae",
     validation: np.ndarray | torch.Tensor | None = None,
-    **options: Any,
+    **options: object,
 ) -> PreTrainedModel:
     """Train sparse codes for the sentence vectors of any encoder.
 
@@ -133,7 +133,7 @@ def files_of(rows: Rows) -> list[str | None]:
     return files
 
 
-def _as_array(vectors: Any, name: str) -> np.ndarray:
+def _as_array(vectors: object, name: str) -> np.ndarray:
     named = "vectors" if name == "train" else name
     try:
         array = vectors.detach().cpu().float().numpy() if isinstance(vectors, torch.Tensor) else np.asarray(vectors)

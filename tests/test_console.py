@@ -11,7 +11,7 @@ import pytest
 from transformers import TrainerCallback
 from vector_models import script
 
-from hsvae_hf import console
+from hsvae_hf import callbacks, console
 from hsvae_hf.callbacks import report_steps
 from hsvae_hf.console import command_line, duration, figure, finish, size_of
 from hsvae_hf.report import print_report
@@ -68,7 +68,7 @@ def test_training_says_a_line_a_log(make_trainer, capfd):
 
 def test_the_time_left_is_said_once_by_the_speed_of_this_process(make_trainer, capsys, monkeypatch):
     seconds = iter(float(10 * second) for second in range(100))
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: next(seconds))
     options = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no"}
     trainer = make_trainer(max_steps=900, **options)
     report_steps(trainer, remedy="take less")

@@ -10,7 +10,14 @@ import torch
 from scipy import sparse
 from transformers import AutoModelForPreTraining, BertConfig
 
-from hsvae_hf import HSVAEConfig, HSVAEForPreTraining, HSVAEForSequenceClassification, HSVAEModel, encoding, tokens
+from hsvae_hf import (
+    HSVAEConfig,
+    HSVAEForPreTraining,
+    HSVAEForSequenceClassification,
+    HSVAEModel,
+    batching,
+    encoding,
+)
 from hsvae_hf.encoding import encode, encode_stream
 from hsvae_hf.files import save_codes
 from hsvae_hf.loading import load_for_inference
@@ -79,7 +86,7 @@ def test_codes_are_the_models_in_the_order_given(model, tokenizer):
 @pytest.mark.parametrize("batch_size", [None, 1, 3, 1000])
 def test_a_code_does_not_depend_on_its_batch(model, tokenizer, batch_size, monkeypatch):
     monkeypatch.setattr(encoding, "_WINDOW", 4)
-    monkeypatch.setattr(tokens, "_TOGETHER", 3)
+    monkeypatch.setattr(batching, "_TOGETHER", 3)
     sentences = SENTENCES * 3
     expected = sparse.vstack([encode(model, tokenizer, [sentence]) for sentence in sentences])
     codes = encode(model, tokenizer, sentences, batch_size=batch_size)

@@ -22,7 +22,7 @@ class CodeMetric(evaluate.Metric):
 
     accumulator_class: type[AverageHoyer] | type[CodeStatistics]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         if self.num_process != 1:
             raise ValueError(f"`num_process` must be 1, got {self.num_process}; gather the codes in one process.")
@@ -48,7 +48,9 @@ class CodeMetric(evaluate.Metric):
         """Add codes, `(batch, d)`."""
         self.accumulator.update(predictions)
 
-    def compute(self, *, predictions: Codes | None = None, references: None = None, **options: Any) -> dict[str, Any]:
+    def compute(
+        self, *, predictions: Codes | None = None, references: None = None, **options: object
+    ) -> dict[str, Any]:
         """Give the result for `predictions` and all codes before, and start afresh."""
         if predictions is not None:
             self.add_batch(predictions=predictions)

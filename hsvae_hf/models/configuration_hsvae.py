@@ -71,7 +71,7 @@ class HSVAEConfig(TextVAEConfig):
     target_active_dims: float | int | None = None
     active_threshold: float | int = inside(0, 1, "0.5 is the paper's")(default=0.5)
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         """As of every model; of a file that has both weights of the penalty, one is made."""
         if "model_type" in kwargs and self.penalty_weight != 1:  # a file of version 0.1.0
             self.gate_balance_weight *= self.penalty_weight

@@ -21,7 +21,7 @@ def validated(holds: Callable[[Any], bool], rule: str, remedy: str) -> Validated
     """
 
     @as_validated_field
-    def field(value: Any) -> None:
+    def field(value: object) -> None:
         if value is not None and not holds(value):
             raise ValueError(f"must be {rule}, got {value!r}; {remedy}.")
 

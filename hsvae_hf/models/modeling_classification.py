@@ -1,7 +1,7 @@
 """Classification head on draws of a latent."""
 
 import math
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         vectors: Tensor | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> SequenceClassifierOutput:
         """Classify sentences.
 

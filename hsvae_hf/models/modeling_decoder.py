@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -229,7 +229,7 @@ class VectorDecoder(Decoder):
         """Set the scale, which a checkpoint may be without."""
         init.constant_(self.log_std, self.initial_log_std)
 
-    def targets(self, posterior: TextVAEModelOutput, *args: Any, **kwargs: Any) -> tuple[Tensor]:
+    def targets(self, posterior: TextVAEModelOutput, *args: object, **kwargs: object) -> tuple[Tensor]:
         """The vectors to reconstruct, standardised, `(batch, feature_size)`."""
         return (posterior.features,)
 

@@ -161,7 +161,7 @@ class TextEncoder(nn.Module, ABC):
         """Replace the word embeddings."""
 
     @abstractmethod
-    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: Any) -> Encoded:
+    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: object) -> Encoded:
         """Features of a right-padded batch, from `inputs_embeds` where they are given, else from `ids`.
 
         And what `asked` names: hidden states and attentions, one per layer, or no such.
@@ -184,7 +184,7 @@ class GRUEncoder(TextEncoder):
         """Replace the word embeddings."""
         self.embed_tokens = value
 
-    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: Any) -> Encoded:
+    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: object) -> Encoded:
         """The state after each row's last real token, `(batch, hidden_size)`."""
         words = self.embed_tokens(ids) if inputs_embeds is None else inputs_embeds
         # Not a PackedSequence: its backward pass fills a gradient of the whole batch at every step, quadratic in steps.
@@ -217,7 +217,7 @@ class TransformerEncoder(TextEncoder):
         """Replace the word embeddings."""
         self.transformer.set_input_embeddings(value)
 
-    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: Any) -> Encoded:
+    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: object) -> Encoded:
         """The pooled vector of each row, `(batch, feature_size)`."""
         if not traced():
             self._check_positions(ids.shape[1])
@@ -243,7 +243,7 @@ class TransformerEncoder(TextEncoder):
 class NoEncoder(TextEncoder):
     """In the place of an encoder, where sentence vectors come from elsewhere: it refuses text."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def forward(self, *args: object, **kwargs: object) -> BaseModelOutputWithPooling:
         """Refuse text.
 
         Raises:
@@ -251,7 +251,7 @@ class NoEncoder(TextEncoder):
         """
         raise ValueError("`vectors` must be given: this model holds no text encoder. Make them with the one it is for.")
 
-    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: Any) -> Encoded:
+    def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: object) -> Encoded:
         """Refuse likewise."""
         return cast(Encoded, self.forward())
 

@@ -18,7 +18,7 @@ CACHE = "cache" if hasattr(ModelOutput, "past_key_values") else "past_key_values
 class CanGenerate:
     """`can_generate()` of a class, and of a model, which can only where it decodes words."""
 
-    def __get__(self, model: Any, owner: Any) -> Callable[[], bool]:
+    def __get__(self, model: Any, owner: object) -> Callable[[], bool]:
         return lambda: model is None or model.config.decodes_words
 
 
@@ -173,6 +173,6 @@ class TextVAEGenerationMixin(GenerationMixin):
         return self._decode(torch.lerp(first, last, share), **kwargs)
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
+def _check_count(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}; raise it.")

@@ -1,7 +1,5 @@
 """Dense features without a latent: the paper's simple classifier (end to end) and plain BERT (frozen)."""
 
-from typing import Any
-
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
 
@@ -27,7 +25,7 @@ class TextEncoderConfig(TextVAEConfig):
     latent_size: int = at_least(0, "leave it out")(default=0)
     freeze_encoder: bool = False
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         """Fill in the width of the features."""
         super().__post_init__(**kwargs)
         self.latent_size = self.latent_size or self.feature_size

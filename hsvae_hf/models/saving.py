@@ -22,7 +22,7 @@ _FILES: dict[str, Any] = {  # sentence-transformers' SparseEncoder, made of its 
 }
 
 
-def auto_map(config: Any, model_module: str) -> dict[str, str]:
+def auto_map(config: object, model_module: str) -> dict[str, str]:
     """The Auto classes of a model family, which are named alike: `HSVAEConfig`, `HSVAEModel`, `HSVAEForPreTraining`...
 
     Args:
