@@ -17,7 +17,7 @@ from hsvae_hf.corpus import input_batches
 from hsvae_hf.encoding import evaluation_mode
 from hsvae_hf.input_checks import check_model, check_positive, check_sentences, check_strings, check_vectors
 from hsvae_hf.models.modeling_text_vae import TextVAEModel
-from hsvae_hf.sparsity import Moments
+from hsvae_hf.sparsity_measures import Moments
 
 logger = logging.getLogger(__name__)
 

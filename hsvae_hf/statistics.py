@@ -12,7 +12,7 @@ from torch import Tensor
 from hsvae_hf.input_checks import check_positive
 from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining
 from hsvae_hf.models.outputs import TextVAEModelOutput
-from hsvae_hf.sparsity import AverageHoyer, Codes, CodeStatistics, Moments, as_matrix
+from hsvae_hf.sparsity_measures import AverageHoyer, Codes, CodeStatistics, Moments, as_matrix
 
 ACTIVE_UNIT_VARIANCE = 0.01  # Burda et al. 2016: a unit is active if E[z_i|x] varies more than this over sentences
 MUTUAL_INFORMATION_ROWS = 512  # the ceiling of the estimate is the logarithm of this number, 6.2 nats

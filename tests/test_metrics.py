@@ -1,4 +1,4 @@
-"""The `evaluate` modules: they give what the accumulators of `hsvae_hf.sparsity` give."""
+"""The `evaluate` modules: they give what the accumulators of `hsvae_hf.sparsity_measures` give."""
 
 import evaluate
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from test_sparsity import sparse_codes
 
 from hsvae_hf.metrics import metric_path
-from hsvae_hf.sparsity import AverageHoyer, CodeStatistics
+from hsvae_hf.sparsity_measures import AverageHoyer, CodeStatistics
 
 METRICS = {"active_dims": CodeStatistics, "average_hoyer": AverageHoyer}
 

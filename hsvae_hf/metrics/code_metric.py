@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from hsvae_hf.sparsity import AverageHoyer, Codes, CodeStatistics
+from hsvae_hf.sparsity_measures import AverageHoyer, Codes, CodeStatistics
 
 _INPUTS = """\
 Args:

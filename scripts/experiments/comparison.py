@@ -23,7 +23,7 @@ from hsvae_hf.data import labelled, load_text_dataset, tokenize_dataset
 from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.models.vocabulary import special_token_ids
 from hsvae_hf.probes import probe_accuracy, representations
-from hsvae_hf.sparsity import AverageHoyer
+from hsvae_hf.sparsity_measures import AverageHoyer
 from hsvae_hf.statistics import class_gate_activity, corpus_statistics
 from hsvae_hf.tokenization import train_tokenizer
 from hsvae_hf.trainer import TextVAETrainer, WholeCheckpointTrainer

@@ -1,7 +1,7 @@
 """Active dimensions, as an `evaluate` module."""
 
 from hsvae_hf.metrics import code_metric
-from hsvae_hf.sparsity import CodeStatistics
+from hsvae_hf.sparsity_measures import CodeStatistics
 
 FIELDS = ("active_dims", "min_active_dims", "max_active_dims", "sparsity_ratio", "ever_active_ratio", "empty_rows")
 

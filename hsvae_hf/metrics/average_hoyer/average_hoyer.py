@@ -1,7 +1,7 @@
 """Average Hoyer, as an `evaluate` module."""
 
 from hsvae_hf.metrics import code_metric
-from hsvae_hf.sparsity import AverageHoyer
+from hsvae_hf.sparsity_measures import AverageHoyer
 
 
 class AverageHoyerMetric(code_metric.CodeMetric):

@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from hsvae_hf import sparsity
-from hsvae_hf.sparsity import CHUNK_VALUES, AverageHoyer, CodeStatistics, Moments, dense_chunks, hoyer
+from hsvae_hf.sparsity_measures import CHUNK_VALUES, AverageHoyer, CodeStatistics, Moments, dense_chunks, hoyer
 
 ACCUMULATORS = [CodeStatistics, AverageHoyer]
 
