@@ -3,7 +3,7 @@
 import evaluate
 import numpy as np
 import pytest
-from test_sparsity import sparse_codes
+from test_sparsity_measures import sparse_codes
 
 from hsvae_hf.metrics import metric_path
 from hsvae_hf.sparsity_measures import AverageHoyer, CodeStatistics

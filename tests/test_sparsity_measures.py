@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 
+from hsvae_hf import sparsity_measures
 from hsvae_hf.sparsity_measures import CHUNK_VALUES, AverageHoyer, CodeStatistics, Moments, dense_chunks, hoyer
 
 ACCUMULATORS = [CodeStatistics, AverageHoyer]
@@ -140,8 +141,10 @@ def test_gate_statistics_equal_their_definition(convert):
 def test_batches_of_any_kind_equal_one_shot(accumulator_class, convert, file_bytes, monkeypatch):
     codes = sparse_codes()
     expected = computed(accumulator_class(), codes)
-    monkeypatch.setattr(sparsity, "CHUNK_VALUES", 24 * 7)  # so that a batch is cut, and batch and chunk edges differ
-    monkeypatch.setattr(sparsity, "FILE_BYTES", file_bytes)
+    monkeypatch.setattr(
+        sparsity_measures, "CHUNK_VALUES", 24 * 7
+    )  # so that a batch is cut, and batch and chunk edges differ
+    monkeypatch.setattr(sparsity_measures, "FILE_BYTES", file_bytes)
     accumulator = accumulator_class()
     for start in range(0, 300, 29):
         accumulator.update(convert(codes[start : start + 29]))
