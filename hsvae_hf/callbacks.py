@@ -38,6 +38,7 @@ from hsvae_hf.tokens import NO_LIMIT
 from hsvae_hf.training_arguments import check_annealing
 
 ESTIMATE_STEPS, ESTIMATE_SECONDS, LEAST_SECONDS = 10, 20.0, 3.0  # after which the time left is said
+SHORT_RUN = 60.0  # seconds left, below which the logs do not say it
 LONG_RUN = 1800.0  # seconds left, from which on the remedy is said
 LABELS = {
     "reconstruction_loss": "reconstruction",
@@ -69,7 +70,7 @@ def report_steps(trainer: Trainer, remedy: str | None = None) -> None:
 
 
 class ReportCallback(TrainerCallback):
-    """Says how long training is, soon how much time is left, and every log in one line.
+    """Says how long training is, soon how much time is left, and every log in one line, with the time left again.
 
     Args:
         remedy: what to do where much time is left on a CPU.
@@ -79,13 +80,13 @@ class ReportCallback(TrainerCallback):
         self.remedy = remedy
         self.training = False
         self._start: tuple[int, float] | None = None  # step and time that the estimate counts from
-        self._estimated = False
+        self._left: float | None = None  # seconds, once that is known
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Say the number of steps and the device."""
-        self.training, self._start, self._estimated = state.is_world_process_zero, None, False
+        self.training, self._start, self._left = state.is_world_process_zero, None, None
         if not self.training:
             return
         batches, parts = kwargs.get("train_dataloader"), []
@@ -101,7 +102,7 @@ class ReportCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Say once how much time is left, by the steps after the first, which is slower."""
+        """Reckon how much time is left, by the steps after the first, which is slower; say it when it is known."""
         if not self.training:
             return
         now = time.monotonic()
@@ -109,12 +110,12 @@ class ReportCallback(TrainerCallback):
             self._start = state.global_step, now
         steps, seconds = state.global_step - self._start[0], now - self._start[1]
         known = seconds >= ESTIMATE_SECONDS or (steps >= ESTIMATE_STEPS and seconds >= LEAST_SECONDS)
-        if self._estimated or not known or steps == 0:
+        if not known or steps == 0:
             return
-        self._estimated = True
-        left = (state.max_steps - state.global_step) * seconds / steps
-        slow = self.remedy is not None and left >= LONG_RUN and torch.device(args.device).type == "cpu"
-        say(f"about {duration(left)} left" + (f"; {self.remedy}" if slow else ""))
+        first, self._left = self._left is None, (state.max_steps - state.global_step) * seconds / steps
+        if first:
+            slow = self.remedy is not None and self._left >= LONG_RUN and torch.device(args.device).type == "cpu"
+            say(f"about {duration(self._left)} left" + (f"; {self.remedy}" if slow else ""))
 
     def on_log(
         self,
@@ -138,6 +139,8 @@ class ReportCallback(TrainerCallback):
             f"{LABELS.get(name, name.replace('_', ' '))} {value if isinstance(value, str) else figure(value, 4)}"
             for name, value in kept.items()
         ]
+        if group == "train" and self._left is not None and self._left >= SHORT_RUN:
+            shown.append(f"about {duration(self._left)} left")
         width = len(f"{state.max_steps:,}")
         say(f"step {state.global_step:>{width},}/{state.max_steps:,}  {group:<8}  {', '.join(shown)}")
 

@@ -31,6 +31,7 @@ OUTPUT_FIRST = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", 
 HELP = {
     "decoder_type": "What is reconstructed: words (gru), or the vectors of a frozen encoder (vector).",
     "target_active_dims": "Non-zeros per code, on average, that training steers to (hsvae).",
+    "num_train_epochs": "Passes over the training rows, instead of max_steps.",
     "max_steps": "Steps to train, instead of num_train_epochs; -1 goes by the epochs.",
     "seed": "Of the weights, the order of the rows and the draws.",
     "bf16": "Compute in bfloat16, on a GPU that can.",

@@ -2,9 +2,10 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ class Run:
         output_dir: folder of the model, its tokenizer, its checkpoints and `all_results.json`.
     """
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase | None
-    metrics: dict[str, Any]
+    model: PreTrainedModel = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase | None = field(repr=False)
+    metrics: dict[str, Any] = field(repr=False)
     output_dir: str
 
 
@@ -115,6 +116,8 @@ def save_run(
         model.save_pretrained(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
+        for path in temporary.glob("*.safetensors"):  # which the library keeps from other users
+            shutil.copymode(temporary / "config.json", path)
         for name, content in (("all_results", metrics), ("train_settings", settings)):
             if content is not None:
                 (temporary / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -125,7 +125,7 @@ def unknown_share(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> f
     if not words:
         return 0.0
     unknown = 0.0
-    for word, ids in zip(words, tokenizer(words, add_special_tokens=False)["input_ids"], strict=True):
+    for word, ids in zip(words, tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"], strict=True):
         unknown += counts[word] * (ids.count(tokenizer.unk_token_id) / len(ids) if ids else 1.0)
     return unknown / sum(counts[word] for word in words)
 

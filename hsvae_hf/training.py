@@ -1,5 +1,6 @@
 """Training: data and options in, a finished model out. `train` and `fit` are for Python; the scripts call the same."""
 
+import logging
 import os
 import tempfile
 from dataclasses import asdict
@@ -21,6 +22,9 @@ from hsvae_hf.preparation import Rows, prepare_vectors, prepare_words
 from hsvae_hf.runs import Run, claimed_output_dir, run_settings, save_run
 from hsvae_hf.trainer import TextVAETrainer
 from hsvae_hf.training_arguments import TextVAETrainingArguments
+
+logger = logging.getLogger(__name__)
+FEW_VECTORS = 1000  # below which a warning is given
 
 
 def train(
@@ -101,6 +105,8 @@ def fit(
     """
     rows = {"train": vectors} if validation is None else {"train": vectors, "validation": validation}
     arrays = {name: _as_array(value, name) for name, value in rows.items()}
+    if len(arrays["train"]) < FEW_VECTORS:
+        logger.warning("`vectors` has %d rows: codes learn from thousands. Give more.", len(arrays["train"]))
     widths = [array.shape[1] for array in arrays.values()]
     if len(set(widths)) > 1:
         raise ValueError(f"`validation` must have {widths[0]} numbers a row, as `vectors`, got {widths[1]}.")

@@ -1,6 +1,6 @@
 """Encode a file of sentences, or of vectors, to sparse codes with a saved model."""
 
-import early_signals  # noqa: F401 - first: see there
+import before_imports  # noqa: F401 - first: see there
 
 import shlex
 import sys

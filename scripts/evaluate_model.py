@@ -1,6 +1,6 @@
 """One JSON report of a trained model on a data set."""
 
-import early_signals  # noqa: F401 - first: see there
+import before_imports  # noqa: F401 - first: see there
 
 from dataclasses import dataclass, field
 from pathlib import Path

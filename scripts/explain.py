@@ -1,6 +1,6 @@
 """What the dimensions of a trained model mean, from text: their words and sentences, and what the decoder says."""
 
-import early_signals  # noqa: F401 - first: see there
+import before_imports  # noqa: F401 - first: see there
 
 import json
 import sys

@@ -1,6 +1,6 @@
 """Push a trained model to the Hub: weights, code, tokenizer, card and report, in one commit."""
 
-import early_signals  # noqa: F401 - first: see there
+import before_imports  # noqa: F401 - first: see there
 
 import shlex
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
 """The whole path in a few minutes on two cores: train a small HSVAE on docstrings, embed, look at the codes."""
 
-import early_signals  # noqa: F401 - first: see there
+import before_imports  # noqa: F401 - first: see there
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Train a text VAE on raw sentences, or on sentence vectors: everything that the run leaves is in one folder."""
 
-import early_signals  # noqa: F401 - first: see there
+import before_imports  # noqa: F401 - first: see there
 
 from dataclasses import fields
 from pathlib import Path

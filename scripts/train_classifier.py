@@ -1,6 +1,6 @@
 """Train a classifier on the samples of a trained text VAE: K-sample Monte-Carlo marginalisation (paper, 4.2)."""
 
-import early_signals  # noqa: F401 - first: see there
+import before_imports  # noqa: F401 - first: see there
 
 import shlex
 

@@ -235,7 +235,7 @@ def test_a_full_disk_or_memory_is_one_line(
 
 def test_a_signal_ends_a_script_that_imports_without_a_word():
     begin = "import os, signal, sys; sys.path.insert(0, sys.argv[1]); import __main__; __main__.__file__ = sys.argv[2]"
-    code = f"{begin}; import early_signals; os.kill(os.getpid(), signal.SIGTERM)"  # as the interpreter starts a script
+    code = f"{begin}; import before_imports; os.kill(os.getpid(), signal.SIGTERM)"  # as the interpreter starts a script
     command = [sys.executable, "-c", code, str(ROOT / "scripts"), str(ROOT / "scripts/embed.py")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
