@@ -37,6 +37,22 @@ from hsvae_hf.statistics import corpus_statistics
 from hsvae_hf.tokens import NO_LIMIT
 from hsvae_hf.training_arguments import check_annealing
 
+logger = logging.getLogger(__name__)
+CONTROL_RATE = 0.03  # share of the log ratio of non-zeros that is corrected per step
+VECTOR_ROWS = 8000  # that vectors of a text encoder are taken of, for their statistics and the scale of codes
+CALIBRATION_ROWS = 4000  # that the threshold for a wanted number of active dimensions is set on
+LOGGED = (  # statistics of the monitor
+    "active_dims",
+    "active_units",
+    "dead_dims",
+    "always_on_dims",
+    "mutual_information",
+    "gate_std",
+    "switching_fraction",
+    "average_hoyer_samples",
+    "average_hoyer_posterior_means",
+    "neighbours_kept",
+)
 ESTIMATE_STEPS, ESTIMATE_SECONDS, LEAST_SECONDS = 10, 20.0, 3.0  # after which the time left is said
 SHORT_RUN = 60.0  # seconds left, below which the logs do not say it
 LONG_RUN = 1800.0  # seconds left, from which on the remedy is said
@@ -53,123 +69,6 @@ LABELS = {
     "neighbours_kept": "neighbours kept",
 }
 NOT_SHOWN = ("epoch", "runtime", "per_second", "grad_norm", "learning_rate", "flos", "hoyer", "gate_std", "fraction")
-
-
-def report_steps(trainer: Trainer, remedy: str | None = None) -> None:
-    """Let a trainer report by `ReportCallback`, in place of what transformers prints.
-
-    Args:
-        trainer: a trainer of any kind.
-        remedy: advice for a run with hours left on a CPU.
-    """
-    usual = [trainer.pop_callback(kind) for kind in (PrinterCallback, ProgressCallback, ReportCallback)]
-    if any(callback is not None for callback in usual):  # in a notebook there is a table, which stays
-        trainer.add_callback(ReportCallback(remedy))
-        if sys.stderr.isatty() and not trainer.args.disable_tqdm:
-            trainer.add_callback(_Bars())
-
-
-class ReportCallback(TrainerCallback):
-    """Says how long training is, soon how much time is left, and every log in one line, with the time left again.
-
-    Args:
-        remedy: what to do where much time is left on a CPU.
-    """
-
-    def __init__(self, remedy: str | None = None) -> None:
-        self.remedy = remedy
-        self.training = False
-        self._start: tuple[int, float] | None = None  # step and time that the estimate counts from
-        self._left: float | None = None  # seconds, once that is known
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Say the number of steps and the device."""
-        self.training, self._start, self._left = state.is_world_process_zero, None, None
-        if not self.training:
-            return
-        batches, parts = kwargs.get("train_dataloader"), []
-        if has_length(batches):
-            epochs = state.max_steps * args.gradient_accumulation_steps / max(1, len(batches))
-            parts.append(f"{figure(epochs)} epochs")
-        if state.global_step:
-            parts.append(f"from step {state.global_step:,} on")
-        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        steps = f"{state.max_steps:,} steps of {rows:,} rows" + (f" ({', '.join(parts)})" if parts else "")
-        say(f"training: {steps}, on {device_name(args.device)}")
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Reckon how much time is left, by the steps after the first, which is slower; say it when it is known."""
-        if not self.training:
-            return
-        now = time.monotonic()
-        if self._start is None:
-            self._start = state.global_step, now
-        steps, seconds = state.global_step - self._start[0], now - self._start[1]
-        known = seconds >= ESTIMATE_SECONDS or (steps >= ESTIMATE_STEPS and seconds >= LEAST_SECONDS)
-        if not known or steps == 0:
-            return
-        first, self._left = self._left is None, (state.max_steps - state.global_step) * seconds / steps
-        if first:
-            slow = self.remedy is not None and self._left >= LONG_RUN and torch.device(args.device).type == "cpu"
-            say(f"about {duration(self._left)} left" + (f"; {self.remedy}" if slow else ""))
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: object,
-    ) -> None:
-        """Print one line, while training."""
-        if not self.training or not logs:
-            return
-        if "train_runtime" in logs:
-            say(f"trained for {duration(logs['train_runtime'])}")
-            return
-        held_out = any(name.startswith("eval_") for name in logs)
-        group = "train" if not held_out else ("held out" if "eval_loss" in logs else "codes")
-        named = {name.removeprefix("eval_"): value for name, value in logs.items()}
-        kept = {name: value for name, value in named.items() if not any(part in name for part in NOT_SHOWN)}
-        shown = [
-            f"{LABELS.get(name, name.replace('_', ' '))} {value if isinstance(value, str) else figure(value, 4)}"
-            for name, value in kept.items()
-        ]
-        if group == "train" and self._left is not None and self._left >= SHORT_RUN:
-            shown.append(f"about {duration(self._left)} left")
-        width = len(f"{state.max_steps:,}")
-        say(f"step {state.global_step:>{width},}/{state.max_steps:,}  {group:<8}  {', '.join(shown)}")
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Say no more: what is logged later is the caller's to print."""
-        self.training = False
-
-
-class _Bars(ProgressCallback):
-    """The bars of transformers, without its lines."""
-
-    def on_log(self, *args: object, **kwargs: object) -> None:
-        """Print nothing."""
-
-
-logger = logging.getLogger(__name__)
-CONTROL_RATE = 0.03  # share of the log ratio of non-zeros that is corrected per step
-VECTOR_ROWS = 8000  # that vectors of a text encoder are taken of, for their statistics and the scale of codes
-CALIBRATION_ROWS = 4000  # that the threshold for a wanted number of active dimensions is set on
-LOGGED: tuple[str, ...] = ("active_dims", "active_units", "dead_dims", "always_on_dims", "mutual_information")
-LOGGED += (
-    "gate_std",
-    "switching_fraction",
-    "average_hoyer_samples",
-    "average_hoyer_posterior_means",
-    "neighbours_kept",
-)
 
 
 def unwrap(model: object) -> Any:
@@ -200,81 +99,6 @@ def sample_batches(trainer: Trainer, dataset: Any, rows: int) -> Iterator[dict[s
     loader = DataLoader(dataset, size, collate_fn=trainer.data_collator)
     for place, batch in enumerate(islice(loader, math.ceil(rows / size))):
         yield {name: value[: rows - place * size].to(trainer.args.device) for name, value in batch.items()}
-
-
-class CollapseMonitor(TrainerCallback):
-    """At every evaluation, statistics of the latent on some rows of the evaluation set; training goes on unchanged.
-
-    Codes are counted as the finished model's, whose threshold holds the wanted number of active dimensions.
-
-    To be added by `trainer.add_callback(CollapseMonitor(trainer))`.
-
-    They are logged as `eval_active_dims` and so on, to wherever the trainer logs; the KL of every dimension goes to
-    TensorBoard as a histogram. Advice, one sentence, is a warning of this module's logger.
-
-    Args:
-        trainer: whose `eval_dataset` is looked at, and which logs.
-        rows: how many of it.
-    """
-
-    def __init__(self, trainer: Trainer, rows: int = 1000) -> None:
-        self.trainer, self.rows = trainer, rows
-        self.statistics: dict[str, Any] = {}  # of the last evaluation; see `corpus_statistics`
-        self._warned: tuple[bool, str] | None = None  # whether at the end, and the sentence without numbers
-
-    def figures(self) -> dict[str, float]:
-        """What was logged at the last evaluation, by its names in the log."""
-        return {f"eval_{name}": self.statistics[name] for name in LOGGED if name in self.statistics}
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Measure, log, advise; the first process does so for all."""
-        if self.trainer.eval_dataset is None or not state.is_world_process_zero:
-            return
-        model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        modes = model.training
-        with torch.random.fork_rng():  # training goes on as if nobody had looked
-            threshold = getattr(model.config, "active_threshold", None)
-            hold_target(model.eval(), held_out_batches(self.trainer, CALIBRATION_ROWS))
-            self.statistics = corpus_statistics(model, held_out_batches(self.trainer, self.rows))
-            if threshold is not None:  # training goes by its own
-                model.config.active_threshold = threshold
-        model.train(modes)
-        self.trainer.log(self.figures())
-        for callback in self.trainer.callback_handler.callbacks:
-            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-                kl = torch.tensor(self.statistics.get("kl_per_dimension", [0.0]))
-                callback.tb_writer.add_histogram("eval/kl_per_dimension", kl, state.global_step)
-        sentence = advice(self.statistics, model.config)
-        last = 0 < state.max_steps <= state.global_step
-        found = None if sentence is None else (last, re.sub(r"\d+", "", sentence))
-        if found is not None and found != self._warned:  # once, and again at the end if it is still so
-            logger.warning("step %d: %s", state.global_step, sentence)
-        self._warned = found
-
-
-class ResumedCallback(TrainerCallback):
-    """Refuses to train a finished run for one more step, as the Trainer would; says where its length has changed."""
-
-    max_steps: int | None = None  # that the run was started with
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Compare the steps done with the steps wanted."""
-        if state.global_step >= state.max_steps > 0:
-            raise ValueError(
-                f"`resume_from_checkpoint` must be a run that is not finished, got {state.global_step} of "
-                f"{state.max_steps} steps done; raise num_train_epochs or max_steps."
-            )
-        if self.max_steps not in (None, state.max_steps) and state.is_world_process_zero:
-            logger.warning(
-                "this run was started for %s steps and now goes on to %s: what follows the share of training done, "
-                "such as a schedule, goes on at another place",
-                self.max_steps,
-                state.max_steps,
-            )
 
 
 class AnnealingCallback(TrainerCallback):
@@ -419,3 +243,181 @@ class FinishCallback(TrainerCallback):
                     batch["vectors"] = model.model.encoder(**text).pooler_output
                 parts.append(batch["vectors"].float().cpu().numpy())
         return np.concatenate(parts)
+
+
+class ResumedCallback(TrainerCallback):
+    """Refuses to train a finished run for one more step, as the Trainer would; says where its length has changed."""
+
+    max_steps: int | None = None  # that the run was started with
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Compare the steps done with the steps wanted."""
+        if state.global_step >= state.max_steps > 0:
+            raise ValueError(
+                f"`resume_from_checkpoint` must be a run that is not finished, got {state.global_step} of "
+                f"{state.max_steps} steps done; raise num_train_epochs or max_steps."
+            )
+        if self.max_steps not in (None, state.max_steps) and state.is_world_process_zero:
+            logger.warning(
+                "this run was started for %s steps and now goes on to %s: what follows the share of training done, "
+                "such as a schedule, goes on at another place",
+                self.max_steps,
+                state.max_steps,
+            )
+
+
+class CollapseMonitor(TrainerCallback):
+    """At every evaluation, statistics of the latent on some rows of the evaluation set; training goes on unchanged.
+
+    Codes are counted as the finished model's, whose threshold holds the wanted number of active dimensions.
+
+    To be added by `trainer.add_callback(CollapseMonitor(trainer))`.
+
+    They are logged as `eval_active_dims` and so on, to wherever the trainer logs; the KL of every dimension goes to
+    TensorBoard as a histogram. Advice, one sentence, is a warning of this module's logger.
+
+    Args:
+        trainer: whose `eval_dataset` is looked at, and which logs.
+        rows: how many of it.
+    """
+
+    def __init__(self, trainer: Trainer, rows: int = 1000) -> None:
+        self.trainer, self.rows = trainer, rows
+        self.statistics: dict[str, Any] = {}  # of the last evaluation; see `corpus_statistics`
+        self._warned: tuple[bool, str] | None = None  # whether at the end, and the sentence without numbers
+
+    def figures(self) -> dict[str, float]:
+        """What was logged at the last evaluation, by its names in the log."""
+        return {f"eval_{name}": self.statistics[name] for name in LOGGED if name in self.statistics}
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Measure, log, advise; the first process does so for all."""
+        if self.trainer.eval_dataset is None or not state.is_world_process_zero:
+            return
+        model = unwrap(self.trainer.model)
+        modes = model.training
+        with torch.random.fork_rng():  # training goes on as if nobody had looked
+            threshold = getattr(model.config, "active_threshold", None)
+            hold_target(model.eval(), held_out_batches(self.trainer, CALIBRATION_ROWS))
+            self.statistics = corpus_statistics(model, held_out_batches(self.trainer, self.rows))
+            if threshold is not None:  # training goes by its own
+                model.config.active_threshold = threshold
+        model.train(modes)
+        self.trainer.log(self.figures())
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                kl = torch.tensor(self.statistics.get("kl_per_dimension", [0.0]))
+                callback.tb_writer.add_histogram("eval/kl_per_dimension", kl, state.global_step)
+        sentence = advice(self.statistics, model.config)
+        last = 0 < state.max_steps <= state.global_step
+        found = None if sentence is None else (last, re.sub(r"\d+", "", sentence))
+        if found is not None and found != self._warned:  # once, and again at the end if it is still so
+            logger.warning("step %d: %s", state.global_step, sentence)
+        self._warned = found
+
+
+def report_steps(trainer: Trainer, remedy: str | None = None) -> None:
+    """Let a trainer report by `ReportCallback`, in place of what transformers prints.
+
+    Args:
+        trainer: a trainer of any kind.
+        remedy: advice for a run with hours left on a CPU.
+    """
+    usual = [trainer.pop_callback(kind) for kind in (PrinterCallback, ProgressCallback, ReportCallback)]
+    if any(callback is not None for callback in usual):  # in a notebook there is a table, which stays
+        trainer.add_callback(ReportCallback(remedy))
+        if sys.stderr.isatty() and not trainer.args.disable_tqdm:
+            trainer.add_callback(_Bars())
+
+
+class ReportCallback(TrainerCallback):
+    """Says how long training is, soon how much time is left, and every log in one line, with the time left again.
+
+    Args:
+        remedy: what to do where much time is left on a CPU.
+    """
+
+    def __init__(self, remedy: str | None = None) -> None:
+        self.remedy = remedy
+        self.training = False
+        self._start: tuple[int, float] | None = None  # step and time that the estimate counts from
+        self._left: float | None = None  # seconds, once that is known
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Say the number of steps and the device."""
+        self.training, self._start, self._left = state.is_world_process_zero, None, None
+        if not self.training:
+            return
+        batches, parts = kwargs.get("train_dataloader"), []
+        if has_length(batches):
+            epochs = state.max_steps * args.gradient_accumulation_steps / max(1, len(batches))
+            parts.append(f"{figure(epochs)} epochs")
+        if state.global_step:
+            parts.append(f"from step {state.global_step:,} on")
+        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        steps = f"{state.max_steps:,} steps of {rows:,} rows" + (f" ({', '.join(parts)})" if parts else "")
+        say(f"training: {steps}, on {device_name(args.device)}")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Reckon how much time is left, by the steps after the first, which is slower; say it when it is known."""
+        if not self.training:
+            return
+        now = time.monotonic()
+        if self._start is None:
+            self._start = state.global_step, now
+        steps, seconds = state.global_step - self._start[0], now - self._start[1]
+        known = seconds >= ESTIMATE_SECONDS or (steps >= ESTIMATE_STEPS and seconds >= LEAST_SECONDS)
+        if not known or steps == 0:
+            return
+        first, self._left = self._left is None, (state.max_steps - state.global_step) * seconds / steps
+        if first:
+            slow = self.remedy is not None and self._left >= LONG_RUN and torch.device(args.device).type == "cpu"
+            say(f"about {duration(self._left)} left" + (f"; {self.remedy}" if slow else ""))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Print one line, while training."""
+        if not self.training or not logs:
+            return
+        if "train_runtime" in logs:
+            say(f"trained for {duration(logs['train_runtime'])}")
+            return
+        held_out = any(name.startswith("eval_") for name in logs)
+        group = "train" if not held_out else ("held out" if "eval_loss" in logs else "codes")
+        named = {name.removeprefix("eval_"): value for name, value in logs.items()}
+        kept = {name: value for name, value in named.items() if not any(part in name for part in NOT_SHOWN)}
+        shown = [
+            f"{LABELS.get(name, name.replace('_', ' '))} {value if isinstance(value, str) else figure(value, 4)}"
+            for name, value in kept.items()
+        ]
+        if group == "train" and self._left is not None and self._left >= SHORT_RUN:
+            shown.append(f"about {duration(self._left)} left")
+        width = len(f"{state.max_steps:,}")
+        say(f"step {state.global_step:>{width},}/{state.max_steps:,}  {group:<8}  {', '.join(shown)}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Say no more: what is logged later is the caller's to print."""
+        self.training = False
+
+
+class _Bars(ProgressCallback):
+    """The bars of transformers, without its lines."""
+
+    def on_log(self, *args: object, **kwargs: object) -> None:
+        """Print nothing."""

@@ -122,20 +122,17 @@ def fit(
         return run_training(data, config_fields, arguments, arrays).model
 
 
-def files_of(rows: Rows) -> list[str | None]:
+def files_of(rows: Rows) -> list[str]:
     """The files that rows in memory are read from: those of a `Dataset`, and of a memory-mapped array."""
-    if isinstance(rows, Dataset):
-        return [file["filename"] for file in rows.cache_files]
-    if not isinstance(rows, dict):
-        return []
-    files: list[str | None] = []
-    for part in rows.values():
+    files: list[str] = []
+    for part in rows.values() if isinstance(rows, dict) else [rows]:
         if isinstance(part, Dataset):
-            files += files_of(part)
+            files += [file["filename"] for file in part.cache_files]
         base: Any = part
-        while base is not None and not isinstance(base, np.memmap):
-            base = getattr(base, "base", None)
-        files += [] if base is None else [str(base.filename)]
+        while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+            base = base.base
+        if isinstance(base, np.memmap):
+            files.append(str(base.filename))
     return files
 
 
