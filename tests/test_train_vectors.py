@@ -17,7 +17,7 @@ import hsvae_hf
 from hsvae_hf.encoding import encode_vectors, sentence_vectors
 from hsvae_hf.hub import model_card
 from hsvae_hf.loading import load_for_inference
-from hsvae_hf.options import default_target, draft
+from hsvae_hf.options import code_options, draft
 
 TRAIN = ["--latent_size", 6, "--max_steps", 4, "--eval_steps", 2, "--save_steps", 2, "--report_to", "none"]
 
@@ -102,7 +102,7 @@ def test_from_vectors_to_codes_and_on_with_the_same_vectors_alone(tmp_path):
 def test_gates_of_vectors_are_balanced_to_a_share_unless_said(words, target, warmup, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--vectors", "x.npy", "--output_dir", "x", *words])
     data, flags, arguments = runpy.run_path(str(ROOT / "scripts/train.py"))["parse_arguments"]()
-    found = default_target(draft(data, flags)) or flags["target_active_dims"]
+    found = code_options(draft(data, flags), flags).get("target_active_dims")
     assert (found, arguments.kl_warmup_steps) == (target, warmup)
     assert flags["similarity_weight"] == (0 if "released" in words else 20)
     assert flags["gate_concentration_min"] == (0.5 if "released" in words else 0.001)

@@ -166,5 +166,5 @@ def test_pseudo_inputs_do_not_decay(tmp_path):
     options = {"report_to": "none", "eval_strategy": "no"}
     trainer = TextVAETrainer(model, TextVAETrainingArguments(output_dir=str(tmp_path), **options))
     decaying = set(trainer.get_decay_parameter_names(model))
-    assert {"decoder.output.weight", "model.latent_head.posterior.weight"} <= decaying
+    assert {"model.decoder.output.weight", "model.latent_head.posterior.weight"} <= decaying
     assert "model.latent_head.pseudo_inputs" in {name for name, _ in model.named_parameters()} - decaying
