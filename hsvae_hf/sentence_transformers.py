@@ -136,7 +136,7 @@ def encode_sentences(
     with torch.inference_mode():
         for start in trange(0, len(order), batch_size, desc="encode", disable=not show_progress_bar):
             batch = [sentences[row] for row in order[start : start + batch_size]]
-            features = encoder.preprocess(batch, prompt=prompt)
+            features = encoder.preprocess(batch, prompt=prompt, **({"task": task} if task else {}))
             features = {name: _moved(value, encoder.device) for name, value in features.items()}
             found = encoder(features, **options)["sentence_embedding"]
             blocks.append(sparse.csr_matrix(found.float().cpu().numpy()))
