@@ -33,7 +33,6 @@ from hsvae_hf.models.pooling import read_pooling
 from hsvae_hf.sentence_transformers import SparseCodes, add_codes, encode_sentences, find_codes, fit_sentence_encoder
 from hsvae_hf.sparse_encoder_training import HSVAELoss, SparseCodesCallback
 
-
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
