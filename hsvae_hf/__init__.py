@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from hsvae_hf.encoding import encode, encode_stream, encode_vectors
     from hsvae_hf.explanation import explain
     from hsvae_hf.loading import load_for_inference
+    from hsvae_hf.sentence_transformers import SparseCodes, fit_sentence_encoder  # noqa: F401 - see `__all__`
     from hsvae_hf.training import fit, train
 
 __version__ = "0.1.0"
 
-_HOMES = {  # functions, and the modules that they are in
+_HOMES = {  # functions and classes, and the modules that they are in
+    "SparseCodes": "sentence_transformers",
     "calibrate_threshold": "active_dims",
     "code_lengths": "decoding",
     "decode_codes": "decoding",
@@ -32,11 +34,12 @@ _HOMES = {  # functions, and the modules that they are in
     "encode_vectors": "encoding",
     "explain": "explanation",
     "fit": "training",
+    "fit_sentence_encoder": "sentence_transformers",
     "load_for_inference": "loading",
     "load_text_dataset": "data",
     "train": "training",
 }
-__all__ = [
+__all__ = [  # what needs an extra is not of `from hsvae_hf import *`
     "calibrate_threshold",
     "code_lengths",
     "decode_codes",

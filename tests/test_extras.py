@@ -19,7 +19,8 @@ PACKAGE = Path(hsvae_hf.__file__).parent
 ROOT = PACKAGE.parent
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = METADATA["project"]
-MODULES = [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
+NEED_EXTRA = {"sentence_transformers", "sparse_encoder_training"}  # classes of modules of sentence-transformers
+MODULES = [path for path in PACKAGE.glob("*.py") if path.stem not in {"__init__", *NEED_EXTRA}]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 # transformers' Trainer and model cards of the Hub import the first three; `hsvae_hf.metrics` are `evaluate` modules.
 UNIMPORTED = {"accelerate", "jinja2", "tensorboard", "evaluate"}
@@ -107,6 +108,8 @@ CALLS = [  # what needs extras, and which packages it names
     ("sklearn", "from hsvae_hf.probes import probe_accuracy; probe_accuracy(x, x[0], x, x[0])"),
     ("sklearn", "from hsvae_hf.probes import tfidf_accuracy; tfidf_accuracy({'text': ['a'], 'label': [0]}, None)"),
     ("sklearn", "from hsvae_hf.explanation import describe_dimensions; describe_dimensions(csr_matrix(x), ['a', 'b'])"),
+    ("sentence_transformers", "import hsvae_hf; hsvae_hf.fit_sentence_encoder(None, [])"),
+    ("sentence_transformers", "import hsvae_hf.sparse_encoder_training"),
     ("matplotlib", "from hsvae_hf.plots import plot_gate_heatmap; plot_gate_heatmap(x, ['a', 'b'], 'picture.png')"),
     (
         "matplotlib, sklearn",
@@ -151,7 +154,8 @@ for call in {scripts}:
 """)  # one process for all: importing torch is what takes the time
     for (package, call), line in zip(CALLS, lines, strict=False):
         assert package in line, (call, line)
-        assert "hsvae_hf[train]" in line, (call, line)
+        extra = "sentence-transformers" if package == "sentence_transformers" else "train"
+        assert f"hsvae_hf[{extra}]" in line, (call, line)
     for path, line in zip(SCRIPTS, lines[len(CALLS) :], strict=True):
         status, said = json.loads(line)
         assert status == (2 if path.name in RUNS else 0), (path.name, said)

@@ -74,8 +74,8 @@ def _read_modules(name_or_path: str, modules: list[dict[str, Any]]) -> tuple[dic
     def refuse(found: str) -> ValueError:
         return ValueError(
             "`encoder_name_or_path` must be a transformer with mean, CLS or last-token pooling and perhaps "
-            f"normalisation, got {name_or_path!r} with {found}; compute its vectors elsewhere and train on them, with "
-            "`encoder_type='vector'`."
+            f"normalisation, got {name_or_path!r} with {found}; train codes behind it as it is, with "
+            "`hsvae_hf.fit_sentence_encoder(SentenceTransformer(name), sentences)`."
         )
 
     for module in modules:
