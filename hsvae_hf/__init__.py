@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hsvae_hf.active_dims import calibrate_threshold
     from hsvae_hf.data import load_text_dataset
     from hsvae_hf.encoding import encode, encode_stream, encode_vectors
+    from hsvae_hf.evaluation import evaluate_codes
     from hsvae_hf.explanation import explain
     from hsvae_hf.loading import load_for_inference
     from hsvae_hf.training import fit, train
@@ -26,6 +27,7 @@ _HOMES = {  # functions, and the modules that they are in
     "encode": "encoding",
     "encode_stream": "encoding",
     "encode_vectors": "encoding",
+    "evaluate_codes": "evaluation",
     "explain": "explanation",
     "fit": "training",
     "load_for_inference": "loading",
@@ -37,6 +39,7 @@ __all__ = [
     "encode",
     "encode_stream",
     "encode_vectors",
+    "evaluate_codes",
     "explain",
     "fit",
     "load_for_inference",

@@ -1,5 +1,6 @@
 """Codes measured as the field measures vectors: retrieval, similarity, neighbours, classes, at a budget."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ QUERY_ACTIVE_DIMS = 32, 128
 MEASURES = "neighbours", "knn", "logistic", "clustering", "probing"
 POOL_ROWS = 2000  # whose neighbours are looked at: all pairs are compared
 PROBED_DIMS = 1, 5
+MAIN_SCORES = {"retrieval": "ndcg@10", "similarity": "spearman", "classification": "knn@10"}
 QUANTISED_ROWS = 1000  # that choose the bits of a value
 
 
@@ -70,7 +72,7 @@ def evaluate_codes(
     training: np.ndarray | None = None,
     protocol: Protocol | None = None,
     name: str = "HSVAE",
-) -> Iterator[Row]:
+) -> list[Row]:
     """Measure a model on tasks at every budget.
 
     Args:
@@ -86,39 +88,51 @@ def evaluate_codes(
         protocol: what is measured.
         name: of the system in the rows.
 
-    Yields:
-        A row for each task and system: `task`, `kind`, `split`, `system`, `budget` (see `System`), `scores` by name,
-        `codes` (see `sparsity_scores`), and `encode_seconds` for `encode_rows`. All of it is fit for JSON.
+    Returns:
+        A row for each task and system, fit for JSON: `task`, `kind`, `split`, `system`, `budget` (see `System`),
+        `scores` by name, `codes` (see `sparsity_scores`), and `encode_seconds` for `encode_rows`. A score that is not
+        defined, such as the correlation of a constant, is None.
 
     Raises:
         ValueError: if the model is none of this package, or its vectors are of another encoder.
     """
     check_model(model)
     protocol = Protocol() if protocol is None else protocol
+    rows: list[Row] = []
     for task in tasks:
         measured = TaskEvaluation(task, protocol)
-        fitted_on = task.training if training is None else training
+        vectors = task.training if training is None else training
         if with_baselines:
-            yield from measured.text_rows()
-            budgets = [budget for budget in active_dims if budget is not None]
-            for system in baselines(fitted_on, budgets):
-                yield measured.row(system)
-        for budget in active_dims:
-            yield measured.row(System(name, _named(budget), _coder(model, tokenizer, budget)))
-        for size in bytes_per_code:
-            yield measured.row(quantised_system(model, size, fitted_on, name))
+            rows += measured.baseline_rows(vectors, [budget for budget in active_dims if budget is not None])
+        systems = model_systems(model, vectors, active_dims, bytes_per_code, tokenizer, name)
+        rows += [measured.row(system) for system in systems]
+    return rows
 
 
-def _named(budget: int | None) -> dict[str, int]:
-    return {} if budget is None else {"active_dims": budget}
+def model_systems(
+    model: PreTrainedModel,
+    vectors: np.ndarray,
+    active_dims: Sequence[int | None],
+    bytes_per_code: Sequence[int] = (),
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    name: str = "HSVAE",
+) -> Iterator[System]:
+    """A model at each of its budgets; the arguments are those of `evaluate_codes`, and `vectors` its `training`.
 
-
-def _coder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, budget: int | None) -> Coder:
-    if not model.config.decodes_words:
-        return ModelCoder(model, budget)
-    if tokenizer is None:
+    Raises:
+        ValueError: as `evaluate_codes`.
+    """
+    words = model.config.decodes_words
+    if words and tokenizer is None:
         raise ValueError("`tokenizer` must be the model's for one that decodes words, got None; pass it.")
-    return TextModelCoder(model, tokenizer, budget)
+    if words and bytes_per_code:
+        raise ValueError(f"`bytes_per_code` needs a model of vectors, got {list(bytes_per_code)}; leave it out.")
+    for count in active_dims:
+        budget = {} if count is None else {"active_dims": count}
+        coder = TextModelCoder(model, tokenizer, count) if tokenizer is not None and words else ModelCoder(model, count)
+        yield System(name, budget, coder)
+    for size in bytes_per_code:
+        yield quantised_system(model, size, vectors, name)
 
 
 def quantised_system(model: PreTrainedModel, size: int, vectors: np.ndarray, name: str = "HSVAE") -> System:
@@ -187,15 +201,29 @@ class TaskEvaluation:
         pool = Coding.join([codings[part] for part in self.task.pool_parts]).take(self.pool)
         scores = self._task_scores(codings) | self._pool_scores(pool)
         return self._row(system.name, system.budget) | {
-            "scores": scores,
+            "scores": {score: value if math.isfinite(value) else None for score, value in scores.items()},
             "codes": scores_of.sparsity_scores(pool.codes, self.lengths),
             "encode_rows": sum(len(vectors) for vectors in self.task.vectors.values()),
             "encode_seconds": encoded,
             "seconds": time.perf_counter() - started,
         }
 
-    def text_rows(self) -> Iterator[Row]:
-        """TF-IDF, and BM25 where documents are ranked, if the task has text and its extra is installed."""
+    def baseline_rows(self, vectors: np.ndarray, active_dims: Sequence[int]) -> Iterator[Row]:
+        """Systems without training, of words where the task has text, and of vectors.
+
+        Args:
+            vectors: that those of vectors are fitted on, `(rows, size)`.
+            active_dims: budgets of non-zeros.
+
+        Raises:
+            ImportError: without the extra `eval`.
+        """
+        yield from self._text_rows()
+        for system in baselines(vectors, active_dims):
+            yield self.row(system)
+
+    def _text_rows(self) -> Iterator[Row]:
+        """TF-IDF, and BM25 where documents are ranked, if the task has text."""
         if not all(part in self.task.texts for part in self.task.vectors):
             return
         task = self.task
@@ -291,3 +319,33 @@ class TaskEvaluation:
                 found = scores_of.neighbour_scores(dot(query_side, document_side), self.reference)
                 scores |= {f"{name}_{score}": value for score, value in found.items()}
         return scores
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    r"""Lines of a table of rows of one task: the main score of its kind, and neighbours, symmetric and dense query.
+
+    Args:
+        rows: of `evaluate_codes`, of one task.
+
+    Example:
+        >>> scores = {"cosine_ndcg@10": 0.4, "asymmetric_ndcg@10": 0.42, "cosine_neighbours@10": 0.6}
+        >>> row = {"task": "cranfield", "kind": "retrieval", "split": "all", "system": "mine", "scores": scores}
+        >>> print(*table([row | {"budget": {"active_dims": 16}, "codes": {"active_dims": 15.5}}]), sep="\n")
+        cranfield (all)        non-zeros  bytes  ndcg@10  dense query  neighbours  dense query
+        mine                        15.5      -    0.400        0.420       0.600            -
+    """
+    main = MAIN_SCORES[rows[0]["kind"]]
+    heads = ("non-zeros", "bytes", main, "dense query", "neighbours", "dense query")
+    width = max([len(f"{row['task']} ({row['split']})") for row in rows] + [len(row["system"]) for row in rows]) + 4
+    width = max(width, 21)
+    lines = ["  ".join([f"{rows[0]['task']} ({rows[0]['split']})".ljust(width), *heads])]
+    for row in rows:
+        scores, budget = row["scores"], row["budget"]
+        symmetric = scores.get(f"cosine_{main}", scores.get(f"dot_{main}"))
+        values = [f"{symmetric:.3f}" if symmetric is not None else "-"]
+        for name in (f"asymmetric_{main}", "cosine_neighbours@10", "asymmetric_neighbours@10"):
+            values.append(f"{scores[name]:.3f}" if scores.get(name) is not None else "-")
+        active = f"{row['codes']['active_dims']:.1f}" if "codes" in row else "-"
+        cells = [active, str(budget.get("bytes", "-")), *values]
+        lines.append("  ".join([row["system"].ljust(width), *map(str.rjust, cells, map(len, heads))]))
+    return lines

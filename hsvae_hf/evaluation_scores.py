@@ -169,12 +169,12 @@ def v_measure(codes: Matrix, labels: np.ndarray, seeds: int = CLUSTERING_SEEDS) 
     Raises:
         ImportError: without scikit-learn.
     """
-    require("sklearn")
+    require("sklearn", extra="eval")
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.metrics import v_measure_score
 
     rows, clusters = unit(codes), len(np.unique(labels))
-    runs = [MiniBatchKMeans(clusters, batch_size=512, n_init=3, random_state=seed) for seed in range(seeds)]
+    runs = [MiniBatchKMeans(clusters, batch_size=512, n_init="auto", random_state=seed) for seed in range(seeds)]
     return float(np.mean([v_measure_score(labels, run.fit_predict(rows)) for run in runs]))
 
 
@@ -194,7 +194,7 @@ def sparse_probing(train: Matrix, labels: np.ndarray, test: Matrix, truth: np.nd
     Raises:
         ImportError: without scikit-learn.
     """
-    require("sklearn")
+    require("sklearn", extra="eval")
     from sklearn.linear_model import LogisticRegression
 
     learned, judged = as_dense(train), as_dense(test)

@@ -3,16 +3,19 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
 from scipy import sparse
 
 from hsvae_hf.command_line import choose
+from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
+from hsvae_hf.models import HSVAEForPreTraining
 
 Embed: TypeAlias = Callable[[list[str]], np.ndarray]  # sentences to vectors, (rows, size)
-Split: TypeAlias = Literal["validation", "test"]
 
 SPLITS = "validation", "test"
 HELD_OUT_EVERY = 5  # of a classification set without a validation split, every fifth row of train
@@ -113,7 +116,7 @@ def load_tasks(
     embed: Embed | None = None,
     vectors_dir: str | Path | None = None,
     tasks: Sequence[str] | None = None,
-    split: Split = "test",
+    split: str = "test",
     max_samples: int | None = 2500,
     max_train_samples: int | None = 8000,
 ) -> Iterator[Task]:
@@ -150,6 +153,23 @@ def load_tasks(
     names = list(folders) if tasks is None else [choose("tasks", name, folders) for name in tasks]
     limits = max_train_samples, max_samples
     return (_load_task(folders[name], _Vectors(name, embed, vectors_dir), split, limits) for name in names)
+
+
+def frozen_encoder(encoder_name_or_path: str, max_length: int | None = None, device: str = "cpu") -> Embed:
+    """What makes vectors of sentences; they are computed once and kept on disk.
+
+    Args:
+        encoder_name_or_path: a sentence encoder, a folder or a Hub id.
+        max_length: tokens per sentence; None takes what the encoder itself says.
+        device: to encode on.
+
+    Raises:
+        ValueError: if there is no such encoder.
+    """
+    tokenizer = load_encoder_tokenizer(encoder_name_or_path, max_length)
+    model = HSVAEForPreTraining.from_encoder_pretrained(encoder_name_or_path, decoder_type="vector", latent_size=1)
+    model.eval().to(torch.device(device))
+    return lambda texts: embed_dataset(Dataset.from_dict({"text": texts}), model, tokenizer)
 
 
 def find_tasks(suite: str | Path) -> dict[str, Path]:
@@ -211,7 +231,7 @@ class _Vectors:
         return np.asarray(np.load(path, allow_pickle=False))
 
 
-def _load_task(folder: Path, vectors: _Vectors, split: Split, limits: tuple[int | None, int | None]) -> Task:
+def _load_task(folder: Path, vectors: _Vectors, split: str, limits: tuple[int | None, int | None]) -> Task:
     kind = _kind(folder)
     if kind == "retrieval":
         return _load_retrieval(folder, vectors)
@@ -247,7 +267,7 @@ def _load_retrieval(folder: Path, vectors: _Vectors) -> RetrievalTask:
     return RetrievalTask(name=folder.name, split="all", vectors=parts, texts=texts, relevance=relevance)
 
 
-def _load_similarity(folder: Path, vectors: _Vectors, split: Split) -> SimilarityTask:
+def _load_similarity(folder: Path, vectors: _Vectors, split: str) -> SimilarityTask:
     columns = _read(folder, split)
     texts = {"first": columns["sentence1"], "second": columns["sentence2"]}
     parts = {part: vectors(f"{split}-{number}", texts[part]) for number, part in enumerate(texts, 1)}
@@ -256,7 +276,7 @@ def _load_similarity(folder: Path, vectors: _Vectors, split: Split) -> Similarit
 
 
 def _load_classification(
-    folder: Path, vectors: _Vectors, split: Split, limits: tuple[int | None, int | None]
+    folder: Path, vectors: _Vectors, split: str, limits: tuple[int | None, int | None]
 ) -> ClassificationTask:
     held_out = split == "validation" and not (folder / "validation.parquet").exists()
     files = {"train": "train", "test": "train" if held_out else split}
