@@ -89,10 +89,11 @@ def measure(options: EvaluateCodesArguments, protocol: Protocol, output: Path) -
     """Load, measure task by task, print, write."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     say(f"evaluate_codes.py: {options.suite}, {options.split} rows, on {device_name(device)}")
-    models = {}
+    models: dict[str, tuple[Any, Any]] = {}
     for name in options.model_name_or_path:
+        model: Any
         model, tokenizer = load_for_inference(name, AutoModelForPreTraining)
-        models[name] = model.to(torch.device(device)), tokenizer
+        models[name] = model.to(device), tokenizer
         say(f"{name}: {model_facts(model)}")
     training = None if options.training_vectors is None else load_vectors(options.training_vectors)
     embed = None
