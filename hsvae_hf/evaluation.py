@@ -41,7 +41,7 @@ QUANTISED_ROWS = 1000  # that choose the bits of a value
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class EvaluationProtocol:
     """What is measured of every system.
 
     Attributes:
@@ -70,7 +70,7 @@ def evaluate_codes(
     tokenizer: PreTrainedTokenizerBase | None = None,
     with_baselines: bool = False,
     training: np.ndarray | None = None,
-    protocol: Protocol | None = None,
+    protocol: EvaluationProtocol | None = None,
     name: str = "HSVAE",
 ) -> list[Row]:
     """Measure a model on tasks at every budget.
@@ -97,7 +97,7 @@ def evaluate_codes(
         ValueError: if the model is none of this package, or its vectors are of another encoder.
     """
     check_model(model)
-    protocol = Protocol() if protocol is None else protocol
+    protocol = EvaluationProtocol() if protocol is None else protocol
     rows: list[Row] = []
     for task in tasks:
         measured = TaskEvaluation(task, protocol)
@@ -179,9 +179,9 @@ class TaskEvaluation:
         1.0
     """
 
-    def __init__(self, task: Task, protocol: Protocol | None = None) -> None:
+    def __init__(self, task: Task, protocol: EvaluationProtocol | None = None) -> None:
         self.task = task
-        self.protocol = Protocol() if protocol is None else protocol
+        self.protocol = EvaluationProtocol() if protocol is None else protocol
         self.pool = task.pool(self.protocol.pool_rows, self.protocol.seed)
         pool_vectors = np.concatenate([task.vectors[part] for part in task.pool_parts])[self.pool]
         self.reference = None

