@@ -296,15 +296,16 @@ class TaskEvaluation:
 
     def _classification(self, task: ClassificationTask, train: Coding, test: Coding) -> dict[str, float]:
         labels, truth, measures = task.labels["train"], task.labels["test"], self.protocol.measures
+        narrow = train.codes.shape[1] <= scores_of.DENSE_WIDTH  # not of words, whose probe is that of TF-IDF
         scores: dict[str, float] = {}
         if "knn" in measures:
             for name, query_side, document_side in self._sides(test, train):
                 scores[f"{name}_knn@10"] = scores_of.knn_accuracy(dot(query_side, document_side), labels, truth)
-        if "logistic" in measures:
+        if "logistic" in measures and narrow:
             scores["logistic_accuracy"] = probe_accuracy(train.codes, labels, test.codes, truth)
         if "clustering" in measures:
             scores["v_measure"] = scores_of.v_measure(test.codes, truth)
-        if "probing" in measures and train.codes.shape[1] <= scores_of.DENSE_WIDTH:
+        if "probing" in measures and narrow:
             for count in PROBED_DIMS:
                 found = scores_of.sparse_probing(train.codes, labels, test.codes, truth, count)
                 scores[f"sparse_probing@{count}"] = found
