@@ -14,6 +14,7 @@ from hsvae_hf.models import *  # noqa: F403 - its `__all__` is the list of model
 if TYPE_CHECKING:
     from hsvae_hf.active_dims import calibrate_threshold
     from hsvae_hf.data import load_text_dataset
+    from hsvae_hf.decoding import code_lengths, decode_codes, encode_queries
     from hsvae_hf.encoding import encode, encode_stream, encode_vectors
     from hsvae_hf.evaluation import evaluate_codes
     from hsvae_hf.explanation import explain
@@ -24,7 +25,10 @@ __version__ = "0.1.0"
 
 _HOMES = {  # functions, and the modules that they are in
     "calibrate_threshold": "active_dims",
+    "code_lengths": "decoding",
+    "decode_codes": "decoding",
     "encode": "encoding",
+    "encode_queries": "decoding",
     "encode_stream": "encoding",
     "encode_vectors": "encoding",
     "evaluate_codes": "evaluation",
@@ -36,7 +40,10 @@ _HOMES = {  # functions, and the modules that they are in
 }
 __all__ = [
     "calibrate_threshold",
+    "code_lengths",
+    "decode_codes",
     "encode",
+    "encode_queries",
     "encode_stream",
     "encode_vectors",
     "evaluate_codes",

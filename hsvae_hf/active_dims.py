@@ -112,9 +112,10 @@ def _check_target(model: PreTrainedModel, target_active_dims: object) -> None:
             f"`model` must have gates with a threshold, got a {model.config.model_type}; use another type."
         )
     number = isinstance(target_active_dims, Real) and not isinstance(target_active_dims, bool)
-    if not number or not 0 < cast(float, target_active_dims) < _most_active_dims(model):
+    least = model.config.min_active_dims
+    if not number or not least < cast(float, target_active_dims) < _most_active_dims(model):
         raise ValueError(
-            f"`target_active_dims` must be between 0 and {_most_active_dims(model)}, got {target_active_dims!r}; "
+            f"`target_active_dims` must be between {least} and {_most_active_dims(model)}, got {target_active_dims!r}; "
             "choose such a number."
         )
 
@@ -165,14 +166,13 @@ def _fit_threshold(
     if not parts:
         raise ValueError("`batches` must hold at least one batch of the model's input, got none; give some rows.")
     gates = torch.cat(parts).float().numpy()  # (rows, latent_size); a dimension is on below the threshold
-    most = _most_active_dims(model)
-    candidates = np.partition(gates, most - 1, axis=1)[:, :most]  # a code never has more non-zeros
-    ascending = np.sort(candidates, axis=None)
-    wanted = round(target_active_dims * len(gates))  # non-zeros of all rows together
+    least, most = model.config.min_active_dims, _most_active_dims(model)
+    ascending = np.sort(np.sort(gates, axis=1)[:, least:most], axis=None)  # gates that the threshold decides on
+    wanted = round((target_active_dims - least) * len(gates))  # non-zeros of all rows together, beside the fewest
     wanted = min(max(wanted, 1), len(ascending) - 1)  # one gate below the threshold and one above
     last_on, first_off = ascending[wanted - 1].astype(np.float64), ascending[wanted].astype(np.float64)
     threshold = float(np.clip((last_on + first_off) / 2, SMALLEST_THRESHOLD, 1 - SMALLEST_THRESHOLD))
-    counts = np.minimum((gates < threshold).sum(axis=1), most)
+    counts = (gates < threshold).sum(axis=1).clip(least, most)
     nearest = float(counts.mean())
     if abs(nearest - target_active_dims) > max(0.5, 0.1 * target_active_dims):
         raise ValueError(

@@ -24,7 +24,7 @@ from hsvae_hf.input_checks import (
     check_tokenizer,
     check_vectors,
 )
-from hsvae_hf.models.modeling_text_vae import TextVAEModel, keep_largest
+from hsvae_hf.models.modeling_text_vae import TextVAEModel
 from hsvae_hf.tokens import check_limit, token_limit
 
 _WINDOW = 8192  # sentences that `encode` sorts by length together
@@ -43,6 +43,7 @@ def encode(
     max_active_dims: int | None = None,
     max_length: int | None = None,
     prompt_name: str | None = None,
+    active_dims: int | None = None,
 ) -> sparse.csr_matrix:
     """Encode sentences to sparse codes, one row per sentence, in the order given.
 
@@ -67,6 +68,8 @@ def encode(
         max_length: truncate to this many tokens, more than the tokenizer's special tokens of a sentence; None takes
             the tokenizer's `model_max_length`.
         prompt_name: which of the model's `prompts` goes before every sentence; None takes its default, if it has one.
+        active_dims: exactly this many non-zeros per code, the strongest dimensions (>= 1), whatever the gates and the
+            model's limits say; None leaves it to them. Models whose code is not ranked by gates give at most as many.
 
     Returns:
         Codes, `(len(sentences), latent_size)`, float32, zeros not stored; `(0, latent_size)` for no sentences.
@@ -81,7 +84,7 @@ def encode(
     >>> encode(HSVAEModel(HSVAEConfig(vocab_size=len(tokenizer), latent_size=16)), tokenizer, ["a dog", "a cat"]).shape
     (2, 16)
     """
-    options = (batch_size, show_progress_bar, max_active_dims, max_length, prompt_name)
+    options = (batch_size, show_progress_bar, max_active_dims, max_length, prompt_name, active_dims)
     return _stack(model, list(encode_stream(model, tokenizer, sentences, *options)))
 
 
@@ -92,7 +95,11 @@ def _stack(model: PreTrainedModel, blocks: list[sparse.csr_matrix]) -> sparse.cs
 
 
 def encode_vectors(
-    model: PreTrainedModel, vectors: np.ndarray, batch_size: int = 1024, max_active_dims: int | None = None
+    model: PreTrainedModel,
+    vectors: np.ndarray,
+    batch_size: int = 1024,
+    max_active_dims: int | None = None,
+    active_dims: int | None = None,
 ) -> sparse.csr_matrix:
     """Encode sentence vectors to sparse codes: the light form of `encode`, for vectors that are there already.
 
@@ -102,6 +109,7 @@ def encode_vectors(
             trained on are warned of.
         batch_size: rows per forward pass (>= 1).
         max_active_dims: as in `encode`.
+        active_dims: as in `encode`.
 
     Returns:
         Codes, `(rows, latent_size)`, float32, zeros not stored.
@@ -116,7 +124,7 @@ def encode_vectors(
     (2, 6)
     """
     check_model(model)
-    check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
+    check_positive(batch_size=batch_size, max_active_dims=max_active_dims, active_dims=active_dims)
     if model.config.decodes_words:
         raise ValueError("`model` must be one of `decoder_type='vector'`, got one that reads words; use `encode`.")
     array = check_vectors(model, vectors)
@@ -125,7 +133,7 @@ def encode_vectors(
         for start in range(0, len(array), batch_size):
             part = np.asarray(array[start : start + batch_size], dtype=np.float32)
             batch = {"vectors": torch.from_numpy(part).to(model.device)}
-            blocks.append(_encode_batch(model.base_model, batch, max_active_dims))
+            blocks.append(_encode_batch(model.base_model, batch, max_active_dims, active_dims))
     return _stack(model, blocks)
 
 
@@ -192,6 +200,7 @@ def encode_stream(
     max_active_dims: int | None = None,
     max_length: int | None = None,
     prompt_name: str | None = None,
+    active_dims: int | None = None,
 ) -> Iterator[sparse.csr_matrix]:
     """Encode sentences block by block, in memory that does not grow with their number.
 
@@ -205,11 +214,11 @@ def encode_stream(
     """
     check_text_model(model, tokenizer)
     check_sentences(sentences)
-    check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
+    check_positive(batch_size=batch_size, max_active_dims=max_active_dims, active_dims=active_dims)
     prompt = find_prompt(model.config, prompt_name)
     limit = token_limit(tokenizer) if max_length is None else check_limit(max_length, "`max_length`", tokenizer)
     read = _Reading(tokenizer, batch_size, limit, prompt, show_progress_bar)
-    codes_of = partial(_encode_batch, model.base_model, max_active_dims=max_active_dims)
+    codes_of = partial(_encode_batch, model.base_model, max_active_dims=max_active_dims, active_dims=active_dims)
     windows = read.windows(model, sentences, codes_of, max(batch_size or 1, _WINDOW))
     return (sparse.vstack(parts, format="csr")[order] for parts, order in windows)
 
@@ -299,8 +308,19 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
                     module.training = training
 
 
-def _encode_batch(model: nn.Module, inputs: dict[str, Tensor], max_active_dims: int | None) -> sparse.csr_matrix:
-    output = model(**inputs, return_dict=True)
+def keep_largest(code: Tensor, max_active_dims: int | None) -> Tensor:
+    """Zero all but the `max_active_dims` largest magnitudes of each row of `code` `(batch, latent_size)`."""
+    if max_active_dims is None or max_active_dims >= code.shape[-1]:
+        return code
+    kept = code.abs().topk(max_active_dims, dim=-1).indices
+    return torch.zeros_like(code).scatter(-1, kept, code.gather(-1, kept))
+
+
+def _encode_batch(
+    model: nn.Module, inputs: dict[str, Tensor], max_active_dims: int | None, active_dims: int | None
+) -> sparse.csr_matrix:
+    asked = {} if active_dims is None else {"active_dims": active_dims}
+    output = model(**inputs, **asked, return_dict=True)
     codes = getattr(output, "sparse_embedding", None)
     if codes is None:
         raise ValueError(

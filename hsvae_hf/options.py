@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from hsvae_hf.command_line import MODEL_NAMES, DatasetArguments, choose, config_arguments, nearest
 from hsvae_hf.models import MODELS
 from hsvae_hf.models.configuration_text_vae import refusal
-from hsvae_hf.presets import PRESETS, defaults
+from hsvae_hf.presets import CODE_BUDGETS, CODE_RIDGE, PRESETS, defaults
 from hsvae_hf.training_arguments import TextVAETrainingArguments
 
 
@@ -158,17 +158,29 @@ def draft(data: DataArguments, config_fields: dict[str, Any]) -> Any:
         raise ValueError(refusal(error)) from error
 
 
-def default_target(config: Any) -> float | None:
-    """Non-zeros per code of a model of vectors that balances its gates and is asked for no number; else None.
+def code_options(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What codes of vectors are to be like, where gates are balanced and it is left open; else nothing.
 
-    It is a sixteenth of the dimensions, at most half of `max_active_dims`.
+    The wanted number of non-zeros is a sixteenth of the dimensions, or half of `max_active_dims` where that is less.
+    A code has from half to twice the wanted number.
+
+    Args:
+        config: the configuration as far as it is known.
+        given: fields of the configuration that are given, by name.
     """
     if config.decodes_words or getattr(config, "wanted_active_dims", None) is None:
-        return None
-    if config.target_active_dims is not None:
-        return None
-    most = math.inf if config.max_active_dims is None else config.max_active_dims / 2
-    return float(min(config.latent_size / 16, most))
+        return {}
+    most = config.max_active_dims
+    wanted = config.target_active_dims or min(config.latent_size / 16, math.inf if most is None else most / 2)
+    budgets = [budget for budget in CODE_BUDGETS if budget <= config.latent_size / 2]
+    values = {
+        "target_active_dims": float(wanted),
+        "min_active_dims": int(wanted / 2),
+        "max_active_dims": min(math.ceil(2 * wanted), config.latent_size),
+        "code_ridge": CODE_RIDGE,
+        "code_budgets": budgets or [1],
+    }
+    return {name: value for name, value in values.items() if given.get(name) is None or name == "target_active_dims"}
 
 
 def check_data(data: DataArguments, config: Any) -> None:

@@ -48,8 +48,16 @@ VECTOR_DEFAULTS: dict[str, Any] = {
 HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
     "text-encoder": {"latent_size": 0},  # the width of the encoder's features
     # With concentrations of at least 0.5, every dimension that is off would be drawn on in one sentence of twenty.
-    "hsvae": {"prior_alpha": 10.0, "prior_beta": 0.05, "gate_concentration_min": 0.001},
+    "hsvae": {
+        "prior_alpha": 10.0,
+        "prior_beta": 0.05,
+        "gate_concentration_min": 0.001,
+        "gamma_kl_rows": 64,
+        "code_reconstruction_weight": 0.75,
+    },
 }
+CODE_RIDGE = 0.1  # of codes of vectors
+CODE_BUDGETS = (2, 4, 8, 16, 32, 64)  # that codes of vectors are trained for, as far as their width allows
 
 
 def defaults(model_type: str, preset: str | None, vectors: bool, encoder: bool) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_text_vae import TextVAEConfig, between, inside, nonnegative
+from .configuration_text_vae import TextVAEConfig, between, inside, nonnegative, positive
 
 # The settings of the code released with the paper, as fields of HSVAEConfig.
 RELEASED: dict[str, Any] = {
@@ -47,6 +47,8 @@ class HSVAEConfig(TextVAEConfig):
         gate_concentration_max: upper bound of the same (at most 10,000). Gradients pass both bounds unchanged.
         slab_std_min: lower bound of the slab's standard deviation (0.000001 to 10).
         gamma_kl_weight: lambda, of the gate's KL (>= 0).
+        gamma_kl_rows: rows of a batch that the gate's KL is taken of in training, an unbiased estimate that saves time;
+            None takes all.
         gate_balance_weight: of a penalty that is not the paper's, 0 for none: every dimension is to be on for the same
             share of the batch, `target_active_dims / latent_size`; see `HSVAEHead`.
         target_active_dims: non-zeros per code that training is to end with, on average: it adapts the weight of the
@@ -67,6 +69,7 @@ class HSVAEConfig(TextVAEConfig):
     gate_concentration_min: float | int = between(1e-3, 1e4)(default=0.5)
     gate_concentration_max: float | int = between(1e-3, 1e4)(default=100.0)
     slab_std_min: float | int = between(1e-6, 10)(default=1e-3)
+    gamma_kl_rows: int | None = positive(default=None)
     gate_balance_weight: float | int = nonnegative(default=1.0)
     target_active_dims: float | int | None = None
     active_threshold: float | int = inside(0, 1, "0.5 is the paper's")(default=0.5)

@@ -116,7 +116,16 @@ class TextVAEConfig(PreTrainedConfig):
         penalty_weight: weight of the latent head's penalty, if it has one (>= 0).
         free_bits: nats per latent dimension (batch mean) below which a KL costs nothing extra; 0 is off.
         word_dropout: probability that a decoder input word is replaced by the unknown word in training; 0 is off.
-        max_active_dims: keep at most this many non-zero dimensions of a code, largest magnitudes first; None keeps all.
+        min_active_dims: fewest non-zeros of a code: the strongest of the dimensions that are off fill it up (at least
+            0; for models with gates).
+        max_active_dims: most non-zeros of a code, the strongest stay; None keeps all. See `LatentHead.strength`.
+        code_ridge: where vectors are reconstructed, how the values of a code are found. None takes the encoder's. A
+            number r > 0 takes the posterior mean given which dimensions are on, for an observation of variance r
+            (`VectorDecoder.posterior_mean`); it needs `max_active_dims`.
+        code_budgets: where vectors are reconstructed, numbers of non-zeros that codes are trained for, each step one of
+            them; None trains codes as the gates make them.
+        code_reconstruction_weight: where vectors are reconstructed, weight of their reconstruction by such codes, beside
+            that by draws (>= 0).
         num_samples: K, the Monte-Carlo samples of the classification head; 0 classifies the deterministic code.
         classifier_hidden_size: width of the classifier's two dense layers.
         freeze_encoder: train the classifier alone, on a frozen encoder and latent head.
@@ -143,6 +152,7 @@ class TextVAEConfig(PreTrainedConfig):
         "gamma_kl",
         "penalty",
         "similarity",
+        "code_reconstruction",
         "num_tokens",
         "squared_error",
     ]
@@ -163,6 +173,11 @@ class TextVAEConfig(PreTrainedConfig):
     decoder_std: float | int = between(1e-3, 1e3)(default=0.5)
     similarity_weight: float | int = nonnegative(default=0.0)
     similarity_temperature: float | int = between(1e-3, 1e3)(default=0.03)
+    code_ridge: float | int | None = validated(
+        lambda value: value is None or 1e-6 <= value <= 1e3, "from 0.000001 to 1000", "None takes the encoder's values"
+    )(default=None)
+    code_budgets: list[int] | None = None
+    code_reconstruction_weight: float | int = nonnegative(default=0.0)
     tie_word_embeddings: bool = True
     z_kl_weight: float | int = nonnegative(default=0.01)
     gamma_kl_weight: float | int = nonnegative(default=0.01)
@@ -171,6 +186,7 @@ class TextVAEConfig(PreTrainedConfig):
     word_dropout: float | int = validated(lambda value: 0 <= value < 1, "in [0, 1)", "use 0 to switch it off")(
         default=0.5
     )
+    min_active_dims: int = at_least(0, "0 lets the gates decide alone")(default=0)
     max_active_dims: int | None = at_least(1, "choose a positive number, or None to keep all")(default=None)
     num_samples: int = at_least(0, "0 uses the deterministic code")(default=5)
     classifier_hidden_size: int = positive(default=32)
@@ -288,6 +304,22 @@ class TextVAEConfig(PreTrainedConfig):
         elif self.reads_text and not self.freeze_text_encoder:
             remedy = "the vector that is reconstructed must not move"
             self.refuse("freeze_text_encoder", "True with a vector decoder", remedy)
+
+    def validate_codes(self) -> None:
+        """A floor below the ceiling; what needs vectors comes with them."""
+        most = min(self.latent_size, self.max_active_dims or self.latent_size)
+        if self.min_active_dims > most:
+            remedy = "choose no more than `latent_size` and `max_active_dims` allow"
+            self.refuse("min_active_dims", f"at most {most}", remedy)
+        for field, unset in (("code_ridge", None), ("code_budgets", None), ("code_reconstruction_weight", 0)):
+            if self.decodes_words and getattr(self, field) != unset:
+                self.refuse(field, f"{unset} where words are reconstructed", "it is for `decoder_type='vector'`")
+        if self.code_ridge is not None and self.max_active_dims is None:
+            self.refuse("max_active_dims", "given with `code_ridge`", "twice the wanted number is a start")
+        budgets = self.code_budgets
+        if budgets is not None and not (budgets and all(1 <= budget <= self.latent_size for budget in budgets)):
+            rule = f"numbers from 1 to `latent_size` ({self.latent_size})"
+            self.refuse("code_budgets", rule, "[2, 4, 8, 16, 32, 64] is a start")
 
     def validate_special_tokens(self) -> None:
         """The special tokens are words of the vocabulary, and padding is none of the others."""

@@ -108,8 +108,11 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         Raises:
             OSError: if there are no such weights; a `.bin` checkpoint is a pickle, which can run code when it is read.
         """
+        options = kwargs | {"use_safetensors": True}
+        if cls.base_model_prefix and hasattr(cls, "model_class"):  # version 0.1.0 kept it outside the body
+            options["key_mapping"] = {r"^decoder\.(?=output\.|log_std$)": "model.decoder."} | kwargs.get("key_mapping", {})
         try:
-            loaded = super().from_pretrained(*args, **(kwargs | {"use_safetensors": True}))
+            loaded = super().from_pretrained(*args, **options)
         except OSError as error:
             if "safetensors" in str(error):
                 raise OSError(f"{error} {_CONVERT}") from error

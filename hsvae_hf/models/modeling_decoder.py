@@ -245,5 +245,26 @@ class VectorDecoder(Decoder):
         """`W z + b`, standardised, `(batch, feature_size)`."""
         return cast(Tensor, self.output(z))
 
+    def posterior_mean(self, vectors: Tensor, chosen: Tensor, used: Tensor, variance: float) -> Tensor:
+        """`E[z_S | x, S]`: the best values of the dimensions that are on.
 
-DECODERS: dict[str, type[Decoder]] = {"gru": GRUDecoder, "vector": VectorDecoder}  # by `decoder_type`
+        With prior `z_S ~ N(0, I)` and `x ~ N(W_S z_S + b, variance I)` it is
+        `(W_S^T W_S + variance I)^-1 W_S^T (x - b)`, ridge regression of x on the columns of the decoder.
+
+        Args:
+            vectors: x, standardised, `(batch, feature_size)`.
+            chosen: S, indices of dimensions, `(batch, size)`.
+            used: which of `chosen` are on, bool, `(batch, size)`.
+            variance: positive.
+
+        Returns:
+            `(batch, size)`, 0 where not used.
+        """
+        columns = self.output.weight.to(vectors.dtype).T[chosen] * used.unsqueeze(-1)  # (batch, size, feature_size)
+        bias = cast(Tensor, self.output.bias).to(vectors.dtype)
+        products = columns @ (vectors - bias).unsqueeze(-1)  # (batch, size, 1)
+        system = columns @ columns.transpose(1, 2)
+        system.diagonal(dim1=1, dim2=2).add_(variance)
+        factor = torch.linalg.cholesky_ex(system).L
+        return torch.cholesky_solve(products, factor).squeeze(-1)
+

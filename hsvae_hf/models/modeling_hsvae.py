@@ -107,6 +107,10 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
         """`E[z|x] = (1 - E[gamma|x]) mu`, `(batch, latent_size)`."""
         return (1 - posterior.gate_mean) * posterior.slab_mean
 
+    def values(self, posterior: HSVAEModelOutput) -> Tensor:
+        """The slab's mean, `(batch, latent_size)`."""
+        return posterior.slab_mean
+
     def sample(self, posterior: HSVAEModelOutput) -> dict[str, Tensor]:
         """Draw gamma, the spike/slab indicator and z, each `(batch, latent_size)`."""
         mean, std = posterior.slab_mean, posterior.slab_std
@@ -124,7 +128,7 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
         return sample | {"z": z, "slab_mean": mean, "slab_std": std}
 
     def costs(self, posterior: HSVAEModelOutput, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        """KL_z by the configured estimator and KL_gamma in closed form, `(batch, latent_size)` each."""
+        """KL_z by the configured estimator and KL_gamma in closed form, `(batch or gamma_kl_rows, latent_size)`."""
         estimator, spike_std = self.config.kl_estimator, self.config.spike_std
         mean, std = sample["slab_mean"], sample["slab_std"]
         alpha, beta = posterior.gate_alpha, posterior.gate_beta
@@ -137,7 +141,9 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
                 z_kl = spike_slab_log_ratio(sample["z"], *gate, mean, std, spike_std)
             else:
                 z_kl = spike_slab_kl_rao_blackwell(*gate, mean, std, spike_std)
-        costs = {"z_kl": z_kl, "gamma_kl": beta_kl(alpha, beta, self.config.prior_alpha, self.config.prior_beta)}
+        rows = self.config.gamma_kl_rows if self.training else None
+        gamma_kl = beta_kl(alpha[:rows], beta[:rows], self.config.prior_alpha, self.config.prior_beta)
+        costs = {"z_kl": z_kl, "gamma_kl": gamma_kl}
         if self.config.gate_balance_weight > 0:
             costs["penalty"] = self._imbalance(posterior.gate_mean)
         return costs

@@ -48,6 +48,14 @@ class LatentHead(nn.Module, ABC, Generic[Posterior]):
         """`E[z|x]`, `(batch, latent_size)`."""
         return posterior.latent
 
+    def values(self, posterior: Posterior) -> Tensor:
+        """The value that each dimension has where it is on, `(batch, latent_size)`."""
+        return posterior.latent
+
+    def strength(self, posterior: Posterior) -> Tensor:
+        """By which a sentence's dimensions are ranked: the strongest stay in a short code, `(batch, latent_size)`."""
+        return self.mean(posterior).abs()
+
     def diagnostics(self, posterior: Posterior) -> dict[str, Tensor]:
         """Representations worth reporting, `(batch, latent_size)` each.
 

@@ -4,6 +4,7 @@ Nothing here knows a particular latent; `modeling_latent.py` says what a latent 
 reconstructed, words or vectors, but for the code; `modeling_decoder.py` says what a decoder answers.
 """
 
+import math
 from typing import Any, cast
 
 import torch
@@ -15,30 +16,26 @@ from transformers.utils import can_return_tuple
 from .configuration_text_vae import TextVAEConfig
 from .distributions import neighbour_kl, straight_through
 from .modeling_base import TextVAEPreTrainedModel
-from .modeling_decoder import DECODERS, GRUCache, GRUDecoder
+from .modeling_decoder import Decoder, GRUCache, GRUDecoder, VectorDecoder
 from .modeling_encoders import ENCODERS, Standardizer
 from .modeling_generation import CanGenerate, TextVAEGenerationMixin
 from .modeling_latent import LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 
 
-def keep_largest(code: Tensor, max_active_dims: int | None) -> Tensor:
-    """Zero all but the `max_active_dims` largest magnitudes of each row of `code` `(batch, latent_size)`."""
-    if max_active_dims is None or max_active_dims >= code.shape[-1]:
-        return code
-    kept = code.abs().topk(max_active_dims, dim=-1).indices
-    return torch.zeros_like(code).scatter(-1, kept, code.gather(-1, kept))
+CANDIDATES = 1.5  # dimensions that compete for each place in a code
 
 
 class TextVAEModel(TextVAEPreTrainedModel):
     """Encoder and latent head: sentences in, sparse codes out.
 
-    A model family sets `latent_head_class`. Models that reconstruct vectors hold two more things: the statistics that
-    standardise the features, and a scale of the code's dimensions.
+    A model family sets `latent_head_class`. Models that reconstruct vectors hold three more things: the statistics that
+    standardise the features, the decoder, which has a say in the values of a code, and a scale of the code's dimensions.
     """
 
     latent_head_class: type[LatentHead[Any]]
     standardizer: Standardizer
+    decoder: VectorDecoder
     code_scale: Tensor
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\.", "gamma_kl_scale"]
 
@@ -47,6 +44,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         self.encoder = ENCODERS[config.encoder_type](config)
         if not config.decodes_words:
             self.standardizer = Standardizer(config.feature_size)
+            self.decoder = VectorDecoder(config)
             self.register_buffer("code_scale", torch.ones(config.latent_size))
         self.latent_head = self.latent_head_class(config)
         self.post_init()
@@ -74,6 +72,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         token_type_ids: Tensor | None = None,
+        active_dims: int | None = None,
         **kwargs: Any,
     ) -> TextVAEModelOutput:
         """Encode sentences; nothing is drawn, in training mode too.
@@ -87,6 +86,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
             output_hidden_states: whether to return the text encoder's states; None asks the configuration.
             output_attentions: likewise, its attention weights.
             token_type_ids: `(batch, steps)`, for a transformer that tells the two parts of a pair apart.
+            active_dims: number of non-zeros of each code, in place of the model's own rule: the strongest dimensions.
             kwargs: ignored, as pipelines and generation pass more than this model needs.
 
         Returns:
@@ -109,30 +109,73 @@ class TextVAEModel(TextVAEPreTrainedModel):
         else:
             self._check_vectors(vectors, input_ids if input_ids is not None else inputs_embeds, asked)
             encoded = BaseModelOutputWithPooling(pooler_output=vectors)
-        posterior = self._posterior(encoded.pooler_output)
+        posterior = self._posterior(encoded.pooler_output, active_dims)
         posterior.hidden_states, posterior.attentions = encoded.hidden_states, encoded.attentions
         return posterior
 
-    def _posterior(self, features: Tensor) -> TextVAEModelOutput:
+    def _posterior(self, features: Tensor, active_dims: int | None) -> TextVAEModelOutput:
         """The latent head's output, in fp32, with the code that users get."""
         with torch.autocast(features.device.type, enabled=False):
             if self.config.decodes_words:
                 posterior = self.latent_head(features.float())
-                code = self.unscaled_code(posterior)
+                code = self.unscaled_code(posterior, active_dims)
             else:
                 posterior = self.latent_head(self.standardizer(features.float()))
-                code = self.code_scale * self.unscaled_code(posterior)
+                code = self.code_scale * self.unscaled_code(posterior, active_dims)
             return type(posterior)(sparse_embedding=code, **posterior)
 
-    def unscaled_code(self, posterior: TextVAEModelOutput) -> Tensor:
-        """The code on the scale of the draws, `(batch, latent_size)`: its `max_active_dims` largest values.
+    def unscaled_code(self, posterior: TextVAEModelOutput, active_dims: int | None = None) -> Tensor:
+        """The code on the scale of the draws, `(batch, latent_size)`.
 
-        Where words are reconstructed, what is on is at `E[z|x]`. Where vectors are, it is at what the decoder reads.
+        Which dimensions are on: those that the gates say, filled up to `min_active_dims` and cut to `max_active_dims`
+        by strength; or, with `active_dims`, that many, by strength alone. Their values: where words are reconstructed,
+        `E[z|x]`; where vectors are, the encoder's, or with `code_ridge` the posterior mean given what is on. In
+        training mode they are the encoder's.
         """
-        values = posterior.latent
-        if self.config.decodes_words:
-            values = torch.where(values != 0, self.latent_head.mean(posterior), 0.0)
-        return keep_largest(values, self.config.max_active_dims)
+        if self.config.code_ridge is None or self.training:
+            return self.encoder_code(posterior, active_dims)
+        return self._exact_code(posterior, active_dims)
+
+    def encoder_code(self, posterior: TextVAEModelOutput, active_dims: int | None = None) -> Tensor:
+        """The same with the encoder's values, which cost nothing."""
+        head = self.latent_head
+        values = head.mean(posterior) if self.config.decodes_words else head.values(posterior)
+        rank, count, most = self._ranking(posterior, active_dims)
+        if most == self.config.latent_size and self.config.min_active_dims == 0:
+            return values if active_dims is not None else torch.where(posterior.latent != 0, values, 0.0)
+        chosen = rank.topk(most, dim=-1).indices
+        used = torch.arange(most, device=count.device) < count
+        return torch.zeros_like(values).scatter(-1, chosen, values.gather(-1, chosen) * used)
+
+    def _exact_code(self, posterior: TextVAEModelOutput, active_dims: int | None) -> Tensor:
+        """The same at the posterior mean given what is on, in two steps.
+
+        First half as many dimensions more as there are places compete; those that contribute most stay. Then the values
+        of those that stay are found.
+        """
+        ridge, decoder = float(cast(float, self.config.code_ridge)), self.decoder
+        rank, count, most = self._ranking(posterior, active_dims)
+        competing = rank.topk(min(math.ceil(CANDIDATES * most), rank.shape[-1]), dim=-1).indices
+        used = torch.arange(competing.shape[-1], device=count.device) < CANDIDATES * count
+        values = decoder.posterior_mean(posterior.features, competing, used, ridge)
+        strength = self.latent_head.strength(posterior).gather(-1, competing)
+        norms = decoder.output.weight.to(values.dtype).norm(dim=0)[competing]
+        places = (values.abs() * norms * strength.sqrt()).topk(most, dim=-1).indices
+        chosen = competing.gather(-1, places)
+        used = (torch.arange(most, device=count.device) < count) & used.gather(-1, places)
+        values = decoder.posterior_mean(posterior.features, chosen, used, ridge)
+        return torch.zeros_like(rank).scatter(-1, chosen, values)
+
+    def _ranking(self, posterior: TextVAEModelOutput, active_dims: int | None) -> tuple[Tensor, Tensor, int]:
+        """By which dimensions are ranked, `(batch, latent_size)`; how many are on, `(batch, 1)`; how many at most."""
+        strength, on = self.latent_head.strength(posterior), posterior.latent != 0
+        size, config = strength.shape[-1], self.config
+        if active_dims is not None:
+            most = min(active_dims, size)
+            return strength, torch.full_like(on[:, :1], most, dtype=torch.long), most
+        most = min(config.max_active_dims or size, size)
+        count = on.sum(-1, keepdim=True).clamp(config.min_active_dims, most)
+        return strength / (1 + strength) + on.to(strength.dtype), count, most  # what is on comes before what is off
 
     def _check_vectors(self, vectors: Tensor, text: Tensor | None, asked: dict[str, Any]) -> None:
         if text is not None:
@@ -154,13 +197,26 @@ class TextVAEModel(TextVAEPreTrainedModel):
         with torch.autocast(posterior.features.device.type, enabled=False):
             return self.latent_head.costs(posterior, sample)
 
-    def neighbour_cost(self, posterior: TextVAEModelOutput) -> Tensor:
-        """`neighbour_kl` of vectors and codes, scalar; gates learn through `E[z|x]` (straight-through)."""
+    def code_costs(self, posterior: TextVAEModelOutput, active_dims: int | None) -> dict[str, Tensor]:
+        """What codes of vectors lose, as they are used, scalars: `similarity` and `code_reconstruction`.
+
+        The first is `neighbour_kl` of vectors and codes, the second `-log p(x|code)`; each is there if it has a weight.
+        Values are the encoder's; gates learn through `E[z|x]` (straight-through).
+
+        Args:
+            posterior: of `forward`.
+            active_dims: number of non-zeros; None leaves it to the model's rule.
+        """
+        costs: dict[str, Tensor] = {}
         with torch.autocast(posterior.features.device.type, enabled=False):
-            soft = self.code_scale * self.latent_head.mean(posterior)
-            codes = straight_through(posterior.sparse_embedding, soft)
-            vectors = self.standardizer.undo(posterior.features)
-            return neighbour_kl(vectors, codes, self.config.similarity_temperature)
+            codes = straight_through(self.encoder_code(posterior, active_dims), self.latent_head.mean(posterior))
+            if self.config.similarity_weight > 0:
+                vectors, temperature = self.standardizer.undo(posterior.features), self.config.similarity_temperature
+                costs["similarity"] = neighbour_kl(vectors, self.code_scale * codes, temperature)
+            if self.config.code_reconstruction_weight > 0:
+                nats, _ = self.decoder(codes, posterior.features)
+                costs["code_reconstruction"] = nats / len(codes)
+        return costs
 
 
 class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
@@ -177,7 +233,11 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         if not config.tie_word_embeddings:
             self._tied_weights_keys = {}
         self.model = self.model_class(config)
-        self.decoder = DECODERS[config.decoder_type](config)
+        self.decoder: Decoder
+        if config.decodes_words:
+            self.decoder = GRUDecoder(config)
+        else:  # the body's own, by another name, which is not one of the weights
+            object.__setattr__(self, "decoder", self.model.decoder)
         self.kl_scale = 1.0  # set by KL annealing; training only, so that evaluation losses stay comparable
         if self.model.latent_head.target_active_dims is not None:
             self.register_buffer("gamma_kl_scale", torch.ones(()))  # a buffer, so that a resumed run goes on with it
@@ -255,8 +315,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         nats, terms = self.decoder(sample["z"], *targets)
         reconstruction_loss = nats / len(sample["z"])
         costs = self.model.costs(posterior, sample)
-        if self.config.similarity_weight > 0:
-            costs["similarity"] = self.model.neighbour_cost(posterior)
+        if not self.config.decodes_words:
+            costs |= self._code_costs(posterior)
         for name, cost in costs.items():
             terms[name] = cost.mean(0).sum() if cost.dim() else cost
         return TextVAEForPreTrainingOutput(
@@ -266,6 +326,14 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             encoder_attentions=posterior.attentions,
             **terms,
         )
+
+    def _code_costs(self, posterior: TextVAEModelOutput) -> dict[str, Tensor]:
+        """`TextVAEModel.code_costs` at one of the budgets, or, in evaluation, on average over them."""
+        budgets: list[int | None] = [*(self.config.code_budgets or [None])]
+        if self.training:
+            budgets = [budgets[int(torch.randint(len(budgets), ()))]]
+        parts = [self.model.code_costs(posterior, budget) for budget in budgets]
+        return {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
 
     def _next_words(
         self,

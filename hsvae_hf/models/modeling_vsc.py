@@ -86,6 +86,10 @@ class VSCHead(LatentHead[VSCModelOutput]):
         """`E[z|x] = g mu`, `(batch, latent_size)`."""
         return posterior.log_active.exp() * posterior.slab_mean
 
+    def values(self, posterior: VSCModelOutput) -> Tensor:
+        """The slab's mean, `(batch, latent_size)`."""
+        return posterior.slab_mean
+
     def sample(self, posterior: VSCModelOutput) -> dict[str, Tensor]:
         """A draw with the relaxed gate, `(batch, latent_size)`."""
         start, end = self.config.gate_sharpness_start, self.config.gate_sharpness

@@ -105,6 +105,7 @@ class TextVAEForPreTrainingOutput(ModelOutput):
         gamma_kl: KL of the gate, likewise.
         penalty: the latent head's penalty, unweighted, scalar.
         similarity: how far neighbours by code are from those by vector, unweighted, in nats, scalar.
+        code_reconstruction: `-log p(x|code)` of vectors, unweighted, mean over the batch, scalar.
         num_tokens: number of predicted tokens in the batch, scalar; `exp(reconstruction_loss * batch / num_tokens)`
             is the perplexity per token.
         squared_error: of vectors, standardised, per dimension, in place of `num_tokens`: with one draw of z, scalar.
@@ -123,6 +124,7 @@ class TextVAEForPreTrainingOutput(ModelOutput):
     gamma_kl: Tensor = _ABSENT
     penalty: Tensor = _ABSENT
     similarity: Tensor = _ABSENT
+    code_reconstruction: Tensor = _ABSENT
     num_tokens: Tensor = _ABSENT
     squared_error: Tensor = _ABSENT
     logits: Tensor = _ABSENT

@@ -1,0 +1,101 @@
+"""What codes of vectors stand for: the vectors that the decoder makes of them, and dense queries scored against codes."""
+
+from typing import cast
+
+import numpy as np
+import torch
+from scipy import sparse
+from transformers import PreTrainedModel
+
+from hsvae_hf.encoding import evaluation_mode, keep_largest
+from hsvae_hf.input_checks import check_model, check_positive, check_vectors
+from hsvae_hf.models.modeling_text_vae import TextVAEModel
+
+
+def decode_codes(model: PreTrainedModel, codes: sparse.csr_matrix, batch_size: int = 1024) -> np.ndarray:
+    """The vectors that codes stand for: what the decoder makes of them, in the encoder's units.
+
+    Args:
+        model: of `decoder_type="vector"`.
+        codes: of this model, `(rows, latent_size)`.
+        batch_size: rows at a time (>= 1).
+
+    Returns:
+        `(rows, feature_size)`, float32.
+
+    Raises:
+        ValueError: if the model reconstructs words, or the codes have another width.
+
+    >>> from hsvae_hf import HSVAEConfig, HSVAEModel, encode_vectors
+    >>> sizes = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector", "latent_size": 6}
+    >>> model = HSVAEModel(HSVAEConfig(**sizes, tie_word_embeddings=False))
+    >>> decode_codes(model, encode_vectors(model, np.ones((2, 5)))).shape
+    (2, 5)
+    """
+    _check_vector_decoder(model)
+    check_positive(batch_size=batch_size)
+    if codes.ndim != 2 or codes.shape[1] != model.config.latent_size:
+        rule = f"(rows, {model.config.latent_size})"
+        raise ValueError(f"`codes` must be {rule}, got {tuple(codes.shape)}; give codes of this model.")
+    body, rows = cast(TextVAEModel, model.base_model), sparse.csr_matrix(codes, dtype=np.float32)
+    parts = [np.empty((0, model.config.feature_size), dtype=np.float32)]
+    with evaluation_mode(body):
+        for start in range(0, rows.shape[0], batch_size):
+            code = torch.from_numpy(rows[start : start + batch_size].toarray()).to(model.device)
+            parts.append(body.standardizer.undo(body.decoder.mean(code / body.code_scale)).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def encode_queries(model: PreTrainedModel, vectors: np.ndarray, max_active_dims: int | None = None) -> np.ndarray:
+    """Queries that stay dense, for codes of documents: what each dimension of a code is worth to a query.
+
+    With `D c + b` the vector that a code c stands for (`decode_codes`), the query x becomes `D^T x`, so that its dot
+    product with c is the dot product of x and `D c`. To rank as cosines do, divide by the length of `D c`, one number
+    per document, which `code_lengths` gives.
+
+    Args:
+        model: of `decoder_type="vector"`.
+        vectors: of its encoder, `(rows, feature_size)`.
+        max_active_dims: keep this many of a query's dimensions, those of largest magnitude (>= 1); None keeps all.
+
+    Returns:
+        `(rows, latent_size)`, float32.
+
+    Raises:
+        ValueError: if the model reconstructs words, a number is below 1, or the vectors are not such as it takes.
+    """
+    _check_vector_decoder(model)
+    check_positive(max_active_dims=max_active_dims)
+    array = check_vectors(model, vectors)
+    dictionary = _dictionary(model)
+    queries = torch.from_numpy(np.asarray(array, dtype=np.float32) @ dictionary)
+    return keep_largest(queries, max_active_dims).numpy()
+
+
+def code_lengths(model: PreTrainedModel, codes: sparse.csr_matrix) -> np.ndarray:
+    """The length of `D c`, `(rows,)`, float32, at least 1e-6; see `encode_queries`.
+
+    Args:
+        model: of `decoder_type="vector"`.
+        codes: of this model, `(rows, latent_size)`.
+
+    Raises:
+        ValueError: if the model reconstructs words.
+    """
+    _check_vector_decoder(model)
+    decoded = sparse.csr_matrix(codes, dtype=np.float32) @ _dictionary(model).T
+    return cast(np.ndarray, np.linalg.norm(decoded, axis=1).clip(1e-6))
+
+
+def _dictionary(model: PreTrainedModel) -> np.ndarray:
+    """D, `(feature_size, latent_size)`, float32: a column is what one unit of a dimension adds to the vector."""
+    body = cast(TextVAEModel, model.base_model)
+    with torch.no_grad():
+        columns = body.standardizer.std.unsqueeze(1) * body.decoder.output.weight.float() / body.code_scale
+    return columns.cpu().numpy()
+
+
+def _check_vector_decoder(model: PreTrainedModel) -> None:
+    check_model(model)
+    if model.config.decodes_words:
+        raise ValueError("`model` must be one of `decoder_type='vector'`, got one of words: its codes are no vectors.")
