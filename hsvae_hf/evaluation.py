@@ -76,7 +76,7 @@ def evaluate_codes(
     """Measure a model on tasks at every budget.
 
     Args:
-        model: loaded or fitted, of this package; with its decoder, asymmetric scorings are measured too.
+        model: loaded or fitted, of this package; one that decodes vectors is scored by dense queries too.
         tasks: see `hsvae_hf.evaluation_tasks.load_tasks`.
         active_dims: budgets of non-zeros; None among them is the model's own rule.
         bytes_per_code: budgets of bytes, of an index and a value for each non-zero; the bits of a value are those of 1,

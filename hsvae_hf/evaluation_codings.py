@@ -7,6 +7,7 @@ Two codes are compared under several scorings. The name of the scoring goes befo
 | `cosine`, `dot` | of their codes |
 | `decoded` | cosine of the vectors that the decoder makes of both codes |
 | `asymmetric` | cosine of the query's dense vector and the document's decoded code |
+| `asymmetric_index` | `D^T x_q . c_d / |D c_d|` with a linear decoder `D c + b`, what an inverted index computes |
 | `asymmetric_top32` | the same with a linear decoder, `(q' . c_d + x_q . b) / |D c_d + b|`, `q' = D^T x_q` cut to 32 |
 """
 
@@ -93,15 +94,18 @@ def sides(queries: Coding, documents: Coding, query_active_dims: Sequence[int]) 
     decoded = unit(documents.decoded)
     yield "decoded", unit(queries.decoded), decoded
     yield "asymmetric", unit(queries.vectors), decoded
-    counts = [count for count in query_active_dims if count < documents.codes.shape[1]]
-    if documents.decoder is None or not counts:
+    if documents.decoder is None:
         return
     matrix, offset = documents.decoder
     inverse = 1 / np.maximum(np.linalg.norm(documents.decoded, axis=1, keepdims=True), 1e-12)
     scaled = np.hstack([as_dense(documents.codes) * inverse, inverse]).astype(np.float32)
     vectors = unit(queries.vectors)
     projected, constant = vectors @ matrix.T, vectors @ offset
-    for count in counts:
+    lengths = np.linalg.norm(documents.decoded - offset, axis=1, keepdims=True)
+    yield "asymmetric_index", projected, as_dense(documents.codes) / np.maximum(lengths, 1e-6)
+    for count in query_active_dims:
+        if count >= documents.codes.shape[1]:
+            continue
         yield f"asymmetric_top{count}", np.column_stack([_largest(projected, count), constant]), scaled
 
 

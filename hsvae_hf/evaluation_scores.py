@@ -101,6 +101,8 @@ def _discounted(gains: np.ndarray, discount: np.ndarray) -> np.ndarray:
 
 def spearman(predicted: np.ndarray, scores: np.ndarray) -> float:
     """Rank correlation of two columns, NaN where one is constant."""
+    if np.ptp(predicted) == 0 or np.ptp(scores) == 0:
+        return math.nan
     return float(stats.spearmanr(predicted, scores).statistic)
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from scipy import sparse
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hsvae_hf.encoding import encode, encode_vectors, evaluation_mode
+from hsvae_hf.decoding import decode_codes
+from hsvae_hf.encoding import encode, encode_vectors
 from hsvae_hf.evaluation_scores import Matrix, as_dense, index_bits
 from hsvae_hf.extras import require
 from hsvae_hf.input_checks import check_model, check_positive
@@ -48,7 +48,7 @@ class ModelCoder:
     """A model of this package that takes sentence vectors, at a budget of non-zeros.
 
     Args:
-        model: of `decoder_type="vector"`; with its decoder, codes can be scored against dense queries.
+        model: of `decoder_type="vector"`.
         active_dims: non-zeros per code; None for the model's own rule.
     """
 
@@ -59,17 +59,11 @@ class ModelCoder:
 
     def encode(self, rows: np.ndarray) -> sparse.csr_matrix:
         """Codes, `(rows, latent_size)`."""
-        return encode_vectors(self.model, rows, max_active_dims=self.active_dims)
+        return encode_vectors(self.model, rows, active_dims=self.active_dims)
 
-    def decode(self, codes: Matrix) -> np.ndarray | None:
-        """Vectors that the decoder makes of codes, `(rows, feature_size)`; None for a model without a decoder."""
-        if not hasattr(self.model, "decoder"):
-            return None
-        model: Any = self.model
-        with evaluation_mode(model):
-            latents = torch.from_numpy(as_dense(codes)).to(model.device) / model.model.code_scale
-            vectors = model.model.standardizer.undo(model.decoder.mean(latents))
-        return np.asarray(vectors.float().cpu())
+    def decode(self, codes: Matrix) -> np.ndarray:
+        """Vectors that the decoder makes of codes, `(rows, feature_size)`."""
+        return decode_codes(self.model, sparse.csr_matrix(codes))
 
 
 class TextModelCoder:
@@ -91,7 +85,7 @@ class TextModelCoder:
 
     def encode(self, rows: Sequence[str]) -> sparse.csr_matrix:
         """Codes, `(rows, latent_size)`."""
-        return encode(self.model, self.tokenizer, rows, max_active_dims=self.active_dims)
+        return encode(self.model, self.tokenizer, rows, active_dims=self.active_dims)
 
 
 class QuantizedCoder:
