@@ -282,7 +282,7 @@ def test_evaluators_of_sentence_transformers_give_the_same(saved, count, generat
     judged = evaluator(encoder)
     pairs = {"first": vectors[:75], "second": vectors[75:]}
     task = SimilarityTask(name="pairs", split="test", vectors=pairs, scores=given)
-    (row,) = evaluate_codes(model, [task], [count])
+    (row,) = evaluate_codes(model, [task], [None])
     for name in ("cosine", "dot"):
         assert row["scores"][f"{name}_spearman"] == pytest.approx(judged[f"spearman_{name}"], abs=1e-3)
 
@@ -299,7 +299,7 @@ def test_evaluators_of_sentence_transformers_give_the_same(saved, count, generat
     judged = evaluator(encoder)
     parts = {"queries": vectors[:30], "corpus": vectors[30:]}
     task = RetrievalTask(name="docs", split="all", vectors=parts, relevance=sparse.csr_matrix(relevant.astype(int)))
-    (row,) = evaluate_codes(model, [task], [count])
+    (row,) = evaluate_codes(model, [task], [None])
     for name in ("cosine", "dot"):
         for score in ("ndcg@10", "recall@100"):
             assert row["scores"][f"{name}_{score}"] == pytest.approx(judged[f"{name}_{score}"], abs=2e-3)
