@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hsvae_hf.data import load_text_dataset
     from hsvae_hf.decoding import code_lengths, decode_codes, encode_queries
     from hsvae_hf.encoding import encode, encode_stream, encode_vectors
+    from hsvae_hf.evaluation import evaluate_codes
     from hsvae_hf.explanation import explain
     from hsvae_hf.loading import load_for_inference
     from hsvae_hf.sentence_transformers import SparseCodes, fit_sentence_encoder  # noqa: F401 - see `__all__`
@@ -32,6 +33,7 @@ _HOMES = {  # functions and classes, and the modules that they are in
     "encode_queries": "decoding",
     "encode_stream": "encoding",
     "encode_vectors": "encoding",
+    "evaluate_codes": "evaluation",
     "explain": "explanation",
     "fit": "training",
     "fit_sentence_encoder": "sentence_transformers",
@@ -47,6 +49,7 @@ __all__ = [  # what needs an extra is not of `from hsvae_hf import *`
     "encode_queries",
     "encode_stream",
     "encode_vectors",
+    "evaluate_codes",
     "explain",
     "fit",
     "load_for_inference",

@@ -63,7 +63,13 @@ BASELINES = {  # likewise; no results of this model
 }
 SHOWN_DIMENSIONS = 16  # ends of dimensions, in the card
 SHARED_FIELDS = {"z_kl_weight", "gamma_kl_weight", "penalty_weight", "word_dropout", "free_bits"}
-VECTOR_FIELDS = {"similarity_weight", "similarity_temperature", "code_ridge", "code_budgets", "code_reconstruction_weight"}
+VECTOR_FIELDS = {
+    "similarity_weight",
+    "similarity_temperature",
+    "code_ridge",
+    "code_budgets",
+    "code_reconstruction_weight",
+}
 
 
 def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) -> ModelCard:

@@ -11,10 +11,11 @@ from torch import Tensor
 from tqdm.auto import trange
 from transformers import AutoModelForPreTraining, PreTrainedModel
 
+from hsvae_hf.encoding import keep_largest
 from hsvae_hf.extras import require
 from hsvae_hf.input_checks import check_positive, check_sentences
 from hsvae_hf.loading import load_for_inference
-from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining, TextVAEModel, keep_largest
+from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining, TextVAEModel
 from hsvae_hf.training import fit
 
 require("sentence_transformers", extra="sentence-transformers")
@@ -156,13 +157,13 @@ class SparseCodes(Module):
     `max_active_dims` keeps its largest entries.
 
     Args:
-        coder: a model of `hsvae_hf.fit`, or the folder or Hub id of one. Asymmetric scores need its decoder.
+        coder: a model of `hsvae_hf.fit`, or the folder or Hub id of one.
         asymmetric: whether queries stay dense.
         truncate_dim: numbers of a vector that are read, from the first on, as `truncate_dim` of `SentenceTransformer`
             (Matryoshka); None reads all.
 
     Raises:
-        ValueError: if `coder` is no such model, or lacks the decoder that `asymmetric` needs.
+        ValueError: if `coder` is no such model.
 
     Example:
         >>> from hsvae_hf.sentence_transformers import SparseCodes
@@ -186,11 +187,6 @@ class SparseCodes(Module):
         if isinstance(coder, str | PathLike):
             coder = _load_coder(coder)
         _check_coder(coder)
-        if asymmetric and not isinstance(coder, TextVAEForPreTraining):
-            raise ValueError(
-                f"`coder` must have its decoder where `asymmetric` is set, got a {type(coder).__name__}; load it with "
-                "AutoModelForPreTraining."
-            )
         self.coder: Any = coder
         self.asymmetric = asymmetric
         self.truncate_dim = truncate_dim
@@ -212,7 +208,8 @@ class SparseCodes(Module):
 
         Args:
             features: with `sentence_embedding`, `(batch, feature_size)`.
-            max_active_dims: keep at most so many non-zeros per code, the largest magnitudes.
+            max_active_dims: so many non-zeros per code, the strongest dimensions, as `active_dims` of `encode`; None
+                leaves their number to the coder.
             task: "query" or "document", as `encode_query` and `encode_document` say it.
 
         Returns:
@@ -231,21 +228,22 @@ class SparseCodes(Module):
         if self.asymmetric and task == "query":
             codes = keep_largest(self.query(vectors), max_active_dims)
         else:
-            codes = keep_largest(self._code(vectors), max_active_dims)
+            codes = self._code(vectors, max_active_dims)
             if self.asymmetric:
                 codes = codes / self.decode(codes).norm(dim=-1, keepdim=True).clamp_min(1e-12)
         features["sentence_embedding"] = codes
         return features
 
-    def _code(self, vectors: Tensor) -> Tensor:
+    def _code(self, vectors: Tensor, active_dims: int | None) -> Tensor:
         """`(batch, latent_size)`. Past the hooks of the body, of which `ActiveDimsController` has one for the loss."""
-        output = cast(TextVAEModel, self.coder.base_model).forward(vectors=vectors, return_dict=True)
+        body = cast(TextVAEModel, self.coder.base_model)
+        output = body.forward(vectors=vectors, active_dims=active_dims, return_dict=True)
         return output.sparse_embedding.float()
 
     def decode(self, codes: Tensor) -> Tensor:
         """The vectors that the decoder makes of codes `(batch, latent_size)`: `(batch, feature_size)`."""
         body = self.coder.base_model
-        return cast(Tensor, body.standardizer.undo(self.coder.decoder.mean(codes / body.code_scale)))
+        return cast(Tensor, body.standardizer.undo(body.decoder.mean(codes / body.code_scale)))
 
     def query(self, vectors: Tensor) -> Tensor:
         """`q` with `q . c = x . (decode(c) - decode(0))` for every code c: `(batch, latent_size)`.

@@ -15,7 +15,15 @@ from transformers.utils import is_torch_xla_available
 from hsvae_hf.command_line import CHOICES, choose
 from hsvae_hf.models.sources import HTTP_ERROR
 
-TERMS = ("reconstruction_loss", "z_kl", "gamma_kl", "penalty", "similarity", "code_reconstruction", "squared_error")  # of the objective
+TERMS = (
+    "reconstruction_loss",
+    "z_kl",
+    "gamma_kl",
+    "penalty",
+    "similarity",
+    "code_reconstruction",
+    "squared_error",
+)  # of the objective
 
 
 @dataclass

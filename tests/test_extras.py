@@ -24,6 +24,7 @@ MODULES = [path for path in PACKAGE.glob("*.py") if path.stem not in {"__init__"
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 # transformers' Trainer and model cards of the Hub import the first three; `hsvae_hf.metrics` are `evaluate` modules.
 UNIMPORTED = {"accelerate", "jinja2", "tensorboard", "evaluate"}
+UNIMPORTED |= {"mteb", "pytrec-eval-terrier"}  # those of the extra `eval` that users and tests run
 
 
 def canonical(requirement):
@@ -32,7 +33,9 @@ def canonical(requirement):
 
 
 DEPENDENCIES = {canonical(requirement) for requirement in PROJECT["dependencies"]}
-TRAIN = {canonical(requirement) for requirement in PROJECT["optional-dependencies"]["train"]}
+TRAIN, EVAL = (
+    {canonical(requirement) for requirement in PROJECT["optional-dependencies"][extra]} for extra in ("train", "eval")
+)
 # As if no extra were installed: sys.modules says that these cannot be imported.
 BLOCKED = "evaluate matplotlib peft sentence_transformers sklearn tensorboard"
 BARE = f"import sys\nfor name in {BLOCKED!r}.split(): sys.modules[name] = None\n"
@@ -64,12 +67,13 @@ def imported(path, inside):
 def test_what_is_imported_is_declared_and_the_other_way_round():
     known = packages_distributions()
     top, local = (
-        {canonical(known[name][0]) for path in MODULES for name in imported(path, inside)} for inside in (False, True)
+        {canonical(known.get(name, [name])[0]) for path in MODULES for name in imported(path, inside)}
+        for inside in (False, True)
     )
     assert top <= DEPENDENCIES
-    assert local <= DEPENDENCIES | TRAIN
+    assert local <= DEPENDENCIES | TRAIN | EVAL
     assert (top | local) >= DEPENDENCIES - UNIMPORTED
-    assert local >= TRAIN - UNIMPORTED
+    assert local >= (TRAIN | EVAL) - UNIMPORTED
 
 
 def test_without_the_extras_it_imports_models_alone_and_encodes(saved_model):

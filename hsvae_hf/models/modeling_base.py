@@ -110,7 +110,9 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         """
         options = kwargs | {"use_safetensors": True}
         if cls.base_model_prefix and hasattr(cls, "model_class"):  # version 0.1.0 kept it outside the body
-            options["key_mapping"] = {r"^decoder\.(?=output\.|log_std$)": "model.decoder."} | kwargs.get("key_mapping", {})
+            options["key_mapping"] = {r"^decoder\.(?=output\.|log_std$)": "model.decoder."} | kwargs.get(
+                "key_mapping", {}
+            )
         try:
             loaded = super().from_pretrained(*args, **options)
         except OSError as error:

@@ -267,4 +267,3 @@ class VectorDecoder(Decoder):
         system.diagonal(dim1=1, dim2=2).add_(variance)
         factor = torch.linalg.cholesky_ex(system).L
         return torch.cholesky_solve(products, factor).squeeze(-1)
-
