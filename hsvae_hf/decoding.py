@@ -1,4 +1,4 @@
-"""What codes of vectors stand for: the vectors that the decoder makes of them, and dense queries scored against codes."""
+"""What codes of vectors stand for: the vectors that the decoder makes of them, and dense queries against codes."""
 
 from typing import cast
 

@@ -27,7 +27,9 @@ def test_the_posterior_mean_is_ridge_regression_on_the_columns_that_are_on():
     chosen = torch.stack([torch.randperm(12)[:4] for _ in vectors])
     used = torch.rand(7, 4) < 0.7
     found = model.decoder.posterior_mean(vectors, chosen, used, 0.3).detach()
-    weight, bias = (value.detach().double().numpy() for value in (model.decoder.output.weight, model.decoder.output.bias))
+    weight, bias = (
+        value.detach().double().numpy() for value in (model.decoder.output.weight, model.decoder.output.bias)
+    )
     for row in range(7):
         columns = weight[:, chosen[row][used[row]].numpy()]
         stacked = np.vstack([columns, np.sqrt(0.3) * np.eye(columns.shape[1])])
@@ -91,7 +93,10 @@ def test_in_training_mode_values_are_the_encoder_s():
 
 
 def test_codes_of_every_budget_are_trained():
-    model, vectors = trained(similarity_weight=2.0, code_reconstruction_weight=3.0, code_budgets=[2, 5]), torch.randn(30, 5)
+    model, vectors = (
+        trained(similarity_weight=2.0, code_reconstruction_weight=3.0, code_budgets=[2, 5]),
+        torch.randn(30, 5),
+    )
     output = model(vectors=vectors)
     parts = []
     for budget in (2, 5):

@@ -124,8 +124,8 @@ class TextVAEConfig(PreTrainedConfig):
             (`VectorDecoder.posterior_mean`); it needs `max_active_dims`.
         code_budgets: where vectors are reconstructed, numbers of non-zeros that codes are trained for, each step one of
             them; None trains codes as the gates make them.
-        code_reconstruction_weight: where vectors are reconstructed, weight of their reconstruction by such codes, beside
-            that by draws (>= 0).
+        code_reconstruction_weight: where vectors are reconstructed, weight of their reconstruction by such codes,
+            beside that by draws (>= 0).
         num_samples: K, the Monte-Carlo samples of the classification head; 0 classifies the deterministic code.
         classifier_hidden_size: width of the classifier's two dense layers.
         freeze_encoder: train the classifier alone, on a frozen encoder and latent head.

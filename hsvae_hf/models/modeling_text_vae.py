@@ -22,7 +22,6 @@ from .modeling_generation import CanGenerate, TextVAEGenerationMixin
 from .modeling_latent import LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 
-
 CANDIDATES = 1.5  # dimensions that compete for each place in a code
 
 
@@ -30,7 +29,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
     """Encoder and latent head: sentences in, sparse codes out.
 
     A model family sets `latent_head_class`. Models that reconstruct vectors hold three more things: the statistics that
-    standardise the features, the decoder, which has a say in the values of a code, and a scale of the code's dimensions.
+    standardise the features, the decoder, by which the values of a code are found, and a scale of its dimensions.
     """
 
     latent_head_class: type[LatentHead[Any]]
