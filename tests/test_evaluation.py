@@ -267,7 +267,7 @@ def saved(encoder, sentences, tmp_path):
     return folder, model, texts, vectors
 
 
-@pytest.mark.parametrize("count", [None, 4])
+@pytest.mark.parametrize("count", [None, 12])  # shorter codes share no dimension with many: ties
 def test_evaluators_of_sentence_transformers_give_the_same(saved, count, generator):
     folder, model, texts, vectors = saved
     if count is not None:
