@@ -206,7 +206,7 @@ class SparseCodes(Module):
         return "dot" if self.asymmetric else "cosine"
 
     def forward(
-        self, features: dict[str, Any], max_active_dims: int | None = None, task: str | None = None
+        self, features: dict[str, Any], max_active_dims: int | None = None, task: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Put codes in the place of the vectors.
 
@@ -214,6 +214,7 @@ class SparseCodes(Module):
             features: with `sentence_embedding`, `(batch, feature_size)`.
             max_active_dims: keep at most so many non-zeros per code, the largest magnitudes.
             task: "query" or "document", as `encode_query` and `encode_document` say it.
+            kwargs: none is passed, as `forward_kwargs` says.
 
         Returns:
             The same, with `sentence_embedding`, `(batch, latent_size)`, and the vectors as `sentence_vectors`.
@@ -276,7 +277,7 @@ class SparseCodes(Module):
         cache_folder: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> Self:
         """Load what `save` wrote, from a folder or from the Hub; no code of the folder is run.
 
