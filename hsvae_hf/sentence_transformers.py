@@ -202,7 +202,7 @@ class SparseCodes(Module):
         return "dot" if self.asymmetric else "cosine"
 
     def forward(
-        self, features: dict[str, Any], max_active_dims: int | None = None, task: str | None = None
+        self, features: dict[str, Any], max_active_dims: int | None = None, task: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Put codes in the place of the vectors.
 
@@ -211,6 +211,7 @@ class SparseCodes(Module):
             max_active_dims: so many non-zeros per code, the strongest dimensions, as `active_dims` of `encode`; None
                 leaves their number to the coder.
             task: "query" or "document", as `encode_query` and `encode_document` say it.
+            kwargs: none is passed, as `forward_kwargs` says.
 
         Returns:
             The same, with `sentence_embedding`, `(batch, latent_size)`, and the vectors as `sentence_vectors`.
@@ -274,7 +275,7 @@ class SparseCodes(Module):
         cache_folder: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> Self:
         """Load what `save` wrote, from a folder or from the Hub; no code of the folder is run.
 

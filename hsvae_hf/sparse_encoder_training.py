@@ -183,8 +183,8 @@ class SparseCodesCallback(TrainerCallback):
         return np.concatenate(parts)
 
 
-def _coder(model: object) -> TextVAEForPreTraining:
-    """The coder with its decoder."""
+def _coder(model: object) -> Any:
+    """The coder, a `TextVAEForPreTraining`."""
     coder = find_codes(model).coder
     if not isinstance(coder, TextVAEForPreTraining):
         raise ValueError(
@@ -196,7 +196,7 @@ def _coder(model: object) -> TextVAEForPreTraining:
 
 def _sample(dataset: Any, rows: int) -> Any:
     """`rows` rows of a data set of any kind; of a stream the first, of several data sets as many of each."""
-    if isinstance(dataset, Mapping):
+    if isinstance(dataset, dict):
         return type(dataset)({name: _sample(part, rows) for name, part in dataset.items()})
     if not hasattr(dataset, "__len__"):
         return dataset.take(rows)
