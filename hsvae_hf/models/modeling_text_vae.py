@@ -5,6 +5,7 @@ reconstructed, words or vectors, but for the code; `modeling_decoder.py` says wh
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -328,7 +329,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
 
     def _code_costs(self, posterior: TextVAEModelOutput) -> dict[str, Tensor]:
         """`TextVAEModel.code_costs` at one of the budgets, or, in evaluation, on average over them."""
-        budgets: list[int | None] = [*(self.config.code_budgets or [None])]
+        budgets: Sequence[int | None] = self.config.code_budgets or [None]
         if self.training:
             budgets = [budgets[int(torch.randint(len(budgets), ()))]]
         parts = [self.model.code_costs(posterior, budget) for budget in budgets]
