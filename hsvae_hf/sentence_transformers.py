@@ -275,6 +275,7 @@ class SparseCodes(Module):
         cache_folder: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
+        init_defaults: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Self:
         """Load what `save` wrote, from a folder or from the Hub; no code of the folder is run.
