@@ -57,7 +57,9 @@ class HSVAELoss(nn.Module):
             )
         if not weight >= 0:
             raise ValueError(f"`weight` must be at least 0, got {weight!r}; 1 is the objective as it is.")
-        self.model, self.loss, self.weight = model, loss, weight
+        self.model: nn.Module = model
+        self.loss: Any = loss
+        self.weight = weight
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> dict[str, Tensor]:
         """The terms, whose sum is the loss.
