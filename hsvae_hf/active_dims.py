@@ -97,7 +97,7 @@ def hold_target(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]])
     """
     check_model(model)
     target = cast(Any, model.base_model).latent_head.target_active_dims
-    if target is None:
+    if target is None or _fixed(model):
         return
     try:
         model.config.active_threshold, _ = _fit_threshold(model, batches, target)
@@ -113,11 +113,21 @@ def _check_target(model: PreTrainedModel, target_active_dims: object) -> None:
         )
     number = isinstance(target_active_dims, Real) and not isinstance(target_active_dims, bool)
     least = model.config.min_active_dims
+    if _fixed(model):
+        raise ValueError(
+            f"`model` must have codes whose length the gates decide, got one with {least} non-zeros in every code; pass "
+            "`active_dims` to `encode`, or set its `min_active_dims` and `max_active_dims` apart."
+        )
     if not number or not least < cast(float, target_active_dims) < _most_active_dims(model):
         raise ValueError(
             f"`target_active_dims` must be between {least} and {_most_active_dims(model)}, got {target_active_dims!r}; "
             "choose such a number."
         )
+
+
+def _fixed(model: PreTrainedModel) -> bool:
+    """Whether all codes have the same number of non-zeros."""
+    return bool(model.config.min_active_dims == _most_active_dims(model))
 
 
 def _most_active_dims(model: PreTrainedModel) -> int:

@@ -179,7 +179,7 @@ class ActiveDimsController(TrainerCallback):
     def _adapt(model: Any, wanted: float, body: object, inputs: object, posterior: Any) -> None:
         if not model.training or model.kl_scale < 1.0:
             return
-        active = (posterior.sparse_embedding != 0).float().sum(-1).mean()
+        active = (posterior.latent != 0).float().sum(-1).mean()  # open gates, whatever the limits of codes say
         ratio = (active / wanted).clamp(0.25, 4.0)
         model.gamma_kl_scale.mul_(ratio**CONTROL_RATE).clamp_(1e-4, 1e4)
 

@@ -162,7 +162,7 @@ def code_options(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """What codes of vectors are to be like, where gates are balanced and it is left open; else nothing.
 
     The wanted number of non-zeros is a sixteenth of the dimensions, or half of `max_active_dims` where that is less.
-    A code has from half to twice the wanted number.
+    Every code has that many. Where `min_active_dims` or `max_active_dims` is given, the gates decide between them.
 
     Args:
         config: the configuration as far as it is known.
@@ -173,14 +173,14 @@ def code_options(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     most = config.max_active_dims
     wanted = config.target_active_dims or min(config.latent_size / 16, math.inf if most is None else most / 2)
     budgets = [budget for budget in CODE_BUDGETS if budget <= config.latent_size / 2]
-    values = {
-        "target_active_dims": float(wanted),
-        "min_active_dims": int(wanted / 2),
-        "max_active_dims": min(math.ceil(2 * wanted), config.latent_size),
-        "code_ridge": CODE_RIDGE,
-        "code_budgets": budgets or [1],
-    }
-    return {name: value for name, value in values.items() if given.get(name) is None or name == "target_active_dims"}
+    fixed = max(1, round(wanted))
+    values: dict[str, Any] = {"code_ridge": CODE_RIDGE, "code_budgets": budgets or [1]}
+    if most is None and config.min_active_dims == 0:
+        values |= {"min_active_dims": fixed, "max_active_dims": fixed}
+    elif most is None:
+        values["max_active_dims"] = min(math.ceil(2 * wanted), config.latent_size)
+    missing = {name: value for name, value in values.items() if given.get(name) is None}
+    return {"target_active_dims": float(min(wanted, missing.get("max_active_dims", math.inf)))} | missing
 
 
 def check_data(data: DataArguments, config: Any) -> None:

@@ -267,7 +267,7 @@ class SparseCodes(Module):
         self.save_config(output_path)
 
     @classmethod
-    def load(  # type: ignore[override]  # `init_defaults` of later versions is not for this module
+    def load(
         cls,
         model_name_or_path: str,
         subfolder: str = "",

@@ -68,6 +68,18 @@ def test_any_number_of_non_zeros_can_be_asked_for(wanted, ridge):
         hsvae_hf.encode_vectors(model, vectors, active_dims=0)
 
 
+def test_a_floor_at_the_ceiling_is_a_number_for_all():
+    vectors = np.random.default_rng(0).normal(size=(50, 5))
+    fixed = trained(min_active_dims=3, max_active_dims=3, code_ridge=0.3, target_active_dims=3.0)
+    expected = hsvae_hf.encode_vectors(trained(**RULE), vectors, active_dims=3)
+    assert (hsvae_hf.encode_vectors(fixed, vectors) != expected).nnz == 0
+    before = fixed.config.active_threshold
+    hold_target(fixed, [{"vectors": torch.randn(40, 5)}])
+    assert fixed.config.active_threshold == before  # nothing to decide
+    with pytest.raises(ValueError, match="`model` must have codes whose length the gates decide"):
+        hsvae_hf.calibrate_threshold(fixed, None, vectors, 2)
+
+
 def test_short_codes_at_the_encoder_s_values_are_nested():
     model, vectors = trained(), np.random.default_rng(0).normal(size=(50, 5))
     short, long = (hsvae_hf.encode_vectors(model, vectors, active_dims=wanted).toarray() for wanted in (3, 6))

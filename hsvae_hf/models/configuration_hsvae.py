@@ -114,7 +114,8 @@ class HSVAEConfig(TextVAEConfig):
         if self.target_active_dims is None:
             return
         most = min(self.latent_size, self.max_active_dims or self.latent_size)
-        if not 0 < self.target_active_dims < most:
+        fixed = self.min_active_dims == most < self.latent_size
+        if not 0 < self.target_active_dims < most and not (fixed and 0 < self.target_active_dims <= most):
             remedy = "choose fewer than `latent_size` and `max_active_dims` allow"
             self.refuse("target_active_dims", f"between 0 and {most}", remedy)
         if self.gamma_kl_weight == 0:

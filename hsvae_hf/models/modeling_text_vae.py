@@ -128,9 +128,10 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """The code on the scale of the draws, `(batch, latent_size)`.
 
         Which dimensions are on: those that the gates say, filled up to `min_active_dims` and cut to `max_active_dims`
-        by strength; or, with `active_dims`, that many, by strength alone. Their values: where words are reconstructed,
-        `E[z|x]`; where vectors are, the encoder's, or with `code_ridge` the posterior mean given what is on. In
-        training mode they are the encoder's.
+        by strength. Where these two are equal, or with `active_dims`, that many, by strength alone.
+
+        Their values: where words are reconstructed, `E[z|x]`; where vectors are, the encoder's, or with `code_ridge`
+        the posterior mean given what is on. In training mode they are the encoder's.
         """
         if self.config.code_ridge is None or self.training:
             return self.encoder_code(posterior, active_dims)
@@ -175,6 +176,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
             return strength, torch.full_like(on[:, :1], most, dtype=torch.long), most
         most = min(config.max_active_dims or size, size)
         count = on.sum(-1, keepdim=True).clamp(config.min_active_dims, most)
+        if config.min_active_dims == most:
+            return strength, count, most
         return strength / (1 + strength) + on.to(strength.dtype), count, most  # what is on comes before what is off
 
     def _check_vectors(self, vectors: Tensor, text: Tensor | None, asked: dict[str, Any]) -> None:

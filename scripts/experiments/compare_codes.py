@@ -1,7 +1,7 @@
-"""Codes of sentence vectors against those that others publish, on tasks that no system was trained on.
+r"""Codes of sentence vectors against those that others publish, on tasks that no system was trained on.
 
-    python scripts/experiments/compare_codes.py --training_vectors general.npy --suite data/eval --vectors_dir vectors \\
-        --output_dir runs/codes
+    python scripts/experiments/compare_codes.py --training_vectors general.npy --suite data/eval \
+        --vectors_dir vectors --output_dir runs/codes
 
 This makes the table and the picture of `model_cards/codes`. One model of this package serves all budgets; each other
 system is trained for each. Finished runs are kept.
@@ -133,7 +133,8 @@ def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             budget = {name: value for name, value in row["budget"].items() if name != "value_bits"}
             key = json.dumps([row["task"], row["system"], budget])
             numbers = {name: value for name, value in row["scores"].items() if value is not None}
-            numbers |= {f"codes_{name}": row["codes"][name] for name in ("active_dims", "empty_share") if "codes" in row}
+            if "codes" in row:
+                numbers["active_dims"] = row["codes"]["active_dims"]
             groups.setdefault(key, []).append(row | {"numbers": numbers | {"seconds": result["training_seconds"]}})
     summary = []
     for rows in groups.values():
