@@ -69,7 +69,7 @@ def assert_same(model, loss, expected):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     first, second = gradients(model, loss), gradients(model, expected)
     for name in PARAMETERS:
-        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-6, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.6])  # of entries: few have sparse products, many dense ones
@@ -203,7 +203,8 @@ def test_matryoshka_loss_is_the_mean_over_prefixes(vectors):
     model = moved("Matryoshka", vectors, prefixes=(0.1, 0.5, 1.0))
     codes = dense_codes(model, vectors, lambda preactivations: top_of_batch(preactivations, K))
     errors = [
-        (vectors - codes[:, :prefix] @ model.decoder[:prefix] - model.pre_bias).square().mean() for prefix in (2, 10, 20)
+        (vectors - codes[:, :prefix] @ model.decoder[:prefix] - model.pre_bias).square().mean()
+        for prefix in (2, 10, 20)
     ]
     assert_same(model, model.loss(vectors, 0.0), sum(errors) / 3)
     assert Matryoshka(vectors, 64, K).prefixes.tolist() == [2, 6, 14, 30, 64]

@@ -3,8 +3,8 @@
     python scripts/experiments/peers.py tune --vectors train.npy --validation val.npy --output runs/tune.json
 
 `train_peer("TopK", vectors, width=512, active_dims=16, seed=1, steps=1500)` gives a `Peer` that encodes and decodes.
-`tune` tries the settings of `TRIES` and chooses by the neighbours that the codes keep on validation rows. `DEFAULTS` are
-what it chose.
+`tune` tries the settings of `TRIES` and chooses by the neighbours that the codes keep on validation rows. `DEFAULTS`
+are what it chose.
 """
 
 import sys
@@ -34,14 +34,16 @@ TRIES: dict[str, list[dict[str, Any]]] = {
         {"inputs": "centred", "learning_rate": 1e-3, "contrast_weight": 0.1},
         {"inputs": "centred", "learning_rate": 1e-3, "temperature": 10.0},
         {"inputs": "raw", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "centred", "learning_rate": 3e-3, "contrast_weight": 0.1},
     ],
     "CSRv2": [
-        {"inputs": "standardised", "learning_rate": 1e-3},
         {"inputs": "centred", "learning_rate": 1e-3},
         {"inputs": "centred", "learning_rate": 3e-3},
-        {"inputs": "centred", "learning_rate": 1e-3, "contrast_weight": 1.0},
-        {"inputs": "centred", "learning_rate": 1e-3, "contrast_weight": 0.01},
-        {"inputs": "raw", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "standardised", "learning_rate": 3e-3},
+        {"inputs": "centred", "learning_rate": 3e-3, "contrast_weight": 1.0},
+        {"inputs": "centred", "learning_rate": 3e-3, "contrast_weight": 0.01},
     ],
     "TopK": [
         {"inputs": "standardised", "learning_rate": 1e-3},
@@ -50,6 +52,8 @@ TRIES: dict[str, list[dict[str, Any]]] = {
         {"inputs": "centred", "learning_rate": 5e-4},
         {"inputs": "centred", "learning_rate": 1e-3, "aux_weight": 0.1},
         {"inputs": "raw", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "standardised", "learning_rate": 3e-3},
     ],
     "BatchTopK": [
         {"inputs": "standardised", "learning_rate": 1e-3},
@@ -58,22 +62,24 @@ TRIES: dict[str, list[dict[str, Any]]] = {
         {"inputs": "centred", "learning_rate": 5e-4},
         {"inputs": "centred", "learning_rate": 1e-3, "aux_weight": 0.1},
         {"inputs": "raw", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "standardised", "learning_rate": 3e-3},
     ],
     "Matryoshka": [
-        {"inputs": "standardised", "learning_rate": 1e-3},
-        {"inputs": "centred", "learning_rate": 1e-3},
         {"inputs": "centred", "learning_rate": 3e-3},
-        {"inputs": "centred", "learning_rate": 5e-4},
-        {"inputs": "centred", "learning_rate": 1e-3, "prefixes": (1 / 4, 1 / 2, 1.0)},
-        {"inputs": "centred", "learning_rate": 1e-3, "prefixes": (1 / 2, 1.0)},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "standardised", "learning_rate": 3e-3},
+        {"inputs": "centred", "learning_rate": 3e-3, "prefixes": (1 / 4, 1 / 2, 1.0)},
+        {"inputs": "centred", "learning_rate": 3e-3, "prefixes": (1 / 2, 1.0)},
+        {"inputs": "centred", "learning_rate": 3e-3, "aux_weight": 0.1},
     ],
     "JumpReLU": [
-        {"inputs": "standardised", "learning_rate": 1e-3},
         {"inputs": "centred", "learning_rate": 1e-3},
         {"inputs": "centred", "learning_rate": 3e-3},
-        {"inputs": "centred", "learning_rate": 1e-3, "penalty_weight": 1.0},
-        {"inputs": "centred", "learning_rate": 1e-3, "bandwidth": 0.5},
-        {"inputs": "centred", "learning_rate": 1e-3, "penalty_weight": 0.3, "bandwidth": 0.5},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "standardised", "learning_rate": 3e-3},
+        {"inputs": "centred", "learning_rate": 3e-3, "penalty_weight": 1.0},
+        {"inputs": "centred", "learning_rate": 3e-3, "bandwidth": 0.5},
     ],
     "VSC": [{}, {"learning_rate": 3e-3}, {"weight_decay": 0.1}, {"similarity_weight": 0.0}],
     "SDLGM": [{}, {"learning_rate": 3e-3}, {"weight_decay": 0.1}, {"similarity_weight": 0.0}],
@@ -81,9 +87,7 @@ TRIES: dict[str, list[dict[str, Any]]] = {
     "PCA": [{}, {"whiten": True}],
     "Signs": [{}],
 }
-DEFAULTS: dict[str, dict[str, Any]] = {
-    name: TRIES[name][0] for name in TRIES
-}
+DEFAULTS: dict[str, dict[str, Any]] = {name: TRIES[name][0] for name in TRIES}
 
 
 class Coder(Protocol):
@@ -459,7 +463,8 @@ class TuneArguments:
     peers: list[str] = field(default_factory=lambda: list(NAMES), metadata={"help": "Which."})
     width: int = field(default=512, metadata={"help": "Dimensions of the codes."})
     active_dims: int = field(default=16, metadata={"help": "Non-zeros of the codes."})
-    steps: int = field(default=1500, metadata={"help": "Training steps of the two best of each."})
+    steps: int = field(default=1500, metadata={"help": "Training steps of the best of each."})
+    finalists: int = field(default=1, metadata={"help": "How many of each are trained so long."})
     sieve_steps: int = field(default=600, metadata={"help": "Training steps of a try."})
     batch_size: int = field(default=256, metadata={"help": "Rows of a step."})
     seed: int = field(default=1, metadata={"help": "Of every run."})
@@ -478,7 +483,7 @@ def attempt(
 
 
 def tune(options: TuneArguments, name: str, rows: dict[str, Any]) -> dict[str, Any]:
-    """Try every setting of a system at `sieve_steps`, the two best at `steps`; choose the best of these."""
+    """Try every setting of a system at `sieve_steps`, the best `finalists` at `steps`; choose the best of these."""
 
     def by_score(tried: dict[str, Any]) -> float:
         return float(tried["score"])
@@ -488,7 +493,7 @@ def tune(options: TuneArguments, name: str, rows: dict[str, Any]) -> dict[str, A
         final = sieve
     else:
         sieve = [attempt(options, name, settings, options.sieve_steps, rows) for settings in TRIES[name]]
-        best = sorted(sieve, key=by_score, reverse=True)[:2]
+        best = sorted(sieve, key=by_score, reverse=True)[: options.finalists]
         final = [attempt(options, name, tried["settings"], options.steps, rows) for tried in best]
     return {"tries": len(sieve), "sieve": sieve, "chosen": max(final, key=by_score)}
 

@@ -8,7 +8,7 @@ the code, and `W_d^T z + b` the reconstruction. The methods differ in what is ke
 | TopK | the k largest of a row | dead dimensions reconstruct the residual | Gao et al. 2024 |
 | BatchTopK | the k * rows largest of a batch | the same | Bussmann et al. 2024 |
 | Matryoshka | the same | the error of every prefix of the code | Bussmann et al. 2025 |
-| JumpReLU | what exceeds a learnt threshold | the number of non-zeros, by a straight-through gradient | Rajamanoharan et al. 2024 |
+| JumpReLU | what exceeds a learnt threshold | the number of non-zeros | Rajamanoharan et al. 2024 |
 | CSR | the k largest, W_d = W_e | 4k too; dead dimensions; InfoNCE of codes | Wen et al. 2025 |
 | CSRv2 | the same, k annealed from 64 | the same, by cosines | Guo et al. 2026 |
 
@@ -257,7 +257,12 @@ class TopK(nn.Module):
         return self.kept(preactivations)
 
     def loss(self, vectors: Tensor, progress: float) -> Tensor:
-        """The loss of a batch `(rows, size)`, per number; `progress` (0 to 1) is the share of the steps that are done."""
+        """The loss of a batch `(rows, size)`, per number.
+
+        Args:
+            vectors: the batch.
+            progress: share of the steps that are done (0 to 1).
+        """
         bias = self.bias()
         preactivations = self.preactivations(vectors, bias)
         entries = self.kept(preactivations)
@@ -414,8 +419,8 @@ class JumpReLU(TopK):
     """Rajamanoharan et al. 2024: a learnt threshold per dimension, and a penalty on the number of non-zeros.
 
     `L = ||x - x^||^2 + penalty_weight (L_0 / k - 1)^2`, the form for a wanted number; L_0 is the mean of the batch, and
-    the error per number. Adam is without momentum, as in the paper. The penalty grows over the first `warmup` of the steps. Thresholds begin
-    where four times k dimensions exceed them.
+    the error per number. Adam is without momentum, as in the paper. The penalty grows over the first `warmup` of the
+    steps. Thresholds begin where four times k dimensions exceed them.
 
     Args:
         vectors: as of `TopK`, like all that is not named here.
@@ -499,7 +504,7 @@ class CSR(TopK):
         self.idle_steps = torch.zeros(width, dtype=torch.long)
 
     def count_at(self, progress: float) -> int:
-        """k at this share of the steps."""
+        """How many are kept at this share of the steps."""
         return self.active_dims
 
     def loss(self, vectors: Tensor, progress: float) -> Tensor:
@@ -546,10 +551,10 @@ class CSRv2(CSR):
     """Guo et al. 2026, as far as it applies to vectors of a frozen encoder without labels.
 
     From the paper: `k_t = (1 - p) k_initial + p k`, where p grows linearly and k_initial = 64, on top of CSR's loss.
-    From its released code: p reaches 1 after 70% of the steps, k_initial is at most a quarter of the width, the contrast
-    is by cosines at temperature 0.2, and a dimension is dead after 10 steps.
-    Left out: labels in the contrast, and the training of the encoder. A row is its own positive, as the released code
-    has it without labels (`use_CL`, both views being equal).
+    From its released code: p reaches 1 after 70% of the steps, k_initial is at most a quarter of the width, the
+    contrast is by cosines at temperature 0.2, and a dimension is dead after 10 steps (30 passes, three a step).
+    Left out: labels in the contrast, and the training of the encoder. A row is its own positive, as in the released
+    code without labels, whose two views are equal.
 
     Args:
         vectors: as of `TopK`, like all that is not named here.
@@ -580,7 +585,7 @@ class CSRv2(CSR):
         self.annealed = annealed
 
     def count_at(self, progress: float) -> int:
-        """k at this share of the steps."""
+        """How many are kept at this share of the steps."""
         done = _ramp(progress, self.annealed)
         return round((1 - done) * self.initial_active_dims + done * self.active_dims)
 
