@@ -244,11 +244,9 @@ def test_jump_relu_loss(vectors):
     codes = jump_relu(preactivations, threshold, 0.5)
     active = step_function(preactivations, threshold, 0.5).sum(1).mean()
     error = (vectors - codes @ model.decoder - model.pre_bias).square().mean()
-    expected = error + 0.3 * 0.5 * (active / K - 1).square()
-    found, dense = (
-        torch.autograd.grad(loss, tuple(model.parameters())) for loss in (model.loss(vectors, 0.25), expected)
-    )
-    assert model.loss(vectors, 0.25).item() == pytest.approx(expected.item(), rel=1e-5)
+    expected, loss = error + 0.3 * 0.5 * (active / K - 1).square(), model.loss(vectors, 0.25)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    found, dense = (torch.autograd.grad(value, tuple(model.parameters())) for value in (loss, expected))
     for first, second in zip(found, dense, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
     assert found[-1].abs().max() > 0  # of the thresholds
@@ -258,7 +256,7 @@ def test_jump_relu_loss(vectors):
 def test_jump_relu_reaches_the_wanted_number():
     vectors = torch.randn(512, 12) @ torch.randn(12, 12)
     vectors = vectors / vectors.std()
-    model = JumpReLU(vectors, 48, 4, penalty_weight=1.0)
+    model = JumpReLU(vectors, 48, 4)
     start = model.encode(vectors).nnz / len(vectors)
     train(model, vectors, steps=300, batch_size=64, learning_rate=5e-3, decay=0.2, seed=0)
     assert start > 12

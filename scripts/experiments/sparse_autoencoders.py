@@ -418,15 +418,15 @@ class Matryoshka(BatchTopK):
 class JumpReLU(TopK):
     """Rajamanoharan et al. 2024: a learnt threshold per dimension, and a penalty on the number of non-zeros.
 
-    `L = ||x - x^||^2 + penalty_weight (L_0 / k - 1)^2`, the form for a wanted number; L_0 is the mean of the batch, and
-    the error per number. Adam is without momentum, as in the paper. The penalty grows over the first `warmup` of the
-    steps. Thresholds begin where four times k dimensions exceed them.
+    `L = ||x - x^||^2 + penalty_weight (L_0 / k - 1)^2`, the form for a wanted number, with the error per number and L_0
+    the mean of the batch. The penalty grows over the first `warmup` of the steps. Thresholds begin where four times k
+    dimensions exceed them. Adam is without momentum, as in the paper.
 
     Args:
         vectors: as of `TopK`, like all that is not named here.
         width: of the code.
         active_dims: k, on average.
-        penalty_weight: of the penalty.
+        penalty_weight: of the penalty; the smaller, the further above k are the non-zeros.
         bandwidth: of the rectangle kernel, in units of the vectors' numbers.
         warmup: share of the steps (0 to 1).
     """
@@ -438,8 +438,8 @@ class JumpReLU(TopK):
         vectors: Tensor,
         width: int,
         active_dims: int,
-        penalty_weight: float = 0.1,
-        bandwidth: float = 0.2,
+        penalty_weight: float = 3.0,
+        bandwidth: float = 0.5,
         warmup: float = 0.3,
     ) -> None:
         super().__init__(vectors, width, active_dims)
