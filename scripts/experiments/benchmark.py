@@ -26,7 +26,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from compare_vectors import csr_loss
+from peers import csr_loss
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 

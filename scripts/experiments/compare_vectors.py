@@ -9,7 +9,6 @@ Finished runs are kept.
 import itertools
 import json
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,16 +18,13 @@ import numpy as np
 import torch
 from comparison import encoder_vectors, load_labelled
 from finished_runs import Runs
+from peers import Peer, train_peer
 from pictures import lines, panels, powers_of_two
-from scipy import sparse
 from tables import MEASURES, Spread, cells, spreads, table
-from transformers import set_seed
 
-import hsvae_hf
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import choose, parse
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
-from hsvae_hf.encoding import encode_vectors
 from hsvae_hf.extras import require
 from hsvae_hf.files import staged_folder
 from hsvae_hf.probes import probe_accuracy
@@ -36,7 +32,7 @@ from hsvae_hf.statistics import neighbours_kept
 
 SYSTEMS = ["HSVAE", "CSR", "VSC", "SDLGM"]
 BATCH_SIZE = 128  # half of train.py's, and two thirds of its steps, so that a whole table takes hours, not days
-CSR_LEARNING_RATE = 1e-3  # better than 3e-3 on Yahoo at 16 non-zeros
+CSR = {"inputs": "standardised", "learning_rate": 1e-3}  # better than 3e-3 on Yahoo at 16 non-zeros
 COLUMNS = ("active_dims", "accuracy", "neighbours_kept", "squared_error", "dead_dims")
 
 
@@ -74,9 +70,6 @@ class Rows(NamedTuple):
         return f"{zlib.crc32(b''.join(part.tobytes() for part in parts)):08x}"
 
 
-Coder = Callable[[np.ndarray], tuple[sparse.csr_matrix, float]]  # vectors to codes, and their squared error
-
-
 def load_rows(options: VectorsArguments, dataset: str) -> Rows:
     """The vectors of a data set."""
     limits = {"max_train_samples": options.max_train_samples, "max_samples": options.max_samples}
@@ -86,102 +79,22 @@ def load_rows(options: VectorsArguments, dataset: str) -> Rows:
     return Rows(vectors, {name: np.array(split["label"][:]) for name, split in data.items()})
 
 
-def train_own(model_type: str, rows: Rows, size: int, wanted: int, seed: int, steps: int) -> Coder:
-    """Train a model of this package, with the weights and rates that `fit` has for vectors."""
-    sparsity: dict[str, dict[str, Any]] = {
-        "hsvae": {"target_active_dims": wanted},
-        # Gates of VSC are fully on or off, so no threshold gives its codes a wanted number.
-        "vsc": {"prior_activity": wanted / size, "penalty_weight": 1.0, "max_active_dims": wanted},
-        "sdlgm": {"sparsity_cap": wanted},
-    }
-    model = hsvae_hf.fit(
-        rows.vectors["train"],
-        model_type=model_type,
-        validation=rows.vectors["validation"],
-        latent_size=size,
-        max_steps=steps,
-        kl_warmup_steps=max(1, 3 * steps // 10),
-        per_device_train_batch_size=BATCH_SIZE,
-        eval_strategy="no",
-        seed=seed,
-        disable_tqdm=True,
-        **sparsity[model_type],
-    )
-
-    def code(vectors: np.ndarray) -> tuple[sparse.csr_matrix, float]:
-        with torch.inference_mode():
-            posterior = model.model(vectors=torch.from_numpy(vectors))
-            latents = posterior.sparse_embedding / model.model.code_scale
-            error = (model.decoder.mean(latents) - posterior.features).square().mean()
-        return encode_vectors(model, vectors), float(error)
-
-    return code
-
-
-class CSRModel(torch.nn.Module):
-    """What sentence-transformers' CSRLoss asks of a SparseEncoder: its SparseAutoEncoder, and dot products."""
-
-    def __init__(self, autoencoder: torch.nn.Module) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The autoencoder's outputs."""
-        return self.autoencoder(features)
-
-    def similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Dot products."""
-        return a @ b.T
-
-
-def csr_loss(autoencoder: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """sentence-transformers' CSRLoss of a batch `(rows, size)`; a sentence is its own positive."""
-    from sentence_transformers.sparse_encoder.losses import CSRLoss
-
-    loss = CSRLoss(CSRModel(autoencoder))
-    return lambda batch: sum(loss([{"sentence_embedding": batch}, {"sentence_embedding": batch}]).values())
-
-
-def train_csr(rows: Rows, size: int, wanted: int, seed: int, steps: int) -> Coder:
-    """Train sentence-transformers' SparseAutoEncoder."""
-    from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
-
-    set_seed(seed)
-    train = torch.from_numpy(rows.vectors["train"])
-    mean, std = train.mean(0), train.std(0)
-    autoencoder = SparseAutoEncoder(train.shape[1], hidden_dim=size, k=wanted, k_aux=min(512, size))
-    loss = csr_loss(autoencoder)
-    optimizer = torch.optim.Adam(autoencoder.parameters(), lr=CSR_LEARNING_RATE)
-    generator = torch.Generator().manual_seed(seed)
-    autoencoder.train()
-    for _ in range(steps):
-        batch = (train[torch.randint(len(train), (BATCH_SIZE,), generator=generator)] - mean) / std
-        total = loss(batch)
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-    autoencoder.eval()
-
-    def code(vectors: np.ndarray) -> tuple[sparse.csr_matrix, float]:
-        with torch.inference_mode():
-            features = (torch.from_numpy(vectors) - mean) / std
-            codes = autoencoder({"sentence_embedding": features})["sentence_embedding"]
-            error = (autoencoder.decode(codes) - features).square().mean()
-        return sparse.csr_matrix(codes.numpy()), float(error)
-
-    return code
+def train_system(rows: Rows, system: str, size: int, wanted: int, seed: int, steps: int) -> Peer:
+    """Train a system, with the weights and rates that `fit` has for vectors, or those of `CSR`."""
+    settings = CSR if system == "CSR" else {"validation": rows.vectors["validation"]}
+    return train_peer(system, rows.vectors["train"], size, wanted, seed, steps, BATCH_SIZE, **settings)
 
 
 def train_and_measure(rows: Rows, settings: dict[str, Any]) -> dict[str, Any]:
     """The result of a run: its settings, and every number in the table."""
-    system, *arguments = (settings[name] for name in ("system", "latent_size", "wanted", "seed", "max_steps"))
-    code = train_csr(rows, *arguments) if system == "CSR" else train_own(system.lower(), rows, *arguments)
-    (train, _), (test, error) = (code(rows.vectors[split]) for split in ("train", "test"))
+    peer = train_system(rows, *(settings[name] for name in ("system", "latent_size", "wanted", "seed", "max_steps")))
+    train, test = (peer.encode(rows.vectors[split]) for split in ("train", "test"))
+    residual = (peer.decode(test) - rows.vectors["test"]) / rows.vectors["train"].std(0)
     return settings | {
         "active_dims": test.nnz / test.shape[0],
         "accuracy": probe_accuracy(train, rows.labels["train"], test, rows.labels["test"]),
         "neighbours_kept": neighbours_kept(rows.vectors["test"], test),
-        "squared_error": error,
+        "squared_error": float(np.square(residual).mean()),
         "dead_dims": int((train.getnnz(axis=0) == 0).sum()),
     }
 

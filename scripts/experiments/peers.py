@@ -1,0 +1,520 @@
+"""Sparse codes of sentence vectors that others publish, behind one interface; and their tuning.
+
+    python scripts/experiments/peers.py tune --vectors train.npy --validation val.npy --output runs/tune.json
+
+`train_peer("TopK", vectors, width=512, active_dims=16, seed=1, steps=1500)` gives a `Peer` that encodes and decodes.
+`tune` tries the settings of `TRIES` and chooses by the neighbours that the codes keep on validation rows. `DEFAULTS`
+are what it chose.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import sparse_autoencoders
+import torch
+from scipy import sparse
+from transformers import PreTrainedModel
+
+import hsvae_hf
+from hsvae_hf.cli import run
+from hsvae_hf.command_line import choose, parse
+from hsvae_hf.files import claimed_file, load_vectors, write_json
+
+# What `tune` chose from.
+TRIES: dict[str, list[dict[str, Any]]] = {
+    "CSR": [
+        {"inputs": "standardised", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 3e-3},
+        {"inputs": "centred", "learning_rate": 1e-3, "contrast_weight": 0.1},
+        {"inputs": "centred", "learning_rate": 1e-3, "temperature": 10.0},
+        {"inputs": "raw", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "centred", "learning_rate": 3e-3, "contrast_weight": 0.1},
+    ],
+    "CSRv2": [
+        {"inputs": "standardised", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 3e-3},
+        {"inputs": "centred", "learning_rate": 1e-3, "contrast_weight": 1.0},
+        {"inputs": "centred", "learning_rate": 1e-3, "contrast_weight": 0.01},
+        {"inputs": "raw", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "centred", "learning_rate": 3e-3, "contrast_weight": 1.0},
+    ],
+    "TopK": [
+        {"inputs": "standardised", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 3e-3},
+        {"inputs": "centred", "learning_rate": 5e-4},
+        {"inputs": "centred", "learning_rate": 1e-3, "aux_weight": 0.1},
+        {"inputs": "raw", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "standardised", "learning_rate": 3e-3},
+    ],
+    "BatchTopK": [
+        {"inputs": "standardised", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 3e-3},
+        {"inputs": "centred", "learning_rate": 5e-4},
+        {"inputs": "centred", "learning_rate": 1e-3, "aux_weight": 0.1},
+        {"inputs": "raw", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "standardised", "learning_rate": 3e-3},
+    ],
+    "Matryoshka": [
+        {"inputs": "centred", "learning_rate": 3e-3},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "standardised", "learning_rate": 3e-3},
+        {"inputs": "centred", "learning_rate": 3e-3, "prefixes": (1 / 4, 1 / 2, 1.0)},
+        {"inputs": "centred", "learning_rate": 3e-3, "prefixes": (1 / 2, 1.0)},
+        {"inputs": "centred", "learning_rate": 3e-3, "aux_weight": 0.1},
+    ],
+    "JumpReLU": [
+        {"inputs": "centred", "learning_rate": 1e-3},
+        {"inputs": "centred", "learning_rate": 3e-3},
+        {"inputs": "centred", "learning_rate": 1e-2},
+        {"inputs": "standardised", "learning_rate": 3e-3},
+        {"inputs": "centred", "learning_rate": 3e-3, "penalty_weight": 1.0},
+        {"inputs": "centred", "learning_rate": 3e-3, "bandwidth": 0.5},
+    ],
+    "VSC": [{}, {"learning_rate": 3e-3}],
+    "SDLGM": [{}, {"learning_rate": 3e-3}],
+    "PCA-largest": [{}, {"whiten": True}],
+    "PCA": [{}, {"whiten": True}],
+    "Signs": [{}],
+}
+DEFAULTS: dict[str, dict[str, Any]] = {name: TRIES[name][0] for name in TRIES}
+
+
+class Coder(Protocol):
+    """What has learnt to code vectors."""
+
+    def encode(self, vectors: np.ndarray, active_dims: int | None = None) -> sparse.csr_matrix:
+        """Codes `(rows, width)` of vectors `(rows, size)`; `active_dims` asks for a number of non-zeros by rank."""
+
+    def decode(self, codes: sparse.csr_matrix) -> np.ndarray:
+        """Vectors `(rows, size)` of codes `(rows, width)`, in the units of the encoder."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A trained system.
+
+    Args:
+        name: one of `NAMES`.
+        settings: that it was trained with, beside width, non-zeros, seed and steps.
+        coder: codes and decodes.
+        seconds: CPU time of the process while it trained.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    coder: Coder
+    seconds: float
+
+    def encode(self, vectors: np.ndarray, active_dims: int | None = None) -> sparse.csr_matrix:
+        """Codes `(rows, width)` of vectors.
+
+        Args:
+            vectors: `(rows, size)`, of the encoder whose vectors it was trained on.
+            active_dims: as many non-zeros at most, the largest of a row; None keeps to the system's own rule.
+        """
+        return self.coder.encode(np.asarray(vectors, dtype=np.float32), active_dims)
+
+    def decode(self, codes: sparse.csr_matrix) -> np.ndarray:
+        """Vectors `(rows, size)` of codes `(rows, width)`, in the units of the encoder."""
+        return self.coder.decode(codes)
+
+
+class Scaler:
+    """Vectors to the units in which a system is trained, and back.
+
+    Args:
+        vectors: `(rows, size)`.
+        inputs: `raw` leaves them; `centred` takes their mean and divides by one number, so that the mean square is 1;
+            `standardised` divides each dimension by its own deviation.
+    """
+
+    def __init__(self, vectors: np.ndarray, inputs: str) -> None:
+        choose("inputs", inputs, ("raw", "centred", "standardised"))
+        size = vectors.shape[1]
+        self.mean = np.zeros(size, np.float32) if inputs == "raw" else vectors.mean(0)
+        std = (vectors - self.mean).std(0) if inputs == "standardised" else np.ones(size, np.float32)
+        if inputs == "centred":
+            std = np.full(size, np.sqrt(np.square(vectors - self.mean).mean()), np.float32)
+        self.std = np.where(std > 1e-8, std, 1.0).astype(np.float32)  # a dimension that never varies keeps its scale
+
+    def forward(self, vectors: np.ndarray) -> torch.Tensor:
+        """To the units of training."""
+        return torch.from_numpy((vectors - self.mean) / self.std)
+
+    def back(self, vectors: np.ndarray) -> np.ndarray:
+        """To the units of the encoder."""
+        return vectors * self.std + self.mean
+
+
+class Autoencoder:
+    """A sparse autoencoder of scaled vectors.
+
+    Args:
+        name: one of `sparse_autoencoders.METHODS`.
+        vectors: to train on, `(rows, size)`.
+        width: of the codes.
+        active_dims: non-zeros, on average.
+        seed: of the weights and the order of the rows.
+        steps: to train.
+        batch_size: rows of a step.
+        inputs: units, as of `Scaler`.
+        learning_rate: of Adam.
+        decay: share of the steps, the last ones, over which the rate falls to zero.
+        options: of the method.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vectors: np.ndarray,
+        width: int,
+        active_dims: int,
+        seed: int,
+        steps: int,
+        batch_size: int,
+        inputs: str = "centred",
+        learning_rate: float = 1e-3,
+        decay: float = 0.2,
+        **options: Any,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.scaler = Scaler(vectors, inputs)
+        scaled = self.scaler.forward(vectors)
+        self.model = sparse_autoencoders.METHODS[name](scaled, width, active_dims, **options)
+        sparse_autoencoders.train(self.model, scaled, steps, batch_size, learning_rate, decay, seed)
+
+    def encode(self, vectors: np.ndarray, active_dims: int | None = None) -> sparse.csr_matrix:
+        """As `Coder.encode`."""
+        return self.model.encode(self.scaler.forward(vectors), active_dims)
+
+    def decode(self, codes: sparse.csr_matrix) -> np.ndarray:
+        """As `Coder.decode`."""
+        return self.scaler.back(self.model.decode(codes))
+
+
+class CSRModel(torch.nn.Module):
+    """What sentence-transformers' CSRLoss asks of a SparseEncoder: its SparseAutoEncoder, and dot products."""
+
+    def __init__(self, autoencoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The autoencoder's outputs."""
+        return self.autoencoder(features)
+
+    def similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Dot products."""
+        return a @ b.T
+
+
+def csr_loss(autoencoder: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """sentence-transformers' own CSRLoss of a batch `(rows, size)`; a sentence is its own positive.
+
+    `sparse_autoencoders.CSR` has the same loss and is several times faster; the tests compare them.
+    """
+    from sentence_transformers.sparse_encoder.losses import CSRLoss
+
+    loss = CSRLoss(CSRModel(autoencoder))
+    return lambda batch: sum(loss([{"sentence_embedding": batch}, {"sentence_embedding": batch}]).values())
+
+
+class OwnModel:
+    """A model of this package, by `hsvae_hf.fit`.
+
+    Args:
+        name: HSVAE, VSC or SDLGM.
+        vectors: to train on, `(rows, size)`.
+        width: of the codes.
+        active_dims: non-zeros wanted.
+        seed: of the run.
+        steps: to train.
+        batch_size: rows of a step.
+        options: of `hsvae_hf.fit`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vectors: np.ndarray,
+        width: int,
+        active_dims: int,
+        seed: int,
+        steps: int,
+        batch_size: int,
+        **options: Any,
+    ) -> None:
+        sparsity: dict[str, dict[str, Any]] = {
+            "HSVAE": {"target_active_dims": active_dims},
+            # Gates of VSC are fully on or off, so no threshold gives its codes a wanted number.
+            "VSC": {"prior_activity": active_dims / width, "penalty_weight": 1.0, "max_active_dims": active_dims},
+            "SDLGM": {"sparsity_cap": active_dims},
+        }
+        quiet = {"eval_strategy": "no", "disable_tqdm": True}
+        sizes = {"latent_size": width, "max_steps": steps, "per_device_train_batch_size": batch_size, "seed": seed}
+        sizes["kl_warmup_steps"] = max(1, 3 * steps // 10)
+        settings = sparsity[name] | quiet | sizes | options
+        self.model: PreTrainedModel = hsvae_hf.fit(vectors, model_type=name.lower(), **settings)
+
+    def encode(self, vectors: np.ndarray, active_dims: int | None = None) -> sparse.csr_matrix:
+        """As `Coder.encode`."""
+        return hsvae_hf.encode_vectors(self.model, vectors, max_active_dims=active_dims)
+
+    @torch.inference_mode()
+    def decode(self, codes: sparse.csr_matrix) -> np.ndarray:
+        """As `Coder.decode`."""
+        body = self.model.base_model
+        latents = torch.from_numpy(codes.toarray()) / body.code_scale
+        return np.asarray(body.standardizer.undo(self.model.decoder.mean(latents)))
+
+
+class PrincipalComponents:
+    """Coordinates on the principal components of the vectors: the first, or the largest of a row.
+
+    Args:
+        vectors: `(rows, size)`.
+        width: components that are looked at, at most `size`.
+        active_dims: coordinates that are kept.
+        largest: keep the largest of a row by magnitude, rather than the first.
+        whiten: divide each coordinate by its deviation, before the largest are chosen too.
+    """
+
+    def __init__(self, vectors: np.ndarray, width: int, active_dims: int, largest: bool, whiten: bool = False) -> None:
+        self.active_dims, self.largest = active_dims, largest
+        self.mean = vectors.mean(0)
+        variances, components = np.linalg.eigh(np.cov(vectors, rowvar=False).astype(np.float64))
+        count = min(width if largest else active_dims, len(variances))
+        self.components = components[:, ::-1][:, :count].T.astype(np.float32)  # (count, size), the widest first
+        deviations = np.sqrt(np.maximum(variances[::-1][:count], 1e-12))
+        self.scale = deviations.astype(np.float32) if whiten else np.ones(count, np.float32)
+
+    def encode(self, vectors: np.ndarray, active_dims: int | None = None) -> sparse.csr_matrix:
+        """As `Coder.encode`."""
+        coordinates = ((vectors - self.mean) @ self.components.T) / self.scale
+        count = min(active_dims or self.active_dims, len(self.scale))
+        if self.largest:
+            smallest = np.argpartition(-np.abs(coordinates), count - 1, axis=1)[:, count:]
+            np.put_along_axis(coordinates, smallest, 0.0, axis=1)
+        else:
+            coordinates[:, count:] = 0.0
+        return sparse.csr_matrix(coordinates)
+
+    def decode(self, codes: sparse.csr_matrix) -> np.ndarray:
+        """As `Coder.decode`."""
+        return np.asarray(codes @ (self.components * self.scale[:, None]) + self.mean)
+
+
+class SignProjections:
+    """The signs, 1 or -1, of random projections of the centred vectors; 16 for each non-zero of the others.
+
+    The projections come in blocks that are orthonormal. No entry of a code is zero. Decoding is `mean + a P^T c`, with
+    the a of the least squared error on the training rows.
+
+    Args:
+        vectors: `(rows, size)`.
+        active_dims: the others' non-zeros.
+        seed: of the projections.
+        bits: number of projections; None takes 16 for each non-zero.
+    """
+
+    def __init__(self, vectors: np.ndarray, active_dims: int, seed: int, bits: int | None = None) -> None:
+        generator, size = np.random.default_rng(seed), vectors.shape[1]
+        count = 16 * active_dims if bits is None else bits
+        blocks = [np.linalg.qr(generator.normal(size=(size, size)))[0].T for _ in range(-(-count // size))]
+        self.mean = vectors.mean(0)
+        self.projections = np.concatenate(blocks)[:count].astype(np.float32)  # (bits, size)
+        made = self._signs(vectors) @ self.projections
+        self.scale = float((made * (vectors - self.mean)).sum() / np.square(made).sum())
+
+    def _signs(self, vectors: np.ndarray) -> np.ndarray:
+        return np.where((vectors - self.mean) @ self.projections.T >= 0, 1.0, -1.0).astype(np.float32)
+
+    def encode(self, vectors: np.ndarray, active_dims: int | None = None) -> sparse.csr_matrix:
+        """As `Coder.encode`, but that signs have no rank."""
+        if active_dims is not None:
+            raise ValueError(f"`active_dims` must be left out for signs, which have no rank, got {active_dims}.")
+        return sparse.csr_matrix(self._signs(vectors))
+
+    def decode(self, codes: sparse.csr_matrix) -> np.ndarray:
+        """As `Coder.decode`."""
+        return np.asarray(self.scale * (codes @ self.projections) + self.mean)
+
+
+AUTOENCODERS = tuple(sparse_autoencoders.METHODS)
+OWN = ("VSC", "SDLGM")
+UNTRAINED = ("PCA-largest", "PCA", "Signs")
+NAMES = (*AUTOENCODERS, *OWN, *UNTRAINED)
+
+
+def train_peer(
+    name: str,
+    vectors: np.ndarray,
+    width: int,
+    active_dims: int,
+    seed: int,
+    steps: int,
+    batch_size: int = 256,
+    **settings: Any,
+) -> Peer:
+    """Train one of the systems on vectors.
+
+    Args:
+        name: one of `NAMES`, or HSVAE.
+        vectors: `(rows, size)`, finite.
+        width: dimensions of a code, at least `active_dims`. PCA has at most `size`, `Signs` its bits.
+        active_dims: non-zeros of a code; on average for BatchTopK, Matryoshka and JumpReLU, which decide by row, and at
+            most for VSC and SDLGM.
+        seed: of the weights and the order of the rows.
+        steps: batches to train on (>= 1).
+        batch_size: rows of a batch (>= 1).
+        settings: of the system; what is left out is that of `DEFAULTS`.
+
+    Raises:
+        ValueError: for a name that is not known, vectors that are no finite matrix, or numbers that do not go together.
+
+    Example:
+        >>> peer = train_peer("TopK", np.random.default_rng(0).normal(size=(64, 8)), 16, 4, seed=1, steps=2)
+        >>> peer.encode(np.ones((3, 8))).shape
+        (3, 16)
+    """
+    name = choose("name", name, (*NAMES, "HSVAE"))
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if vectors.ndim != 2 or not len(vectors) or not np.isfinite(vectors).all():
+        raise ValueError(f"`vectors` must be finite numbers, (rows, size), got shape {vectors.shape}; look at them.")
+    if not 1 <= active_dims <= width:
+        raise ValueError(f"`active_dims` must be from 1 to `width` ({width}), got {active_dims}; choose such.")
+    if min(steps, batch_size) < 1:
+        raise ValueError(f"`steps` and `batch_size` must be at least 1, got {steps} and {batch_size}; raise them.")
+    torch.set_flush_denormal(True)  # denormals make CPU kernels many times slower
+    settings = DEFAULTS.get(name, {}) | settings
+    sizes, training = (vectors, width, active_dims), {"seed": seed, "steps": steps, "batch_size": batch_size}
+    start = time.process_time()
+    if name in AUTOENCODERS:
+        coder: Coder = Autoencoder(name, *sizes, **training, **settings)
+    elif name in (*OWN, "HSVAE"):
+        coder = OwnModel(name, *sizes, **training, **settings)
+    elif name == "Signs":
+        coder = SignProjections(vectors, active_dims, seed, **settings)
+    else:
+        coder = PrincipalComponents(*sizes, largest=name == "PCA-largest", **settings)
+    return Peer(name, settings, coder, time.process_time() - start)
+
+
+class Validation:
+    """Rows on which codes are judged by the neighbours that they keep.
+
+    Args:
+        vectors: `(rows, size)`, some thousand rows at most: all pairs are compared.
+        count: neighbours of a row.
+    """
+
+    def __init__(self, vectors: np.ndarray, count: int = 10) -> None:
+        self.vectors, self.count = vectors, count
+        self.unit = _unit(vectors)
+        self.wanted = self._nearest(self.unit @ self.unit.T)
+
+    def _nearest(self, similarity: np.ndarray) -> np.ndarray:
+        """Whether a row is one of another's nearest, `(rows, rows)`."""
+        np.fill_diagonal(similarity, -np.inf)
+        nearest = np.argpartition(-similarity, self.count, axis=1)[:, : self.count]
+        found = np.zeros(similarity.shape, dtype=bool)
+        np.put_along_axis(found, nearest, True, axis=1)
+        return found
+
+    def kept(self, similarity: np.ndarray) -> float:
+        """Share of each row's nearest by cosine of the vectors that are nearest by `similarity` `(rows, rows)` too."""
+        return float((self.wanted & self._nearest(similarity)).sum() / self.wanted.sum())
+
+    def measure(self, peer: Peer) -> dict[str, float]:
+        """Neighbours kept by cosine of two codes, and of a dense query and a decoded code; non-zeros of a code."""
+        codes = peer.encode(self.vectors)
+        lengths = np.sqrt(np.asarray(codes.multiply(codes).sum(1)).ravel())
+        unit = sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ codes
+        return {
+            "symmetric": self.kept((unit @ unit.T).toarray()),
+            "dense_query": self.kept(self.unit @ _unit(peer.decode(codes)).T),
+            "active_dims": codes.nnz / codes.shape[0],
+        }
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
+
+
+@dataclass
+class TuneArguments:
+    """What to tune, on what."""
+
+    task: str = field(metadata={"help": "tune."})
+    vectors: Path = field(metadata={"help": "Vectors to train on: a .npy file, (rows, size)."})
+    validation: list[Path] = field(metadata={"help": "Files of the rows to choose on, at most some thousand each."})
+    output: Path = field(metadata={"help": "JSON file of every try and of what was chosen."})
+    peers: list[str] = field(default_factory=lambda: list(NAMES), metadata={"help": "Which."})
+    width: int = field(default=512, metadata={"help": "Dimensions of the codes."})
+    active_dims: int = field(default=16, metadata={"help": "Non-zeros of the codes."})
+    steps: int = field(default=1500, metadata={"help": "Training steps of the best of each."})
+    finalists: int = field(default=1, metadata={"help": "How many of each are trained so long."})
+    sieve_steps: int = field(default=600, metadata={"help": "Training steps of a try."})
+    batch_size: int = field(default=256, metadata={"help": "Rows of a step."})
+    seed: int = field(default=1, metadata={"help": "Of every run."})
+
+
+def attempt(
+    options: TuneArguments, name: str, settings: dict[str, Any], steps: int, rows: dict[str, Any]
+) -> dict[str, Any]:
+    """One training and its measures: by set, and `score`, the mean over sets of the two kinds of neighbours kept."""
+    sizes = (options.width, options.active_dims, options.seed, steps, options.batch_size)
+    peer = train_peer(name, rows["train"], *sizes, **settings)
+    measures = {label: part.measure(peer) for label, part in rows["validation"].items()}
+    score = float(np.mean([[part["symmetric"], part["dense_query"]] for part in measures.values()]))
+    print(f"{name} {settings} {steps} steps, {peer.seconds:.1f} s: {score:.4f}", flush=True)
+    return {"settings": peer.settings, "steps": steps, "seconds": peer.seconds, "score": score, "measures": measures}
+
+
+def tune(options: TuneArguments, name: str, rows: dict[str, Any]) -> dict[str, Any]:
+    """Try every setting of a system at `sieve_steps`, the best `finalists` at `steps`; choose the best of these."""
+
+    def by_score(tried: dict[str, Any]) -> float:
+        return float(tried["score"])
+
+    if name in UNTRAINED or options.sieve_steps >= options.steps:
+        sieve = [attempt(options, name, settings, options.steps, rows) for settings in TRIES[name]]
+        final = sieve
+    else:
+        sieve = [attempt(options, name, settings, options.sieve_steps, rows) for settings in TRIES[name]]
+        best = sorted(sieve, key=by_score, reverse=True)[: options.finalists]
+        final = [attempt(options, name, tried["settings"], options.steps, rows) for tried in best]
+    return {"tries": len(sieve), "sieve": sieve, "chosen": max(final, key=by_score)}
+
+
+def main() -> None:
+    """Tune, and write what was tried and chosen."""
+    words = sys.argv[1:]
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--task")  # `peers.py tune` reads better
+    options = parse(TuneArguments, __doc__.partition("\n")[0], words)
+    choose("task", options.task, ["tune"])
+    names = [choose("peers", name, NAMES, rule="of") for name in options.peers]
+    with claimed_file(options.output):
+        rows = {
+            "train": load_vectors(options.vectors),
+            "validation": {path.stem: Validation(load_vectors(path)) for path in options.validation},
+        }
+        write_json(options.output, {name: tune(options, name, rows) for name in names})
+
+
+if __name__ == "__main__":
+    run(main)
