@@ -5,7 +5,8 @@ import json
 import numpy as np
 import peers
 import pytest
-from peers import NAMES, Scaler, Validation, train_peer
+from peer_coders import Scaler
+from peers import NAMES, Validation, train_peer
 from scipy import sparse
 from vector_models import script
 

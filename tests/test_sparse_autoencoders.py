@@ -3,24 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from sparse_autoencoders import (
-    CSR,
-    METHODS,
-    BatchTopK,
-    CSRv2,
+from peer_coders import train
+from sparse_autoencoders import CSR, METHODS, BatchTopK, CSRv2, JumpReLU, Matryoshka, TopK, geometric_median
+from sparse_entries import (
     Entries,
-    JumpReLU,
-    Matryoshka,
-    TopK,
     above,
     decode_at,
     encode_at,
-    geometric_median,
     jump_relu,
     largest_in_batch,
     largest_per_row,
     step_function,
-    train,
 )
 from torch import nn
 from torch.nn import functional as F
@@ -266,7 +259,7 @@ def test_jump_relu_reaches_the_wanted_number():
 @pytest.mark.parametrize("dead", [[], [1, 4, 9]])
 def test_csr_loss_is_that_of_sentence_transformers(dead, vectors):
     pytest.importorskip("sentence_transformers")
-    from peers import csr_loss
+    from peer_coders import csr_loss
     from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
 
     reference = SparseAutoEncoder(SIZE, hidden_dim=WIDTH, k=K, k_aux=WIDTH).train()

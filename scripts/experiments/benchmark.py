@@ -26,7 +26,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from peers import csr_loss
+from peer_coders import csr_loss
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
