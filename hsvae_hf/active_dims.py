@@ -115,8 +115,8 @@ def _check_target(model: PreTrainedModel, target_active_dims: object) -> None:
     least = model.config.min_active_dims
     if _fixed(model):
         raise ValueError(
-            f"`model` must have codes whose length the gates decide, got one with {least} non-zeros in every code; pass "
-            "`active_dims` to `encode`, or set its `min_active_dims` and `max_active_dims` apart."
+            f"`model` must have codes whose length the gates decide, got one with {least} non-zeros in every code; "
+            "pass `active_dims` to `encode`, or set its `min_active_dims` and `max_active_dims` apart."
         )
     if not number or not least < cast(float, target_active_dims) < _most_active_dims(model):
         raise ValueError(
