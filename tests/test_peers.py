@@ -138,7 +138,7 @@ def test_defaults_are_among_the_tries():
     assert peers.TRIES.keys() == peers.DEFAULTS.keys() == set(NAMES)
     for name, settings in peers.DEFAULTS.items():
         assert settings in peers.TRIES[name]
-        assert len(peers.TRIES[name]) <= 6
+        assert len(peers.TRIES[name]) <= 8
 
 
 def test_tune_writes_every_try_and_the_best(vectors, tmp_path, monkeypatch):
