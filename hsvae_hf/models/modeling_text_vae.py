@@ -24,6 +24,7 @@ from .modeling_latent import LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 
 CANDIDATES = 1.5  # dimensions that compete for each place in a code
+REACH = 4  # times as many dimensions as a code has learn from its neighbours
 
 
 class TextVAEModel(TextVAEPreTrainedModel):
@@ -180,6 +181,13 @@ class TextVAEModel(TextVAEPreTrainedModel):
             return strength, count, most
         return strength / (1 + strength) + on.to(strength.dtype), count, most  # what is on comes before what is off
 
+    def _strongest(self, posterior: TextVAEModelOutput, values: Tensor, count: int) -> Tensor:
+        """`values` of the `count` strongest dimensions, `(batch, latent_size)`, 0 elsewhere."""
+        if count >= values.shape[-1]:
+            return values
+        chosen = self.latent_head.strength(posterior).topk(count, dim=-1).indices
+        return torch.zeros_like(values).scatter(-1, chosen, values.gather(-1, chosen))
+
     def _check_vectors(self, vectors: Tensor, text: Tensor | None, asked: dict[str, Any]) -> None:
         if text is not None:
             raise ValueError("`vectors` must come without text, got both; they are what the encoder makes of it.")
@@ -204,21 +212,25 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """What codes of vectors lose, as they are used, scalars: `similarity` and `code_reconstruction`.
 
         The first is `neighbour_kl` of vectors and codes, the second `-log p(x|code)`; each is there if it has a weight.
-        Values are the encoder's; gates learn through `E[z|x]` (straight-through).
+        Values are the encoder's. Gates learn through `E[z|x]` (straight-through): from the reconstruction those of the
+        dimensions that are on, from the neighbours those of `REACH` times as many, which might come on next.
 
         Args:
             posterior: of `forward`.
-            active_dims: number of non-zeros; None leaves it to the model's rule.
+            active_dims: number of non-zeros; None leaves it to the model's rule, and then all gates learn from the
+                neighbours.
         """
         costs: dict[str, Tensor] = {}
         with torch.autocast(posterior.features.device.type, enabled=False):
-            codes = straight_through(self.encoder_code(posterior, active_dims), self.latent_head.mean(posterior))
+            code, soft = self.encoder_code(posterior, active_dims), self.latent_head.mean(posterior)
             if self.config.similarity_weight > 0:
+                near = soft if active_dims is None else self._strongest(posterior, soft, REACH * active_dims)
+                codes = self.code_scale * straight_through(code, near)
                 vectors, temperature = self.standardizer.undo(posterior.features), self.config.similarity_temperature
-                costs["similarity"] = neighbour_kl(vectors, self.code_scale * codes, temperature)
+                costs["similarity"] = neighbour_kl(vectors, codes, temperature)
             if self.config.code_reconstruction_weight > 0:
-                nats, _ = self.decoder(codes, posterior.features)
-                costs["code_reconstruction"] = nats / len(codes)
+                nats, _ = self.decoder(straight_through(code, soft * (code != 0)), posterior.features)
+                costs["code_reconstruction"] = nats / len(code)
         return costs
 
 
