@@ -124,6 +124,16 @@ def test_codes_of_every_budget_are_trained():
     assert model.model.latent_head.gate.weight.grad.abs().sum() > 0
 
 
+def test_gates_near_a_code_learn_from_it_and_others_do_not():
+    model, vectors = trained(code_reconstruction_weight=1.0), torch.randn(30, 5)
+    posterior = model.model(vectors=vectors)
+    posterior.gate_mean.retain_grad()
+    model.model.code_costs(posterior, active_dims=2)["code_reconstruction"].backward()
+    strength = (1 - posterior.gate_mean) * posterior.slab_mean.abs()
+    near = torch.zeros(30, 12, dtype=torch.bool).scatter(1, strength.topk(8).indices, True)
+    assert torch.equal(posterior.gate_mean.grad != 0, near)
+
+
 def test_a_dense_query_times_a_code_is_the_query_times_the_decoded_vector():
     model = trained(**RULE)
     model.model.standardizer.fit(torch.randn(100, 5) * 3 + 1)

@@ -24,7 +24,7 @@ from .modeling_latent import LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 
 CANDIDATES = 1.5  # dimensions that compete for each place in a code
-REACH = 4  # times as many dimensions as a code has learn from its neighbours
+REACH = 4  # times as many dimensions as a code has learn from what it loses
 
 
 class TextVAEModel(TextVAEPreTrainedModel):
@@ -212,25 +212,25 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """What codes of vectors lose, as they are used, scalars: `similarity` and `code_reconstruction`.
 
         The first is `neighbour_kl` of vectors and codes, the second `-log p(x|code)`; each is there if it has a weight.
-        Values are the encoder's. Gates learn through `E[z|x]` (straight-through): from the reconstruction those of the
-        dimensions that are on, from the neighbours those of `REACH` times as many, which might come on next.
+        Values are the encoder's. Gates learn through `E[z|x]` (straight-through): those of the `REACH` times as many
+        strongest dimensions, which are on or might come on next.
 
         Args:
             posterior: of `forward`.
-            active_dims: number of non-zeros; None leaves it to the model's rule, and then all gates learn from the
-                neighbours.
+            active_dims: number of non-zeros; None leaves it to the model's rule, and then all gates learn.
         """
         costs: dict[str, Tensor] = {}
         with torch.autocast(posterior.features.device.type, enabled=False):
-            code, soft = self.encoder_code(posterior, active_dims), self.latent_head.mean(posterior)
+            soft = self.latent_head.mean(posterior)
+            if active_dims is not None:
+                soft = self._strongest(posterior, soft, REACH * active_dims)
+            codes = straight_through(self.encoder_code(posterior, active_dims), soft)
             if self.config.similarity_weight > 0:
-                near = soft if active_dims is None else self._strongest(posterior, soft, REACH * active_dims)
-                codes = self.code_scale * straight_through(code, near)
                 vectors, temperature = self.standardizer.undo(posterior.features), self.config.similarity_temperature
-                costs["similarity"] = neighbour_kl(vectors, codes, temperature)
+                costs["similarity"] = neighbour_kl(vectors, self.code_scale * codes, temperature)
             if self.config.code_reconstruction_weight > 0:
-                nats, _ = self.decoder(straight_through(code, soft * (code != 0)), posterior.features)
-                costs["code_reconstruction"] = nats / len(code)
+                nats, _ = self.decoder(codes, posterior.features)
+                costs["code_reconstruction"] = nats / len(codes)
         return costs
 
 
