@@ -17,7 +17,7 @@ _FILES: dict[str, Any] = {  # sentence-transformers' SparseEncoder, made of its 
         "model_type": "SparseEncoder",
         "prompts": {"query": "", "document": ""},
         "default_prompt_name": None,
-        "similarity_fn_name": "dot",
+        "similarity_fn_name": "cosine",
     },
 }
 
