@@ -91,7 +91,7 @@ TRIES: dict[str, list[dict[str, Any]]] = {
 # MiniLM vectors of 20,000 rows of general text; judged on 3,000 others, on 2,000 of Banking77 and on 2,000 of Yelp.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "CSR": {"inputs": "centred", "learning_rate": 3e-3, "contrast_weight": 0.1},
-    "CSRv2": {"inputs": "centred", "learning_rate": 3e-3},
+    "CSRv2": {"inputs": "centred", "learning_rate": 1e-2},
     "TopK": {"inputs": "centred", "learning_rate": 3e-3},
     "BatchTopK": {"inputs": "centred", "learning_rate": 3e-3},
     "Matryoshka": {"inputs": "centred", "learning_rate": 3e-3, "prefixes": (1 / 4, 1 / 2, 1.0)},
