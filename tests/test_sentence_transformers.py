@@ -383,3 +383,16 @@ def test_universal_sentence_encoder_by_its_vectors(sentences):
     codes = hsvae_hf.encode_vectors(coder, vectors)
     assert codes.shape == (len(sentences), 32)
     assert 2 < codes.getnnz(axis=1).mean() < 12
+
+
+def test_the_committed_codes_of_minilm_do_what_the_card_prints(minilm):
+    weights = Path(__file__).parent.parent / "model_cards/hsvae-minilm"
+    encoder = SparseEncoder(
+        modules=[*SentenceTransformer(str(minilm), device="cpu"), SparseCodes(weights)], device="cpu"
+    )
+    sentences = ["How do I reset my password?", "I forgot my login.", "A jazz guitarist."]
+    for length, expected in ((4, [0.871, 0.0, 0.0]), (16, [0.562, 0.0, 0.0]), (64, [0.530, 0.049, 0.072])):
+        codes = encoder.encode(sentences, max_active_dims=length)
+        assert (codes.to_dense() != 0).sum(1).tolist() == [length] * 3
+        found = encoder.similarity(codes, codes)
+        np.testing.assert_allclose([found[0, 1], found[0, 2], found[1, 2]], expected, atol=0.02)
