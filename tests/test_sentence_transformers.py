@@ -385,10 +385,10 @@ def test_universal_sentence_encoder_by_its_vectors(sentences):
     assert 2 < codes.getnnz(axis=1).mean() < 12
 
 
-def test_the_committed_codes_of_minilm_do_what_the_card_prints(minilm):
+def test_the_committed_codes_of_minilm_do_what_the_card_prints():
     weights = Path(__file__).parent.parent / "model_cards/hsvae-minilm"
     encoder = SparseEncoder(
-        modules=[*SentenceTransformer(str(minilm), device="cpu"), SparseCodes(weights)], device="cpu"
+        modules=[*SentenceTransformer(str(minilm()), device="cpu"), SparseCodes(weights)], device="cpu"
     )
     sentences = ["How do I reset my password?", "I forgot my login.", "A jazz guitarist."]
     for length, expected in ((4, [0.871, 0.0, 0.0]), (16, [0.562, 0.0, 0.0]), (64, [0.530, 0.049, 0.072])):
