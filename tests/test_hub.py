@@ -227,7 +227,8 @@ def test_card_of_a_classifier_says_so_and_names_no_path(classifier_folder, tmp_p
 
 
 def test_the_committed_cards_are_what_their_files_give():
-    for folder in (path.parent for path in (ROOT / "model_cards").glob("*/config.json")):
+    folders = {path.parent for path in (ROOT / "model_cards").glob("*/config.json")}
+    for folder in folders - {ROOT / "model_cards/hsvae-minilm"}:  # whose card is of another form
         written = (folder / "README.md").read_text(encoding="utf-8")
         assert written == str(model_card(folder, f"hsvae-hf/{folder.name}")), folder.name
 
@@ -256,7 +257,8 @@ def test_without_the_package_codes_and_loss_are_the_same_to_the_bit(reader, run_
     codes = codes_of(run_folder)
     assert torch.equal(reader["codes, SparseEncoder"], codes)  # both sort by length
     torch.testing.assert_close(reader["codes, pipeline"], codes, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(reader["similarity, SparseEncoder"], codes @ codes.T, atol=1e-6, rtol=1e-5)
+    unit = torch.nn.functional.normalize(codes, dim=-1)
+    torch.testing.assert_close(reader["similarity, SparseEncoder"], unit @ unit.T, atol=1e-6, rtol=1e-5)
     assert reader["active dimensions"].item() == pytest.approx((codes != 0).sum().item() / len(SENTENCES))
 
 
