@@ -109,7 +109,7 @@ class TextVAEPreTrainedModel(PreTrainedModel):
             OSError: if there are no such weights; a `.bin` checkpoint is a pickle, which can run code when it is read.
         """
         options = kwargs | {"use_safetensors": True}
-        if cls.base_model_prefix and hasattr(cls, "model_class"):  # version 0.1.0 kept it outside the body
+        if hasattr(cls, "model_class"):  # of a vector decoder: version 0.1.0 kept it outside the body
             options["key_mapping"] = {r"^decoder\.(?=output\.|log_std$)": "model.decoder."} | kwargs.get(
                 "key_mapping", {}
             )

@@ -8,6 +8,7 @@ system is trained for each. Finished runs are kept.
 """
 
 import json
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -89,8 +90,6 @@ def one_run(
     tasks: list[TaskEvaluation], name: str, vectors: np.ndarray, options: CodesArguments, budget: int, seed: int
 ) -> dict[str, Any]:
     """Train, measure on every task."""
-    import time
-
     started = time.process_time()
     systems = list(systems_of(name, vectors, options, budget, seed))
     seconds = time.process_time() - started
@@ -222,8 +221,7 @@ def main() -> None:
     vectors = load_vectors(options.training_vectors)[: options.max_train_samples]
     summary = summarise(all_runs(options, list(tasks), np.asarray(vectors, dtype=np.float32)))
     with staged_folder(options.output_dir) as folder:
-        plain = [row | {"scores": {name: value for name, value in row["scores"].items()}} for row in summary]
-        (folder / "codes.json").write_text(json.dumps(plain) + "\n")
+        (folder / "codes.json").write_text(json.dumps(summary) + "\n")
         (folder / "codes.md").write_text(markdown(summary) + "\n")
         draw(summary, folder / "codes.png")
     print(markdown(summary))

@@ -189,14 +189,11 @@ class OwnModel:
 
     def encode(self, vectors: np.ndarray, active_dims: int | None = None) -> sparse.csr_matrix:
         """As `peers.Coder.encode`."""
-        return hsvae_hf.encode_vectors(self.model, vectors, max_active_dims=active_dims)
+        return hsvae_hf.encode_vectors(self.model, vectors, active_dims=active_dims)
 
-    @torch.inference_mode()
     def decode(self, codes: sparse.csr_matrix) -> np.ndarray:
         """As `peers.Coder.decode`."""
-        body = self.model.base_model
-        latents = torch.from_numpy(codes.toarray()) / body.code_scale
-        return np.asarray(body.standardizer.undo(self.model.decoder.mean(latents)))
+        return hsvae_hf.decode_codes(self.model, codes)
 
 
 class PrincipalComponents:
