@@ -1,15 +1,21 @@
 """The rule of a code: which dimensions are on, between a floor and a ceiling, by rank; their values; dense queries."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from scipy.optimize import nnls
 from vector_models import small
 
 import hsvae_hf
+import hsvae_hf.evaluation_scores
 from hsvae_hf.active_dims import hold_target
 from hsvae_hf.models.distributions import neighbour_kl
+from hsvae_hf.models.modeling_decoder import nonnegative_minimum
 
+NONNEGATIVE = {"nonnegative_codes": True, "max_active_dims": 4, "code_ridge": 0.3}
 RULE = {"min_active_dims": 2, "max_active_dims": 4, "code_ridge": 0.3}
 
 
@@ -156,6 +162,107 @@ def test_the_threshold_counts_what_floor_and_ceiling_do():
     hold_target(model, batches)
     codes = model.model(**batches[0]).sparse_embedding
     assert codes.count_nonzero() == pytest.approx(3.0 * 400, abs=2)
+
+
+@pytest.mark.parametrize(("size", "columns", "shift"), [(5, 4, 0.0), (5, 9, 0.0), (60, 40, 0.0), (60, 24, 1.0)])
+def test_values_without_a_sign_are_nonnegative_ridge_regression(size, columns, shift):
+    torch.manual_seed(0)
+    matrices = torch.randn(50, columns, size, dtype=torch.float64) + shift  # rows are columns of a decoder
+    aims = 3 * torch.randn(50, size, dtype=torch.float64) + shift
+    system = matrices @ matrices.transpose(1, 2) + 0.3 * torch.eye(columns)
+    products = (matrices @ aims.unsqueeze(-1)).squeeze(-1)
+    exact = nonnegative_minimum(system, products, steps=12)
+    for row in range(50):
+        stacked = np.vstack([matrices[row].T.numpy(), np.sqrt(0.3) * np.eye(columns)])
+        expected, _ = nnls(stacked, np.concatenate([aims[row].numpy(), np.zeros(columns)]))
+        np.testing.assert_allclose(exact[row], expected, rtol=1e-4, atol=1e-4)
+    gradient = (system @ exact.unsqueeze(-1)).squeeze(-1) - products
+    assert (exact >= 0).all() and (exact == 0).any()
+    assert (gradient[exact > 0].abs() < 1e-8).all() and (gradient[exact == 0] > -0.01).all()
+    usual = nonnegative_minimum(system.float(), products.float())  # in fp32, with the steps that codes take
+    near = (usual - exact).abs().amax(1) < 1e-3 * exact.abs().amax(1)
+    assert near.float().mean() > 0.9 and (usual >= 0).all()
+
+
+def test_steps_that_go_in_a_circle_end_no_worse_than_they_were():
+    torch.manual_seed(0)
+    matrices = torch.randn(500, 12, 5)  # more columns than numbers, and hardly a ridge
+    system = matrices @ matrices.transpose(1, 2) + 1e-3 * torch.eye(12)
+    products = (matrices @ (3 * torch.randn(500, 5, 1))).squeeze(-1)
+    heights = []
+    for steps in (1, 6, 12):
+        values = nonnegative_minimum(system, products, steps)
+        heights.append((values * ((system @ values.unsqueeze(-1)).squeeze(-1) / 2 - products)).sum(1))
+    for before, after in itertools.pairwise([torch.zeros(500), *heights]):
+        assert (after <= before + 1e-4 * before.abs()).all()
+    system[0] = torch.nan
+    assert nonnegative_minimum(system, products)[0].isnan().all()
+
+
+@pytest.mark.parametrize("ridge", [None, 0.3])
+def test_nonnegative_codes_have_no_sign(ridge):
+    model = trained(**NONNEGATIVE | {"code_ridge": ridge})
+    vectors = np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
+    for wanted in (1, 3, 12):
+        codes = hsvae_hf.encode_vectors(model, vectors, active_dims=wanted)
+        on = codes.getnnz(axis=1)
+        assert (codes.data > 0).all()
+        assert (on == wanted).all() if ridge is None else (on <= wanted).all()
+    assert (hsvae_hf.encode_vectors(model, vectors).data > 0).all()
+
+
+def test_a_code_without_a_sign_is_short_only_for_want_of_positive_values():
+    model, vectors = trained(**NONNEGATIVE), torch.randn(300, 5)
+    codes = model.model(vectors=vectors, active_dims=4).sparse_embedding
+    posterior = model.model(vectors=vectors)
+    competing = ((1 - posterior.gate_mean) * posterior.slab_mean).topk(6).indices
+    used = torch.ones_like(competing, dtype=torch.bool)
+    values = model.decoder.posterior_mean(vectors, competing, used, 0.3)
+    short, few = (codes != 0).sum(1) < 4, (values > 0).sum(1) < 4
+    assert short.any() and few[short].float().mean() > 0.9  # nearly always: values of fewer dimensions are others
+    with torch.no_grad():
+        model.decoder.output.weight.abs_()
+    far = model.decoder.output.bias - 1  # every dimension leads away from it
+    assert model.model(vectors=far.detach().unsqueeze(0)).sparse_embedding.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("fields", [{}, {"condition_slab_on_gate": True, "kl_estimator": "closed_form"}])
+def test_slabs_without_a_sign_have_positive_means_and_learn(fields):
+    model, vectors = trained(nonnegative_codes=True, code_reconstruction_weight=1.0, **fields), torch.randn(30, 5)
+    posterior = model.model(vectors=vectors)
+    sample = model.model.sample(posterior)
+    assert (posterior.slab_mean > 0).all() and (sample["slab_mean"] > 0).all() and (sample["z"] < 0).any()
+    model.train()(vectors=vectors).loss.backward()
+    gradient = model.model.latent_head.slab.weight.grad
+    assert gradient.isfinite().all() and (gradient.abs().sum(1) > 0).all()
+
+
+def test_a_coder_without_a_sign_is_trained_and_saved(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    options = {"latent_size": 32, "target_active_dims": 4, "max_steps": 40, "nonnegative_codes": True}
+    coder = hsvae_hf.fit(vectors, **options, learning_rate=1e-2, disable_tqdm=True)
+    codes = hsvae_hf.encode_vectors(coder, vectors)
+    assert (codes.data > 0).all() and (codes.getnnz(axis=1) == 4).mean() > 0.9
+    assert hsvae_hf.evaluation_scores.explained_variance(vectors, hsvae_hf.decode_codes(coder, codes)) > 0.2
+    coder.save_pretrained(tmp_path)
+    loaded = hsvae_hf.HSVAEModel.from_pretrained(tmp_path)
+    assert loaded.config.nonnegative_codes
+    assert (hsvae_hf.encode_vectors(loaded, vectors) != codes).nnz == 0
+
+
+def test_a_configuration_of_before_has_signed_codes():
+    config = trained(**RULE).config.to_dict()
+    del config["nonnegative_codes"]
+    assert not hsvae_hf.HSVAEConfig.from_dict(config).nonnegative_codes
+    codes = hsvae_hf.encode_vectors(trained(**RULE), np.random.default_rng(0).normal(size=(50, 5)))
+    assert (codes.data < 0).any()
+
+
+def test_families_without_a_rule_for_signs_refuse_it():
+    with pytest.raises(Exception, match="`nonnegative_codes` must be False for vsc, got True; use hsvae"):
+        small("vsc", nonnegative_codes=True)
+    with pytest.raises(Exception, match="`nonnegative_codes` must be False where words are reconstructed"):
+        hsvae_hf.HSVAEConfig(nonnegative_codes=True)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ class HSVAEConfig(TextVAEConfig):
     """
 
     model_type = "hsvae"
+    gives_nonnegative_codes = True
 
     gamma_kl_weight: float | int = nonnegative(default=0.001)
     prior_alpha: float | int = between(1e-3, 1e4)(default=4.0)

@@ -126,6 +126,9 @@ class TextVAEConfig(PreTrainedConfig):
             them; None trains codes as the gates make them.
         code_reconstruction_weight: where vectors are reconstructed, weight of their reconstruction by such codes,
             beside that by draws (>= 0).
+        nonnegative_codes: whether no value of a code is below 0, for search engines that refuse such; chosen before
+            training, for HSVAE where vectors are reconstructed. With `code_ridge` a code has fewer non-zeros than it
+            should where no more of its dimensions have a positive value.
         num_samples: K, the Monte-Carlo samples of the classification head; 0 classifies the deterministic code.
         classifier_hidden_size: width of the classifier's two dense layers.
         freeze_encoder: train the classifier alone, on a frozen encoder and latent head.
@@ -145,6 +148,7 @@ class TextVAEConfig(PreTrainedConfig):
     model_type = "text-vae"
     _auto_class = "AutoConfig"  # its code is saved with it
     sub_configs = {"encoder_config": AutoConfig}
+    gives_nonnegative_codes = False  # whether the latent head of this family knows `nonnegative_codes`
     attribute_map = {"projection_dim": "latent_size"}  # where sentence-transformers looks for a code's width
     keys_to_ignore_at_inference = [
         "reconstruction_loss",
@@ -178,6 +182,7 @@ class TextVAEConfig(PreTrainedConfig):
     )(default=None)
     code_budgets: list[int] | None = None
     code_reconstruction_weight: float | int = nonnegative(default=0.0)
+    nonnegative_codes: bool = False
     tie_word_embeddings: bool = True
     z_kl_weight: float | int = nonnegative(default=0.01)
     gamma_kl_weight: float | int = nonnegative(default=0.01)
@@ -311,9 +316,13 @@ class TextVAEConfig(PreTrainedConfig):
         if self.min_active_dims > most:
             remedy = "choose no more than `latent_size` and `max_active_dims` allow"
             self.refuse("min_active_dims", f"at most {most}", remedy)
-        for field, unset in (("code_ridge", None), ("code_budgets", None), ("code_reconstruction_weight", 0)):
+        of_vectors = {"code_ridge": None, "code_budgets": None, "code_reconstruction_weight": 0}
+        for field, unset in (of_vectors | {"nonnegative_codes": False}).items():
             if self.decodes_words and getattr(self, field) != unset:
                 self.refuse(field, f"{unset} where words are reconstructed", "it is for `decoder_type='vector'`")
+        if self.nonnegative_codes and not self.gives_nonnegative_codes:
+            remedy = "use hsvae, or give each dimension two, for positive and for negative values"
+            self.refuse("nonnegative_codes", f"False for {self.model_type}", remedy)
         if self.code_ridge is not None and self.max_active_dims is None:
             self.refuse("max_active_dims", "given with `code_ridge`", "twice the wanted number is a start")
         budgets = self.code_budgets

@@ -58,6 +58,44 @@ def _plain_vocabulary_loss(head: nn.Module, states: Tensor, targets: Tensor) -> 
     return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="sum")
 
 
+def nonnegative_minimum(system: Tensor, products: Tensor, steps: int = 5) -> Tensor:
+    """The `v >= 0` that minimises `v^T A v / 2 - b^T v`, for several A and b at once.
+
+    Block principal pivoting (Portugal, Judice and Vicente 1994) with a fixed number of steps: each solves for the free
+    values, the others being 0, fixes those that are negative and frees those of negative gradient. Once none moves, the
+    conditions of Karush, Kuhn and Tucker hold. Codes of trained models came to that point in 3 steps with 64 non-zeros
+    and in 5 with 256. Where columns depend on each other and A hardly has a ridge, steps may go in a circle, so the
+    best one counts.
+
+    Args:
+        system: A, symmetric, positive definite, `(batch, size, size)`.
+        products: b, `(batch, size)`.
+        steps: at least 1.
+
+    Returns:
+        v, `(batch, size)`, exactly 0 where it is not positive.
+
+    >>> nonnegative_minimum(torch.eye(2).unsqueeze(0), torch.tensor([[3.0, -1.0]]))
+    tensor([[3., 0.]])
+    """
+    unit = torch.eye(products.shape[-1], dtype=system.dtype, device=system.device)
+    rounding = 1e-5
+    small = rounding * products.abs().amax(-1, keepdim=True)
+    free = torch.ones_like(products, dtype=torch.bool)
+    best, lowest = torch.zeros_like(products), torch.zeros_like(products[:, :1])
+    for _ in range(steps):
+        kept = torch.where(free.unsqueeze(-1) & free.unsqueeze(-2), system, unit)
+        factor = torch.linalg.cholesky_ex(kept).L
+        solution = torch.cholesky_solve((products * free).unsqueeze(-1), factor)  # (batch, size, 1)
+        values = solution.squeeze(-1).clamp_min(0)
+        height = (values * ((system @ values.unsqueeze(-1)).squeeze(-1) / 2 - products)).sum(-1, keepdim=True)
+        best = torch.where(height <= (1 - rounding) * lowest, values, best)  # of equals the last
+        lowest = torch.minimum(height, lowest)
+        gradient = (system @ solution).squeeze(-1) - products
+        free = torch.where(free, solution.squeeze(-1) > 0, gradient < -small)
+    return torch.where(lowest.isfinite(), best, lowest)  # NaN must show
+
+
 class GRUCache(Cache):
     """The decoder's GRU state between generation steps."""
 
@@ -222,6 +260,7 @@ class VectorDecoder(Decoder):
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__()
         self.output = Float32Linear(config.latent_size, config.feature_size)
+        self.nonnegative = config.nonnegative_codes
         self.initial_log_std = math.log(config.decoder_std)
         self.register_buffer("log_std", torch.tensor(self.initial_log_std))
 
@@ -249,7 +288,9 @@ class VectorDecoder(Decoder):
         """`E[z_S | x, S]`: the best values of the dimensions that are on.
 
         With prior `z_S ~ N(0, I)` and `x ~ N(W_S z_S + b, variance I)` it is
-        `(W_S^T W_S + variance I)^-1 W_S^T (x - b)`, ridge regression of x on the columns of the decoder.
+        `(W_S^T W_S + variance I)^-1 W_S^T (x - b)`, ridge regression of x on the columns of the decoder. With
+        `nonnegative_codes` it is the mode instead, given `z_S >= 0` as well: the same regression with no coefficient
+        below 0.
 
         Args:
             vectors: x, standardised, `(batch, feature_size)`.
@@ -258,12 +299,14 @@ class VectorDecoder(Decoder):
             variance: positive.
 
         Returns:
-            `(batch, size)`, 0 where not used.
+            `(batch, size)`, 0 where not used, and at the mode where a positive value would only do harm.
         """
         columns = self.output.weight.to(vectors.dtype).T[chosen] * used.unsqueeze(-1)  # (batch, size, feature_size)
         bias = cast(Tensor, self.output.bias).to(vectors.dtype)
         products = columns @ (vectors - bias).unsqueeze(-1)  # (batch, size, 1)
         system = columns @ columns.transpose(1, 2)
         system.diagonal(dim1=1, dim2=2).add_(variance)
+        if self.nonnegative:
+            return nonnegative_minimum(system, products.squeeze(-1))
         factor = torch.linalg.cholesky_ex(system).L
         return torch.cholesky_solve(products, factor).squeeze(-1)

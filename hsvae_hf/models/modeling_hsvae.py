@@ -63,6 +63,9 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
     what a gate tells of its sentence, and training may end with the same dimensions on for all. With
     `gate_balance_weight` w the objective has `w sum_i KL(Bern(mean_x (1 - E[gamma_i|x])) || Bern(share))` besides: the
     aggregate is held, not the sentence, so a small `gamma_kl_weight` is enough and the choice is free to follow x.
+
+    With `nonnegative_codes` mu goes through a softplus. The slab stays Gaussian around it and so does the prior: a draw
+    in training may be negative, a code never is.
     """
 
     penalty_field = "gate_balance_weight"
@@ -177,6 +180,8 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
     def _slab(self, features: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
         inputs = torch.cat([features, gamma], dim=-1) if self.config.condition_slab_on_gate else features
         mean, raw = self.slab(inputs).chunk(2, dim=-1)
+        if self.config.nonnegative_codes:
+            mean = softplus(mean)
         return mean, softplus(raw) + self.config.slab_std_min
 
 
