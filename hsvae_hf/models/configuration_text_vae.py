@@ -126,9 +126,9 @@ class TextVAEConfig(PreTrainedConfig):
             them; None trains codes as the gates make them.
         code_reconstruction_weight: where vectors are reconstructed, weight of their reconstruction by such codes,
             beside that by draws (>= 0).
-        nonnegative_codes: whether no value of a code is below 0, for search engines that refuse such; chosen before
-            training, for HSVAE where vectors are reconstructed. With `code_ridge` a code has fewer non-zeros than it
-            should where no more of its dimensions have a positive value.
+        nonnegative_codes: whether codes have no negative value, for search engines that refuse those. It is chosen
+            before training, for HSVAE where vectors are reconstructed. With `code_ridge`, a dimension whose best value
+            is not positive is left out, so a code may have fewer non-zeros than it should.
         num_samples: K, the Monte-Carlo samples of the classification head; 0 classifies the deterministic code.
         classifier_hidden_size: width of the classifier's two dense layers.
         freeze_encoder: train the classifier alone, on a frozen encoder and latent head.

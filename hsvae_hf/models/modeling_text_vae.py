@@ -132,7 +132,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
         by strength. Where these two are equal, or with `active_dims`, that many, by strength alone.
 
         Their values: where words are reconstructed, `E[z|x]`; where vectors are, the encoder's, or with `code_ridge`
-        the posterior mean given what is on. In training mode they are the encoder's.
+        the posterior mean given what is on, or with `nonnegative_codes` the mode, which switches off what no positive
+        value is good for. In training mode they are the encoder's.
         """
         if self.config.code_ridge is None or self.training:
             return self.encoder_code(posterior, active_dims)
