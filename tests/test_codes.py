@@ -177,7 +177,7 @@ def test_values_without_a_sign_are_nonnegative_ridge_regression(size, columns, s
         expected, _ = nnls(stacked, np.concatenate([aims[row].numpy(), np.zeros(columns)]))
         np.testing.assert_allclose(exact[row], expected, rtol=1e-4, atol=1e-4)
     gradient = (system @ exact.unsqueeze(-1)).squeeze(-1) - products
-    assert (exact >= 0).all() and (exact == 0).any()
+    assert not exact.signbit().any() and (exact == 0).any()
     assert (gradient[exact > 0].abs() < 1e-8).all() and (gradient[exact == 0] > -0.01).all()
     usual = nonnegative_minimum(system.float(), products.float())  # in fp32, with the steps that codes take
     near = (usual - exact).abs().amax(1) < 1e-3 * exact.abs().amax(1)

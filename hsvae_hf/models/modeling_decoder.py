@@ -86,7 +86,7 @@ def nonnegative_minimum(system: Tensor, products: Tensor, steps: int = 5) -> Ten
     for _ in range(steps):
         kept = torch.where(free.unsqueeze(-1) & free.unsqueeze(-2), system, unit)
         factor = torch.linalg.cholesky_ex(kept).L
-        solution = torch.cholesky_solve((products * free).unsqueeze(-1), factor)  # (batch, size, 1)
+        solution = torch.cholesky_solve(torch.where(free, products, 0.0).unsqueeze(-1), factor)  # (batch, size, 1)
         values = solution.squeeze(-1).clamp_min(0)
         height = (values * ((system @ values.unsqueeze(-1)).squeeze(-1) / 2 - products)).sum(-1, keepdim=True)
         best = torch.where(height <= (1 - rounding) * lowest, values, best)  # of equals the last
