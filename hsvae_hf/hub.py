@@ -69,6 +69,7 @@ VECTOR_FIELDS = {
     "code_ridge",
     "code_budgets",
     "code_reconstruction_weight",
+    "revival_weight",
 }
 
 

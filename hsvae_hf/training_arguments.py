@@ -22,6 +22,7 @@ TERMS = (
     "penalty",
     "similarity",
     "code_reconstruction",
+    "revival",
     "squared_error",
 )  # of the objective
 

@@ -282,3 +282,27 @@ def test_rules_of_codes_are_named(fields, message):
 def test_words_have_no_rule_for_the_values_of_vectors():
     with pytest.raises(Exception, match="`code_ridge` must be None where words are reconstructed"):
         hsvae_hf.HSVAEConfig(code_ridge=0.1, max_active_dims=4)
+
+
+def test_idle_dimensions_learn_from_what_codes_leave():
+    model, vectors = trained(**RULE | {"revival_weight": 1.0}), torch.randn(30, 5)
+    with torch.no_grad():  # the last four never come on
+        model.model.latent_head.gate.bias[8:12] = 8.0
+        model.model.latent_head.gate.bias[20:24] = -8.0
+    posterior = model.train().model(vectors=vectors)
+    codes = model.model.encoder_code(posterior)
+    idle = (codes == 0).all(0)
+    assert idle[8:].all() and not idle.all()
+    loss = model.model.revival(posterior, codes)
+    weight = model.decoder.output.weight
+    left = vectors - model.decoder.mean(codes) - posterior.slab_mean[:, idle] @ weight[:, idle].T
+    torch.testing.assert_close(loss, left.square().sum(1).mean() / 2)
+    loss.backward()
+    assert torch.equal(weight.grad.abs().sum(0) > 0, idle)
+    slab = model.model.latent_head.slab.weight.grad[:12].abs().sum(1) > 0
+    assert torch.equal(slab, idle)
+
+
+def test_without_idle_dimensions_nothing_is_revived():
+    model, vectors = trained(max_active_dims=12, min_active_dims=12, revival_weight=1.0), torch.randn(30, 5)
+    assert model(vectors=vectors).revival == 0

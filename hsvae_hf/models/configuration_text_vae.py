@@ -126,6 +126,8 @@ class TextVAEConfig(PreTrainedConfig):
             them; None trains codes as the gates make them.
         code_reconstruction_weight: where vectors are reconstructed, weight of their reconstruction by such codes,
             beside that by draws (>= 0).
+        revival_weight: where vectors are reconstructed, weight of what idle dimensions could explain of that which
+            codes leave (>= 0; `TextVAEModel.revival`).
         nonnegative_codes: whether codes have no negative value, for search engines that refuse those. It is chosen
             before training, for HSVAE where vectors are reconstructed. With `code_ridge`, a dimension whose best value
             is not positive is left out, so a code may have fewer non-zeros than it should.
@@ -157,6 +159,7 @@ class TextVAEConfig(PreTrainedConfig):
         "penalty",
         "similarity",
         "code_reconstruction",
+        "revival",
         "num_tokens",
         "squared_error",
     ]
@@ -182,6 +185,7 @@ class TextVAEConfig(PreTrainedConfig):
     )(default=None)
     code_budgets: list[int] | None = None
     code_reconstruction_weight: float | int = nonnegative(default=0.0)
+    revival_weight: float | int = nonnegative(default=0.0)
     nonnegative_codes: bool = False
     tie_word_embeddings: bool = True
     z_kl_weight: float | int = nonnegative(default=0.01)
@@ -316,8 +320,8 @@ class TextVAEConfig(PreTrainedConfig):
         if self.min_active_dims > most:
             remedy = "choose no more than `latent_size` and `max_active_dims` allow"
             self.refuse("min_active_dims", f"at most {most}", remedy)
-        of_vectors = {"code_ridge": None, "code_budgets": None, "code_reconstruction_weight": 0}
-        for field, unset in (of_vectors | {"nonnegative_codes": False}).items():
+        of_vectors: dict[str, Any] = {"code_ridge": None, "code_budgets": None, "code_reconstruction_weight": 0}
+        for field, unset in (of_vectors | {"revival_weight": 0, "nonnegative_codes": False}).items():
             if self.decodes_words and getattr(self, field) != unset:
                 self.refuse(field, f"{unset} where words are reconstructed", "it is for `decoder_type='vector'`")
         if self.nonnegative_codes and not self.gives_nonnegative_codes:

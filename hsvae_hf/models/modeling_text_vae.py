@@ -24,6 +24,7 @@ from .modeling_latent import LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 
 CANDIDATES = 1.5  # dimensions that compete for each place in a code
+REVIVED = 32  # idle dimensions of a sentence that learn from what its code leaves
 REACH = 4  # times as many dimensions as a code has learn from what it loses
 
 
@@ -186,7 +187,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """`values` of the `count` strongest dimensions, `(batch, latent_size)`, 0 elsewhere."""
         if count >= values.shape[-1]:
             return values
-        chosen = self.latent_head.strength(posterior).topk(count, dim=-1).indices
+        chosen = self.latent_head.strength(posterior).topk(count, dim=-1, sorted=False).indices
         return torch.zeros_like(values).scatter(-1, chosen, values.gather(-1, chosen))
 
     def _check_vectors(self, vectors: Tensor, text: Tensor | None, asked: dict[str, Any]) -> None:
@@ -210,7 +211,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
             return self.latent_head.costs(posterior, sample)
 
     def code_costs(self, posterior: TextVAEModelOutput, active_dims: int | None) -> dict[str, Tensor]:
-        """What codes of vectors lose, as they are used, scalars: `similarity` and `code_reconstruction`.
+        """What codes of vectors lose, as they are used, scalars: `similarity`, `code_reconstruction` and `revival`.
 
         The first is `neighbour_kl` of vectors and codes, the second `-log p(x|code)`; each is there if it has a weight.
         Values are the encoder's. Gates learn through `E[z|x]` (straight-through): those of the `REACH` times as many
@@ -232,7 +233,27 @@ class TextVAEModel(TextVAEPreTrainedModel):
             if self.config.code_reconstruction_weight > 0:
                 nats, _ = self.decoder(codes, posterior.features)
                 costs["code_reconstruction"] = nats / len(codes)
+            if self.config.revival_weight > 0:
+                costs["revival"] = self.revival(posterior, codes)
         return costs
+
+    def revival(self, posterior: TextVAEModelOutput, codes: Tensor) -> Tensor:
+        """How badly idle dimensions explain what codes leave of the vectors: the auxiliary loss of Gao et al. (2024).
+
+        Idle is what is on for no row of the batch, by the model's own rule. `|x - decode(code) - W z|^2 / 2`, z the
+        `REVIVED` strongest of them for each row, on average over rows; scalar, 0 where none is idle.
+        """
+        head, vectors = self.latent_head, posterior.features
+        with torch.no_grad():
+            idle = (self.encoder_code(posterior) == 0).all(0).nonzero().squeeze(1)
+            left = vectors - self.decoder.mean(codes)
+        if len(idle) == 0:
+            return left.new_zeros(())
+        strength, mean, values = (part(posterior)[:, idle] for part in (head.strength, head.mean, head.values))
+        chosen = strength.topk(min(REVIVED, len(idle)), dim=-1, sorted=False).indices
+        z = straight_through(torch.zeros_like(values).scatter(-1, chosen, values.gather(-1, chosen)), mean)
+        explained = z @ self.decoder.output.weight[:, idle].T
+        return 0.5 * (left - explained).square().sum() / len(vectors)
 
 
 class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):

@@ -125,6 +125,7 @@ class TextVAEForPreTrainingOutput(ModelOutput):
     penalty: Tensor = _ABSENT
     similarity: Tensor = _ABSENT
     code_reconstruction: Tensor = _ABSENT
+    revival: Tensor = _ABSENT
     num_tokens: Tensor = _ABSENT
     squared_error: Tensor = _ABSENT
     logits: Tensor = _ABSENT
