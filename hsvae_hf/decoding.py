@@ -1,11 +1,11 @@
 """What codes of vectors stand for: the vectors that the decoder makes of them, and dense queries against codes.
 
-A code c stands for the vector `D c + b`. A dense query x and a code score `x . D c / |D c + b|`, in every place that
-leaves queries dense: `encode_queries` and `code_lengths`, `SparseCodes(asymmetric=True)`, and the scoring
-`asymmetric_dot` of `evaluate_codes`. It is the cosine of x and `D c + b`, the scoring `asymmetric`, times `|x|`, but for
-`x . b / |D c + b|`. That is left out, as no dot product of x with the numbers of a code gives it, and ranks hardly
-otherwise: with `model_cards/hsvae-minilm` at 4 to 64 non-zeros, nDCG@10 on Cranfield and CISI differs by at most .003
-either way. Without b in the length too it would lose up to .01.
+A code c stands for the vector `D c + b`. A dense query x and a code score `x . D c / |D c + b|` wherever queries stay
+dense: `encode_queries` and `code_lengths`, `SparseCodes(asymmetric=True)`, and the scoring `asymmetric_dot` of
+`evaluate_codes`. It is the cosine of x and `D c + b`, which is the scoring `asymmetric`, times `|x|`, but for
+`x . b / |D c + b|`. That part is left out: no dot product with the numbers of a code gives it. It hardly changes the
+ranks: with `model_cards/hsvae-minilm` at 4 to 64 non-zeros, nDCG@10 on Cranfield and CISI differs by at most .003.
+Without b in the length too it would be up to .01 lower.
 """
 
 from typing import cast

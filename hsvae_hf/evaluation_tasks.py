@@ -189,7 +189,7 @@ def find_tasks(suite: str | Path) -> dict[str, Path]:
 
 
 def _folders(top: Path) -> Iterator[Path]:
-    """A folder and all in it, links too, each once: a link may lead back up. (`rglob` does not follow links.)"""
+    """A folder and all in it, links too, each once, as a link may lead back up; `rglob` follows none."""
     seen = set()
     for place, inside, _ in os.walk(top, followlinks=True):
         inside.sort()

@@ -192,6 +192,7 @@ def test_rows_of_a_model_are_what_naive_computations_give(model, retrieval, vect
     lists = (codes[30:] != 0).sum(0)
     assert scores["postings"] == pytest.approx(((codes[:30] != 0) @ lists).mean())
     assert scores["pool_postings"] == pytest.approx(((pool != 0) @ (pool != 0).sum(0)).mean())
+    assert rows[0]["pool_rows"] == 100
     assert scores["asymmetric_top4_postings"] <= 4 * 120
     assert rows[1]["codes"]["max_active_dims"] <= 3
     decoded = systems.ModelCoder(model).decode(codes[30:])
