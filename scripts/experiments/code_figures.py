@@ -42,6 +42,7 @@ def curves(axis: Any, points: Points) -> None:
         colour, mark, dashes = STYLES[system]
         ours = system in VARIANTS
         style = {"color": colour, "marker": mark, "linestyle": dashes or "none", "markersize": 6 if ours else 5}
+        style |= {"markerfacecolor": "white" if dashes == ":" else colour}
         style |= {"linewidth": 2.2 if ours else 1.1, "zorder": 3 if ours else 2, "capsize": 2}
         axis.errorbar([cost for cost, _ in line], means, deviations, label=label(system), **style)
     powers_of_two(axis, "x")
@@ -51,8 +52,10 @@ def curves(axis: Any, points: Points) -> None:
 def save(figure: Any, axes: Sequence[Any], path: Path) -> None:
     """With one legend for all panels, beside them."""
     entries = {text: handle for axis in axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    if entries:
-        figure.legend(list(entries.values()), list(entries), loc="outside right center", fontsize=8, frameon=False)
+    names = [label(system) for system in ordered(STYLES) if label(system) in entries]
+    if names:
+        handles = [entries[name] for name in names]
+        figure.legend(handles, names, loc="outside right center", fontsize=8, frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -17,7 +17,6 @@ from hsvae_hf.evaluation_systems import System
 
 OWN = "HSVAE"
 TARGET = 16  # non-zeros that a model is trained for, if it serves all budgets; where the steps are compared
-BYTES = 16, 32, 48, 96
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,9 @@ STEPS = (
 TODAY = "values at the posterior mean given what is on: the defaults of `fit`"
 
 
-def measured_systems(name: str, peer: Peer, vectors: np.ndarray, active_dims: Sequence[int]) -> Iterator[System]:
+def measured_systems(
+    name: str, peer: Peer, vectors: np.ndarray, active_dims: Sequence[int], bytes_per_code: Sequence[int]
+) -> Iterator[System]:
     """What is measured of one run of a variant.
 
     Args:
@@ -95,11 +96,11 @@ def measured_systems(name: str, peer: Peer, vectors: np.ndarray, active_dims: Se
         peer: trained by it.
         vectors: of training, `(rows, size)`; the last 2,000 choose the bits of a quantised value.
         active_dims: the budgets; the one that it was trained for, where it was trained for one.
+        bytes_per_code: budgets of bytes, of the defaults of `fit` alone.
     """
     variant = VARIANTS[name]
     budgets: list[int | None] = [TARGET] if variant.step else list(active_dims)
     if variant.own_rule:
         budgets.append(None)
-    sizes = BYTES if name == OWN else ()
     coder: Any = peer.coder
-    yield from model_systems(coder.model, vectors[-2000:], budgets, sizes, name=name)
+    yield from model_systems(coder.model, vectors[-2000:], budgets, bytes_per_code if name == OWN else (), name=name)
