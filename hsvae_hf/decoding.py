@@ -96,7 +96,7 @@ def code_lengths(model: PreTrainedModel, codes: sparse.csr_matrix) -> np.ndarray
 
 def decoded(body: TextVAEModel, codes: Tensor) -> Tensor:
     """`D c + b` of codes `(rows, latent_size)`, in the encoder's units, `(rows, feature_size)`."""
-    return cast(Tensor, body.standardizer.undo(body.decoder.mean(codes / body.code_scale)))
+    return body.standardizer.undo(body.decoder.mean(codes / body.code_scale))
 
 
 def dictionary(body: TextVAEModel) -> Tensor:

@@ -9,7 +9,7 @@ from code_results import (
     Place,
     by_bytes,
     collect,
-    main_score,
+    task_score,
     of_task,
     over_tasks,
     postings,
@@ -76,7 +76,7 @@ def test_shares_are_means_over_tasks_and_spreads_over_seeds(runs):
     assert shares[Place("TopK", "16")] == (pytest.approx((0.5 / 0.8 + 0.25 / 0.5) / 2), None)
     assert shares[Place("dense", "1536 bytes")].mean == 1
     assert not any(place.system == "CSR" for place in shares)
-    assert of_task(collect(runs, main_score("cosine")), "a")[Place("CSR", "16")].mean == 0.6
+    assert of_task(collect(runs, task_score("cosine")), "a")[Place("CSR", "16")].mean == 0.6
     in_bytes = over_tasks(share_of_dense(runs, "cosine", by_bytes))
     assert in_bytes[Place("HSVAE", "48")].mean == pytest.approx((0.7 / 0.8 + 0.4 / 0.5) / 2)
     assert over_tasks(postings(runs))[Place("TopK", "16")].mean == pytest.approx((30 / 10 + 30 / 20) / 2)
@@ -90,7 +90,7 @@ def test_tables_show_what_was_measured(runs):
     assert table[2].endswith("| 2.25 | 10±0 |") and table[4].endswith("| 2.25 | 4 |")
     assert short(Spread(-0.05, 0.001), signed=True) == "-.050±.001"
     homes = {"a": runs, "bcd": runs}
-    text = home_and_away(homes, main_score)
+    text = home_and_away(homes, task_score)
     assert "| a | -.140 / +.100 | +.050 / -.050 |" in text
     assert "away from home in 1 of 2 (symmetric), away from home in 1 of 2 (dense query)" in text
 

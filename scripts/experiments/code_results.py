@@ -96,7 +96,7 @@ def collect(runs: Sequence[Run], number: Number, place_of: Callable[[Row], Place
     return found
 
 
-def main_score(scoring: str) -> Number:
+def task_score(scoring: str) -> Number:
     """The score that a kind of task is judged by; of words, which have dot products alone, by these."""
 
     def number(row: Row) -> float | None:
@@ -112,6 +112,11 @@ def neighbours(scoring: str) -> Number:
     return lambda row: row["scores"].get(f"{scoring}_neighbours@10")
 
 
+def logistic(scoring: str) -> Number:
+    """Accuracy of logistic regression on the codes, which knows no scoring: it stands under the symmetric one."""
+    return lambda row: row["scores"].get("logistic_accuracy") if scoring == "cosine" else None
+
+
 def of_codes(name: str) -> Number:
     """One of the figures of `sparsity_scores`."""
     return lambda row: row.get("codes", {}).get(name)
@@ -119,12 +124,12 @@ def of_codes(name: str) -> Number:
 
 def share_of_dense(runs: Sequence[Run], scoring: str, place_of: Callable[[Row], Place | None] = place_of) -> Numbers:
     """The main score over that of the dense vectors by cosine; nothing where these are not measured."""
-    by_cosine = collect(runs, main_score("cosine"))
+    by_cosine = collect(runs, task_score("cosine"))
     dense = next((by_seed for place, by_seed in by_cosine.items() if place.system == "dense"), {})
     whole = next(iter(dense.values()), {})
 
     def number(row: Row) -> float | None:
-        value = main_score(scoring)(row)
+        value = task_score(scoring)(row)
         return None if value is None or row["task"] not in whole else value / whole[row["task"]]
 
     return collect(runs, number, place_of)

@@ -12,7 +12,8 @@ from code_results import (
     Run,
     by_bytes,
     collect,
-    main_score,
+    logistic,
+    task_score,
     neighbours,
     of_codes,
     of_task,
@@ -197,7 +198,7 @@ def markdown(results: Results, level: int = 2) -> str:
     if results.homes:
         note = f"How far HSVAE is ahead of the best sparse peer (PCA's k largest among them) at {AT} non-zeros."
         parts.append(f"{head}# Trained on one set, used on another\n\n{note} Symmetric / dense query.")
-        for title, number in (("main score", main_score), ("neighbours kept", neighbours)):
+        for title, number in (("main score", task_score), ("neighbours kept", neighbours)):
             parts.append(f"{title.capitalize()}:\n\n{home_and_away(results.homes, number)}")
     return "\n\n".join([*parts, *(markdown(other, level) for other in results.widths)])
 
@@ -212,8 +213,10 @@ def _main_tables(runs: Sequence[Run], head: str) -> list[str]:
         parts.append(f"{head} The same by bytes of a code\n\n{by_budget(in_bytes)}")
     if any(kept):
         parts.append(f"{head} Neighbours kept, mean over tasks\n\n{by_budget(kept)}")
-    parts.append(f"{head} Main score by task, {AT} non-zeros\n\n{by_task(runs, main_score)}")
+    parts.append(f"{head} Main score by task, {AT} non-zeros\n\n{by_task(runs, task_score)}")
     parts.append(f"{head} Neighbours kept by task, {AT} non-zeros\n\n{by_task(runs, neighbours)}")
+    if collect(runs, logistic("cosine")):
+        parts.append(f"{head} Accuracy of logistic regression by task, {AT} non-zeros\n\n{by_task(runs, logistic)}")
     note = (
         "Over tasks the least of dead dimensions and of the 5th percentile, the most of what is always on, of the 95th "
         "percentile, of the longest code and of the share of empty codes, the mean of the rest. `postings`: entries of "
