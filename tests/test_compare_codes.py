@@ -9,12 +9,12 @@ from code_results import (
     Place,
     by_bytes,
     collect,
-    task_score,
     of_task,
     over_tasks,
     postings,
     read_results,
     share_of_dense,
+    task_score,
 )
 from code_tables import home_and_away, lengths, markdown, short
 from compare_codes import CodesArguments, home_vectors, write_page

@@ -13,7 +13,6 @@ from code_results import (
     by_bytes,
     collect,
     logistic,
-    task_score,
     neighbours,
     of_codes,
     of_task,
@@ -21,6 +20,7 @@ from code_results import (
     postings,
     seconds,
     share_of_dense,
+    task_score,
 )
 from own_variants import OWN, STEPS, TARGET, TODAY, VARIANTS
 from peers import NAMES
