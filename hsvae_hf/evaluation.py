@@ -90,7 +90,8 @@ def evaluate_codes(
 
     Returns:
         A row for each task and system, fit for JSON: `task`, `kind`, `split`, `system`, `budget` (see `System`),
-        `scores` by name, `codes` (see `sparsity_scores`), and `encode_seconds` for `encode_rows`. A score that is not
+        `scores` by name, `codes` (see `sparsity_scores`), `encode_seconds` for `encode_rows`, and `pool_rows`, of which
+        a query of these rows touches `pool_postings` postings in an inverted index of them. A score that is not
         defined, such as the correlation of a constant, is None.
 
     Raises:
@@ -203,6 +204,7 @@ class TaskEvaluation:
         return self._row(system.name, system.budget) | {
             "scores": {score: value if math.isfinite(value) else None for score, value in scores.items()},
             "codes": scores_of.sparsity_scores(pool.codes, self.lengths),
+            "pool_rows": len(self.pool),
             "encode_rows": sum(len(vectors) for vectors in self.task.vectors.values()),
             "encode_seconds": encoded,
             "seconds": time.perf_counter() - started,

@@ -7,7 +7,8 @@ Two codes are compared under several scorings. The name of the scoring goes befo
 | `cosine`, `dot` | of their codes |
 | `decoded` | cosine of the vectors that the decoder makes of both codes |
 | `asymmetric` | cosine of the query's dense vector and the document's decoded code |
-| `asymmetric_index` | `D^T x_q . c_d / |D c_d|` with a linear decoder `D c + b`, what an inverted index computes |
+| `asymmetric_dot` | `D^T x_q . c_d / |D c_d + b|` with a linear decoder: what an inverted index computes, and what
+  `hsvae_hf.encode_queries` and `hsvae_hf.code_lengths` are for |
 | `asymmetric_top32` | the same with a linear decoder, `(q' . c_d + x_q . b) / |D c_d + b|`, `q' = D^T x_q` cut to 32 |
 """
 
@@ -15,8 +16,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy import sparse
 
+from hsvae_hf.encoding import keep_largest
 from hsvae_hf.evaluation_scores import Matrix, as_dense, unit
 from hsvae_hf.evaluation_systems import Coder
 
@@ -97,24 +100,16 @@ def sides(queries: Coding, documents: Coding, query_active_dims: Sequence[int]) 
     if documents.decoder is None:
         return
     matrix, offset = documents.decoder
-    inverse = 1 / np.maximum(np.linalg.norm(documents.decoded, axis=1, keepdims=True), 1e-12)
+    inverse = 1 / np.maximum(np.linalg.norm(documents.decoded, axis=1, keepdims=True), 1e-6)
     scaled = np.hstack([as_dense(documents.codes) * inverse, inverse]).astype(np.float32)
     vectors = unit(queries.vectors)
     projected, constant = vectors @ matrix.T, vectors @ offset
-    lengths = np.linalg.norm(documents.decoded - offset, axis=1, keepdims=True)
-    yield "asymmetric_index", projected, as_dense(documents.codes) / np.maximum(lengths, 1e-6)
+    yield "asymmetric_dot", projected, scaled[:, :-1]
     for count in query_active_dims:
         if count >= documents.codes.shape[1]:
             continue
-        yield f"asymmetric_top{count}", np.column_stack([_largest(projected, count), constant]), scaled
-
-
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """All but the `count` largest magnitudes of each row set to 0."""
-    kept = np.argpartition(-np.abs(values), count - 1, axis=1)[:, :count]
-    result = np.zeros_like(values)
-    np.put_along_axis(result, kept, np.take_along_axis(values, kept, axis=1), axis=1)
-    return result
+        cut = keep_largest(torch.from_numpy(projected), count).numpy()
+        yield f"asymmetric_top{count}", np.column_stack([cut, constant]), scaled
 
 
 def row_products(first: Matrix, second: Matrix) -> np.ndarray:

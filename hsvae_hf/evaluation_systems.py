@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from scipy import sparse
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.decoding import decode_codes
-from hsvae_hf.encoding import encode, encode_vectors
+from hsvae_hf.encoding import encode, encode_vectors, keep_largest
 from hsvae_hf.evaluation_scores import Matrix, as_dense, index_bits
 from hsvae_hf.extras import require
 from hsvae_hf.input_checks import check_model, check_positive
@@ -182,10 +183,7 @@ class PCA:
         codes = np.asarray((rows - self.mean) @ self.directions, dtype=np.float32)
         if self.largest is None:
             return codes
-        kept = np.argpartition(-np.abs(codes), min(self.largest, codes.shape[1]) - 1, axis=1)[:, : self.largest]
-        sparse_codes = np.zeros_like(codes)
-        np.put_along_axis(sparse_codes, kept, np.take_along_axis(codes, kept, axis=1), axis=1)
-        return sparse.csr_matrix(sparse_codes)
+        return sparse.csr_matrix(keep_largest(torch.from_numpy(codes), self.largest).numpy())
 
     def decode(self, codes: Matrix) -> np.ndarray:
         """Vectors of coordinates, `(rows, size)`."""

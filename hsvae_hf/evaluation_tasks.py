@@ -1,5 +1,6 @@
 """Tasks that codes are measured on: retrieval, similarity of pairs, classification; read from a folder of files."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,18 +174,31 @@ def frozen_encoder(encoder_name_or_path: str, max_length: int | None = None, dev
 
 
 def find_tasks(suite: str | Path) -> dict[str, Path]:
-    """Folders of tasks by name, in the order of their names.
+    """Folders of tasks by name, in the order of their names; folders that are links too.
 
     Raises:
         ValueError: if there is none.
     """
-    folders = sorted({path.parent for path in Path(suite).rglob("*.parquet")}, key=lambda folder: folder.name)
+    folders = sorted(_folders(Path(suite)), key=lambda folder: folder.name)
     found = {folder.name: folder for folder in folders if _kind(folder) is not None}
     if not found:
         raise ValueError(
             f"`suite` must be a folder with tasks in .parquet files, got {str(suite)!r} with none; check the path."
         )
     return found
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    """A folder and all in it, links too, each once, as a link may lead back up; `rglob` follows none."""
+    seen = set()
+    for place, inside, _ in os.walk(top, followlinks=True):
+        inside.sort()
+        real = os.path.realpath(place)
+        if real in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        yield Path(place)
 
 
 def _kind(folder: Path) -> str | None:

@@ -163,6 +163,7 @@ def code_options(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
     The wanted number of non-zeros is a sixteenth of the dimensions, or half of `max_active_dims` where that is less.
     Every code has that many. Where `min_active_dims` or `max_active_dims` is given, the gates decide between them.
+    `code_ridge=None` and `code_budgets=None` are answers too, if they are given.
 
     Args:
         config: the configuration as far as it is known.
@@ -175,12 +176,12 @@ def code_options(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     budgets = [budget for budget in CODE_BUDGETS if budget <= config.latent_size / 2]
     fixed = max(1, round(wanted))
     values: dict[str, Any] = {"code_ridge": CODE_RIDGE, "code_budgets": budgets or [1]}
+    values = {name: value for name, value in values.items() if name not in given}
     if most is None and config.min_active_dims == 0:
         values |= {"min_active_dims": fixed, "max_active_dims": fixed}
     elif most is None:
         values["max_active_dims"] = min(math.ceil(2 * wanted), config.latent_size)
-    missing = {name: value for name, value in values.items() if given.get(name) is None}
-    return {"target_active_dims": float(min(wanted, missing.get("max_active_dims", math.inf)))} | missing
+    return {"target_active_dims": float(min(wanted, values.get("max_active_dims", math.inf)))} | values
 
 
 def check_data(data: DataArguments, config: Any) -> None:

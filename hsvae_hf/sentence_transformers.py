@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import trange
 from transformers import AutoModelForPreTraining, PreTrainedModel
 
+from hsvae_hf.decoding import decoded, dictionary
 from hsvae_hf.encoding import keep_largest
 from hsvae_hf.extras import require
 from hsvae_hf.input_checks import check_positive, check_sentences
@@ -150,10 +151,9 @@ class SparseCodes(Module):
     It takes what any modules before it give as `sentence_embedding`. Codes are compared by cosine, which the
     `SparseEncoder` takes over where it is told nothing else.
 
-    With `asymmetric`, `encode_query` gives a query x that stays dense: `D^T x`, where `decode(c) = D c + decode(0)`.
-    `encode` and `encode_document` give a code c divided by `|decode(c)|`, the norm of the vector that it decodes to.
-    The dot product of the two, `x . (decode(c) - decode(0)) / |decode(c)|`, is what the `SparseEncoder` takes. It is
-    the cosine of x and `decode(c)`, times `|x|`, but for `x . decode(0) / |decode(c)|`. A query that is capped by
+    With `asymmetric`, `encode_query` gives a query that stays dense, as `hsvae_hf.encode_queries` does. `encode` and
+    `encode_document` give a code divided by its length of `hsvae_hf.code_lengths`. The dot product of the two is what
+    the `SparseEncoder` takes; `hsvae_hf.decoding` says what it leaves out of a cosine. A query that is capped by
     `max_active_dims` keeps its largest entries.
 
     Args:
@@ -231,7 +231,7 @@ class SparseCodes(Module):
         else:
             codes = self._code(vectors, max_active_dims)
             if self.asymmetric:
-                codes = codes / self.decode(codes).norm(dim=-1, keepdim=True).clamp_min(1e-12)
+                codes = codes / self.decode(codes).norm(dim=-1, keepdim=True).clamp_min(1e-6)
         features["sentence_embedding"] = codes
         return features
 
@@ -243,19 +243,11 @@ class SparseCodes(Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """The vectors that the decoder makes of codes `(batch, latent_size)`: `(batch, feature_size)`."""
-        body = self.coder.base_model
-        return cast(Tensor, body.standardizer.undo(body.decoder.mean(codes / body.code_scale)))
+        return decoded(self.coder.base_model, codes)
 
     def query(self, vectors: Tensor) -> Tensor:
-        """`q` with `q . c = x . (decode(c) - decode(0))` for every code c: `(batch, latent_size)`.
-
-        Args:
-            vectors: x, `(batch, feature_size)`.
-        """
-        vectors = vectors.float()
-        units = torch.eye(self.get_embedding_dimension(), device=vectors.device)
-        directions = self.decode(units) - self.decode(torch.zeros_like(units[:1]))  # (latent_size, feature_size)
-        return vectors @ directions.T
+        """`D^T x` of vectors x `(batch, feature_size)`: `(batch, latent_size)`; see `hsvae_hf.encode_queries`."""
+        return vectors.float() @ dictionary(self.coder.base_model)
 
     def get_embedding_dimension(self) -> int:
         """Width of the codes."""

@@ -57,7 +57,11 @@ def parse_arguments() -> tuple[DataArguments, dict[str, Any], TextVAETrainingArg
     parser.set_defaults(**{name: value for name, value in values.items() if parser.knows(name)})
     data, config_fields, arguments = parser.parse()
     data.model_type = model_type
-    return data, vars(config_fields), arguments
+    flags = vars(config_fields)
+    for name in ("code_ridge", "code_budgets"):
+        if flags[name] is None:
+            del flags[name]  # not given; from Python, None is an answer
+    return data, flags, arguments
 
 
 def model_of(option: str) -> str | None:

@@ -148,10 +148,11 @@ def test_a_dense_query_times_a_code_is_the_query_times_the_decoded_vector():
     queries, documents = rng.normal(size=(4, 5)).astype(np.float32), rng.normal(size=(9, 5)).astype(np.float32)
     codes = hsvae_hf.encode_vectors(model, documents)
     zero = hsvae_hf.decode_codes(model, sparse.csr_matrix((1, 12), dtype=np.float32))
-    moved = hsvae_hf.decode_codes(model, codes) - zero
+    made = hsvae_hf.decode_codes(model, codes)
+    moved = made - zero
     scores = codes @ hsvae_hf.encode_queries(model, queries).T
     np.testing.assert_allclose(scores.T, queries @ moved.T, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(hsvae_hf.code_lengths(model, codes), np.linalg.norm(moved, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(hsvae_hf.code_lengths(model, codes), np.linalg.norm(made, axis=1), rtol=1e-4)
     cut = hsvae_hf.encode_queries(model, queries, max_active_dims=3)
     assert (np.count_nonzero(cut, axis=1) == 3).all()
 

@@ -82,7 +82,7 @@ def test_scorings_are_what_their_names_say(model, vectors):
         "dot",
         "decoded",
         "asymmetric",
-        "asymmetric_index",
+        "asymmetric_dot",
         "asymmetric_top4",
         "asymmetric_top11",
     ]
@@ -93,8 +93,11 @@ def test_scorings_are_what_their_names_say(model, vectors):
     np.testing.assert_allclose(found["dot"].toarray(), q @ c.T, atol=1e-4)
     np.testing.assert_allclose(found["decoded"], unit(queries.decoded) @ unit(decoded).T, atol=1e-5)
     np.testing.assert_allclose(found["asymmetric"], x @ unit(decoded).T, atol=1e-5)
-    index = hsvae_hf.encode_queries(model, x) @ c.T / hsvae_hf.code_lengths(model, documents.codes)
-    np.testing.assert_allclose(found["asymmetric_index"], index, atol=1e-4)
+    lengths = hsvae_hf.code_lengths(model, documents.codes)
+    public = hsvae_hf.encode_queries(model, x) @ c.T / lengths
+    np.testing.assert_allclose(found["asymmetric_dot"], public, atol=1e-4)
+    constant = x @ coder.decode(np.zeros((1, 12)))[0]
+    np.testing.assert_allclose(found["asymmetric"], public + constant[:, None] / lengths, atol=1e-4)
     offset = coder.decode(np.zeros((1, 12)))[0]
     matrix = coder.decode(np.eye(12)) - offset
     for count in (4, 11):
@@ -189,6 +192,7 @@ def test_rows_of_a_model_are_what_naive_computations_give(model, retrieval, vect
     lists = (codes[30:] != 0).sum(0)
     assert scores["postings"] == pytest.approx(((codes[:30] != 0) @ lists).mean())
     assert scores["pool_postings"] == pytest.approx(((pool != 0) @ (pool != 0).sum(0)).mean())
+    assert rows[0]["pool_rows"] == 100
     assert scores["asymmetric_top4_postings"] <= 4 * 120
     assert rows[1]["codes"]["max_active_dims"] <= 3
     decoded = systems.ModelCoder(model).decode(codes[30:])

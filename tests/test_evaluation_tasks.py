@@ -51,6 +51,17 @@ def test_a_folder_tells_the_kind_of_its_task(suite, sentences):
     assert next(load_tasks(suite, embed, tasks=["PAIRS"], split="validation")).texts["first"] == ["a", "validation"]
 
 
+def test_a_task_may_be_a_link(suite, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("search/docs", "pairs"):
+        (linked / name.replace("search/", "")).symlink_to(suite / name)
+    (linked / "again").symlink_to(linked)  # leads back up
+    found = find_tasks(linked)
+    assert found == {"docs": linked / "docs", "pairs": linked / "pairs"}
+    assert [task.name for task in load_tasks(linked, embed)] == ["docs", "pairs"]
+
+
 def test_validation_rows_are_held_out_of_train(suite):
     (topics,) = load_tasks(suite, embed, tasks=["topics"], split="validation")
     assert len(topics.texts["test"]) == 3

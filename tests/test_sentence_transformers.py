@@ -186,6 +186,8 @@ def test_dense_queries_score_what_codes_decode_to(dense, cap):
     expected = vectors @ (decoded - (bias * std + mean)).T / lengths
     np.testing.assert_allclose(codes.similarity(queries, documents).numpy(), expected, **CLOSE)
     np.testing.assert_allclose(documents.numpy() * lengths[:, None], plain, **CLOSE)
+    np.testing.assert_allclose(queries.numpy(), hsvae_hf.encode_queries(coder, vectors), **CLOSE)
+    np.testing.assert_allclose(lengths, hsvae_hf.code_lengths(coder, sparse.csr_matrix(plain)), **CLOSE)
     capped = codes.encode_query(SENTENCES, max_active_dims=6).to_dense()
     assert torch.equal((capped != 0).sum(1), torch.full((len(SENTENCES),), 6))
 

@@ -62,7 +62,8 @@ def test_from_vectors_to_codes_and_on_with_the_same_vectors_alone(tmp_path):
     assert (model.config.target_active_dims, model.config.similarity_weight) == (6 / 16, 20)
     assert model.config.vector_size == 5
     results = json.loads((run / "all_results.json").read_text())
-    assert results["active_threshold"] == model.config.active_threshold != 0.5
+    assert results["active_threshold"] == model.config.active_threshold == 0.5  # every code has one non-zero: no need
+    assert (model.config.min_active_dims, model.config.max_active_dims) == (1, 1)
     arguments = ["--model_name_or_path", run, "--output", tmp_path / "codes.npz"]
     script("embed", *arguments, "--input", tmp_path / "rows.npy")
     codes = sparse.load_npz(tmp_path / "codes.npz")
@@ -104,8 +105,24 @@ def test_gates_of_vectors_are_balanced_to_a_share_unless_said(words, target, war
     data, flags, arguments = runpy.run_path(str(ROOT / "scripts/train.py"))["parse_arguments"]()
     found = code_options(draft(data, flags), flags).get("target_active_dims")
     assert (found, arguments.kl_warmup_steps) == (target, warmup)
+    assert "code_ridge" not in flags and "code_budgets" not in flags  # open, so that `code_options` fills them
     assert flags["similarity_weight"] == (0 if "released" in words else 20)
     assert flags["gate_concentration_min"] == (0.5 if "released" in words else 0.001)
+
+
+def test_codes_of_the_script_and_of_fit_are_the_same(tmp_path, monkeypatch):
+    vectors = np.random.default_rng(0).normal(size=(120, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", vectors)
+    few = {"latent_size": 32, "max_steps": 2}
+    words = [f"--{name}={value}" for name, value in few.items()]
+    script("train", "--vectors", tmp_path / "x.npy", "--output_dir", tmp_path / "run", *words)
+    config = hsvae_hf.HSVAEConfig.from_pretrained(tmp_path / "run")
+    names = ("min_active_dims", "max_active_dims", "target_active_dims", "code_ridge", "code_budgets")
+    expected = hsvae_hf.fit(vectors, **few).config
+    assert [getattr(config, name) for name in names] == [getattr(expected, name) for name in names]
+    assert (config.min_active_dims, config.max_active_dims, config.code_ridge) == (2, 2, 0.1)
+    plain = hsvae_hf.fit(vectors, **few, code_ridge=None, code_budgets=None).config
+    assert plain.code_ridge is None and plain.code_budgets is None and plain.max_active_dims == 2
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,18 @@ CPU time of the process counts, the median of several turns, so other programs d
 a few steps only: its codes have the wanted length, and say nothing else.
 """
 
-import importlib.util
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from benchmark import median_seconds
-from safetensors.numpy import load_file
-from tokenizers import Tokenizer
+from static_encoders import wordllama
 
 import hsvae_hf
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import parse
 from hsvae_hf.data import load_text_dataset
-from hsvae_hf.extras import require
 
 
 @dataclass
@@ -38,29 +34,15 @@ class StaticArguments:
     repeats: int = field(default=5, metadata={"help": "Turns; the median counts."})
 
 
-def wordllama_path() -> Path:
-    """The folder of the package, which need not be imported."""
-    require("wordllama", extra="dev")
-    found = importlib.util.find_spec("wordllama")
-    return Path(str(found and found.origin)).parent
-
-
 def benchmark(arguments: StaticArguments) -> dict[str, float]:
     """Sentences per second of CPU time, by what is done."""
-    require("sentence_transformers", extra="sentence-transformers")
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-
     from hsvae_hf.sentence_transformers import add_codes, encode_sentences
 
     torch.set_num_threads(1)
     rows = load_text_dataset(arguments.dataset, max_train_samples=arguments.max_samples)["train"]
     sentences = list(rows["text"])
-    folder = wordllama_path()
-    weights = load_file(folder / "weights/l2_supercat_256.safetensors")["embedding.weight"]
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizers/l2_supercat_tokenizer_config.json"))
-    static = StaticEmbedding(tokenizer, embedding_weights=weights.astype(np.float32))
-    encoder = SentenceTransformer(modules=[static], device="cpu")
+    encoder = wordllama()
+    tokenizer = encoder[0].tokenizer
     size, vectors = arguments.batch_size, encoder.encode(sentences)
     coder = hsvae_hf.fit(
         vectors,

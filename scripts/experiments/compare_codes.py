@@ -3,228 +3,215 @@ r"""Codes of sentence vectors against those that others publish, on tasks that n
     python scripts/experiments/compare_codes.py --training_vectors general.npy --suite data/eval \
         --vectors_dir vectors --output_dir runs/codes
 
-This makes the table and the picture of `model_cards/codes`. One model of this package serves all budgets; each other
-system is trained for each. Finished runs are kept.
+This makes the tables and figures of `model_cards/codes` from the finished runs in `output_dir`, and first the runs
+that are not there yet. One HSVAE serves all budgets; each other system is trained for each. Runs of a second width
+(`--width 2048`) go to a folder of their own in `output_dir` and to tables of their own.
+
+    ... --homes stsb banking77 cranfield cisi
+
+trains on rows of each of these tasks, without --training_vectors on them alone, and measures on all.
+
+    python scripts/experiments/compare_codes.py --output_dir runs/codes --only_tables
+
+makes tables and figures of what is finished. `embed_suite.py` makes the vectors, of static encoders too.
 """
 
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from code_figures import draw_by_cost, draw_by_length
+from code_results import HOMES, read_results, summarise
+from code_tables import markdown
 from finished_runs import Runs
-from peers import NAMES, train_peer
-from pictures import lines, panels, powers_of_two
-from tables import Spread, shown, spread, table
+from own_variants import OWN, TARGET, VARIANTS, measured_systems
+from peers import NAMES, UNTRAINED, train_peer
 
-import hsvae_hf
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import choose, parse
-from hsvae_hf.evaluation import MAIN_SCORES, MEASURES, EvaluationProtocol, TaskEvaluation, model_systems
+from hsvae_hf.evaluation import MEASURES, EvaluationProtocol, TaskEvaluation
 from hsvae_hf.evaluation_systems import System
-from hsvae_hf.evaluation_tasks import Task, frozen_encoder, load_tasks
+from hsvae_hf.evaluation_tasks import Embed, find_tasks, frozen_encoder, load_tasks
 from hsvae_hf.extras import require
 from hsvae_hf.files import load_vectors, staged_folder
 
-OWN = "HSVAE"
 BASELINES = "baselines"
-WITHOUT_TRAINING = ("PCA-largest", "PCA", "Signs")  # which are among the baselines
-SCORINGS = {"cosine": "symmetric", "asymmetric": "dense query"}
+DETERMINED = (BASELINES, "PCA", "PCA-largest")  # one run says all
+HOME_ROWS = 10_000  # of a task that is trained on
 
 
 @dataclass(kw_only=True)
 class CodesArguments:
     """What to compare, on what."""
 
-    training_vectors: str = field(metadata={"help": "File of vectors that all systems are trained on."})
-    suite: str = field(metadata={"help": "Folder of the tasks."})
-    output_dir: str = field(metadata={"help": "Folder of table, figure and runs; finished runs are kept."})
+    output_dir: str = field(metadata={"help": "Folder of tables, figures and runs; finished runs are kept."})
+    training_vectors: str | None = field(
+        default=None, metadata={"help": "File of vectors that all systems are trained on."}
+    )
+    suite: str | None = field(default=None, metadata={"help": "Folder of the tasks."})
     encoder_name_or_path: str | None = field(default=None, metadata={"help": "Frozen sentence encoder."})
     vectors_dir: str | None = field(default=None, metadata={"help": "Folder of vectors, TASK-PART.npy, instead."})
     tasks: list[str] | None = field(default=None, metadata={"help": "Which; else all that are found."})
     split: str = field(default="test", metadata={"help": "validation, to choose settings; or test."})
     systems: list[str] = field(
-        default_factory=lambda: [OWN, *(name for name in NAMES if name not in WITHOUT_TRAINING), BASELINES],
-        metadata={"help": "Which."},
+        default_factory=lambda: [OWN, *(name for name in NAMES if name not in UNTRAINED), BASELINES],
+        metadata={"help": f"Which; beside those of the default {', '.join(name for name in VARIANTS if name != OWN)}."},
     )
+    homes: list[str] = field(
+        default_factory=list, metadata={"help": "Tasks whose training rows are trained on, one after the other."}
+    )
+    only_tables: bool = field(default=False, metadata={"help": "Tables and figures of the finished runs, no run."})
     width: int = field(default=512, metadata={"help": "Dimensions of the codes."})
     active_dims: list[int] = field(default_factory=lambda: [2, 4, 8, 16, 32, 64], metadata={"help": "Budgets."})
+    bytes_per_code: list[int] = field(
+        default_factory=lambda: [16, 32, 48, 96], metadata={"help": "Budgets of bytes, of HSVAE by its defaults."}
+    )
     seeds: int = field(default=3, metadata={"help": "Runs of each."})
     max_steps: int = field(default=1500, metadata={"help": "Training steps of 256 rows."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Rows to train on."})
     measures: list[str] = field(default_factory=lambda: ["neighbours", "knn"], metadata={"help": "Of the codes."})
 
 
-def train_own(vectors: np.ndarray, options: CodesArguments, seed: int) -> Any:
-    """A model of this package with the settings of `fit`; the last twentieth of the rows sets its threshold."""
-    held_out = max(1, len(vectors) // 20)
-    return hsvae_hf.fit(
-        vectors[:-held_out],
-        validation=vectors[-held_out:],
-        latent_size=options.width,
-        target_active_dims=16,
-        max_steps=options.max_steps,
-        eval_strategy="no",
-        seed=seed,
-        disable_tqdm=True,
-    )
-
-
-def systems_of(name: str, vectors: np.ndarray, options: CodesArguments, budget: int, seed: int) -> Iterator[System]:
-    """What is measured of one run: our model at all budgets and by its own rule, another system at its budget."""
-    if name == OWN:
-        model = train_own(vectors, options, seed)
-        yield from model_systems(model, vectors[-2000:], [*options.active_dims, None], (16, 32, 48, 96), name=OWN)
-        return
-    peer = train_peer(name, vectors, options.width, budget, seed, options.max_steps)
-    yield System(name, {"active_dims": budget}, peer)
-
-
 def one_run(
-    tasks: list[TaskEvaluation], name: str, vectors: np.ndarray, options: CodesArguments, budget: int, seed: int
+    tasks: Sequence[TaskEvaluation], name: str, vectors: np.ndarray, options: CodesArguments, budget: int, seed: int
 ) -> dict[str, Any]:
-    """Train, measure on every task."""
-    started = time.process_time()
-    systems = list(systems_of(name, vectors, options, budget, seed))
-    seconds = time.process_time() - started
+    """Train, measure on every task; a `budget` of 0 is a model for all of them."""
+    wanted = budget or TARGET
+    settings = VARIANTS[name].options(options.width, wanted) if name in VARIANTS else {}
+    peer = train_peer(
+        name.partition("-")[0] if name in VARIANTS else name,
+        vectors,
+        options.width,
+        wanted,
+        seed,
+        options.max_steps,
+        **settings,
+    )
+    if name in VARIANTS:
+        budgets = [budget] if budget else options.active_dims
+        systems = list(measured_systems(name, peer, vectors, budgets, options.bytes_per_code))
+    else:
+        systems = [System(name, {"active_dims": budget}, peer)]
     rows = [task.row(system) for task in tasks for system in systems]
-    return {"system": name, "seed": seed, "training_seconds": seconds, "rows": rows}
+    return {"system": name, "seed": seed, "training_seconds": peer.seconds, "rows": rows}
 
 
-def baseline_run(tasks: list[TaskEvaluation], vectors: np.ndarray, options: CodesArguments) -> dict[str, Any]:
+def baseline_run(tasks: Sequence[TaskEvaluation], vectors: np.ndarray, options: CodesArguments) -> dict[str, Any]:
     """What needs no training, fitted on the training vectors; and words."""
     rows = [row for task in tasks for row in task.baseline_rows(vectors, options.active_dims)]
     return {"system": BASELINES, "seed": 0, "training_seconds": 0.0, "rows": rows}
 
 
-def all_runs(options: CodesArguments, tasks: list[Task], vectors: np.ndarray) -> list[dict[str, Any]]:
-    """The results of every run, from its file where it is finished."""
-    protocol = EvaluationProtocol(measures=options.measures, query_active_dims=(32,))
-    measured = [TaskEvaluation(task, protocol) for task in tasks]
-    runs, results = Runs(options.output_dir), []
+def make_runs(options: CodesArguments, tasks: Sequence[TaskEvaluation], vectors: np.ndarray, folder: Path) -> None:
+    """Every run that is not finished, each to a file in `folder/runs`."""
+    runs = Runs(folder)
     settings = {"rows": len(vectors), "vectors": f"{zlib.crc32(vectors.tobytes()):08x}", "split": options.split}
-    settings |= {"tasks": [task.name for task in tasks], "width": options.width, "max_steps": options.max_steps}
+    settings |= {"tasks": [task.task.name for task in tasks], "width": options.width, "max_steps": options.max_steps}
     settings |= {"measures": list(options.measures)}
     for seed in range(1, options.seeds + 1):
         for name in options.systems:
-            if name == BASELINES:
-                if seed == 1:
-                    make: Callable[[], dict[str, Any]] = partial(baseline_run, measured, vectors, options)
-                    results.append(runs.result(BASELINES, make, settings))
+            if name in DETERMINED and seed > 1:
                 continue
-            for budget in [0] if name == OWN else options.active_dims:
-                make = partial(one_run, measured, name, vectors, options, budget, seed)
-                results.append(runs.result(f"{name}-{budget}-{seed}", make, settings))
-    return results
+            if name == BASELINES:
+                make: Callable[[], dict[str, Any]] = partial(baseline_run, tasks, vectors, options)
+                runs.result(BASELINES, make, settings)
+                continue
+            for budget in [0] if name in VARIANTS and not VARIANTS[name].each else options.active_dims:
+                make = partial(one_run, tasks, name, vectors, options, budget, seed)
+                runs.result(f"{name}-{budget}-{seed}", make, settings)
 
 
-def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each task, system and budget, with the spread of every score over the seeds."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        for row in result["rows"]:
-            budget = {name: value for name, value in row["budget"].items() if name != "value_bits"}
-            key = json.dumps([row["task"], row["system"], budget])
-            numbers = {name: value for name, value in row["scores"].items() if value is not None}
-            if "codes" in row:
-                numbers["active_dims"] = row["codes"]["active_dims"]
-            groups.setdefault(key, []).append(row | {"numbers": numbers | {"seconds": result["training_seconds"]}})
-    summary = []
-    for rows in groups.values():
-        names = dict.fromkeys(name for row in rows for name in row["numbers"])
-        scores = {name: spread([row["numbers"] for row in rows], name) for name in names}
-        head = {name: rows[0][name] for name in ("task", "kind", "system", "budget")}
-        summary.append(head | {"seeds": len(rows), "scores": scores})
-    return summary
+def folder_of_width(output_dir: Path, width: int) -> Path:
+    """Where runs of a width go: to the folder itself if its runs have it or there are none, else to one inside."""
+    settings = Runs(output_dir).check({})
+    return output_dir if settings.get("width", width) == width else output_dir / f"width-{width}"
 
 
-def main_score(row: dict[str, Any], scoring: str) -> Spread | None:
-    """The score that a kind of task is judged by."""
-    found: Spread | None = row["scores"].get(f"{scoring}_{MAIN_SCORES[row['kind']]}")
-    return found
+def home_vectors(name: str, options: CodesArguments, embed: Embed | None) -> np.ndarray:
+    """Rows of a task to train on, `(at most HOME_ROWS, size)`, drawn at random, none of them of its test split.
+
+    They are those of NAME-train.npy if there is one; else the classification set's training rows, the pairs of the
+    validation split, or the documents.
+    """
+    path = Path(options.vectors_dir or "") / f"{name}-train.npy"
+    if options.vectors_dir is not None and path.exists():
+        vectors = load_vectors(path)
+    else:
+        (task,) = load_tasks(
+            str(options.suite), embed, options.vectors_dir, [name], "validation", max_train_samples=None
+        )
+        vectors = task.training
+    chosen = np.random.default_rng(0).permutation(len(vectors))[:HOME_ROWS]
+    return np.asarray(vectors[chosen], dtype=np.float32)
 
 
-def markdown(summary: list[dict[str, Any]]) -> str:
-    """For each task a table: systems down, budgets across, symmetric / dense query."""
-    parts = []
-    for task in dict.fromkeys(row["task"] for row in summary):
-        rows = [row for row in summary if row["task"] == task]
-        for title, pick in (("main score", main_score), ("neighbours kept", _neighbours)):
-            lines_of: dict[str, dict[str, str]] = {}
-            for row in rows:
-                budget = ", ".join(f"{value} {name.split('_')[0]}" for name, value in row["budget"].items()) or "own"
-                values = [pick(row, scoring) for scoring in SCORINGS]
-                if values[0] is None:
-                    values[0] = row["scores"].get(f"dot_{MAIN_SCORES[row['kind']]}") if pick is main_score else None
-                if any(values):
-                    cell = " / ".join(shown(value) for value in values if value is not None)
-                    lines_of.setdefault(row["system"], {"system": row["system"]})[budget] = cell
-            if lines_of:
-                parts.append(f"### {task}: {title}\n\n{table(list(lines_of.values()))}\n")
-    return "\n".join(parts)
+def make_all_runs(options: CodesArguments) -> None:
+    """Those on the training vectors, and those on each of the homes."""
+    embed = None if options.encoder_name_or_path is None else frozen_encoder(options.encoder_name_or_path)
+    protocol = EvaluationProtocol(measures=options.measures, query_active_dims=(32,))
+    loaded = load_tasks(str(options.suite), embed, options.vectors_dir, options.tasks, options.split)
+    tasks = [TaskEvaluation(task, protocol) for task in loaded]
+    folder = folder_of_width(Path(options.output_dir), options.width)
+    if options.training_vectors is not None:
+        vectors = load_vectors(options.training_vectors)[: options.max_train_samples]
+        make_runs(options, tasks, np.asarray(vectors, dtype=np.float32), folder)
+    systems = ["PCA-largest" if name == BASELINES else name for name in options.systems]  # the one that is compared
+    at_target = replace(options, active_dims=[TARGET], bytes_per_code=[], systems=systems)
+    for home in options.homes:
+        make_runs(at_target, tasks, home_vectors(home, options, embed), folder / HOMES / home)
 
 
-def _neighbours(row: dict[str, Any], scoring: str) -> Spread | None:
-    found: Spread | None = row["scores"].get(f"{scoring}_neighbours@10")
-    return found
+def check(options: CodesArguments) -> None:
+    """Refuse what cannot be, before anything is loaded.
 
-
-def share_of_dense(summary: list[dict[str, Any]], scoring: str) -> list[dict[str, Any]]:
-    """The main score over that of the dense vectors, on average over tasks, for each system and number of non-zeros."""
-    dense = {row["task"]: main_score(row, "cosine") for row in summary if row["system"] == "dense"}
-    shares: dict[tuple[str, int], list[Spread]] = {}
-    for row in summary:
-        value, whole, budget = main_score(row, scoring), dense.get(row["task"]), row["budget"].get("active_dims")
-        if value is not None and whole is not None and budget is not None and "bytes" not in row["budget"]:
-            part = Spread(value.mean / whole.mean, (value.std or 0.0) / whole.mean)
-            shares.setdefault((row["system"], budget), []).append(part)
-    return [
-        {"system": system, "place": budget, "share": Spread(*np.mean(parts, axis=0))}
-        for (system, budget), parts in sorted(shares.items(), key=lambda item: (item[0][0] != OWN, item[0]))
-        if len(parts) == len(dense)
-    ]
-
-
-def draw(summary: list[dict[str, Any]], path: Path) -> None:
-    """Share of the dense score by number of non-zeros, symmetric and with a dense query."""
-    figure, (axes,) = panels(1, 2, sharey=True)
-    for axis, (scoring, title) in zip(axes, SCORINGS.items(), strict=True):
-        lines(axis, share_of_dense(summary, scoring), "system", "place", "share")
-        axis.axhline(1, color="grey", linewidth=0.8)
-        axis.set(xlabel="non-zeros per sentence", title=title)
-        powers_of_two(axis, "x")
-    axes[0].set_ylabel("share of the dense score, mean over tasks")
-    axes[1].legend(fontsize=7)
-    figure.savefig(path, dpi=150)
-
-
-def main() -> None:
-    """Train what is not there yet; write the table and the figure."""
-    options = parse(CodesArguments, __doc__.partition("\n")[0])
-    require("matplotlib", "sklearn", "bm25s", extra="eval")
-    torch.set_flush_denormal(True)
-    known = [OWN, *NAMES, BASELINES]
+    Raises:
+        ValueError: naming the option.
+    """
+    known = [*VARIANTS, *NAMES, BASELINES]
     options.systems = [choose("systems", system, known, rule="of") for system in options.systems]
     options.measures = [choose("measures", measure, MEASURES, rule="of") for measure in options.measures]
     if options.seeds < 1 or not 0 < min(options.active_dims) <= max(options.active_dims) <= options.width:
         raise ValueError(f"`active_dims` must be from 1 to {options.width}, and `seeds` at least 1; choose such.")
+    if options.suite is None:
+        raise ValueError("`suite` must be given, the folder of the tasks; or add --only_tables.")
     if (options.encoder_name_or_path is None) == (options.vectors_dir is None):
         raise ValueError("Give exactly one of `encoder_name_or_path` and `vectors_dir`: the vectors of the tasks.")
-    embed = None if options.encoder_name_or_path is None else frozen_encoder(options.encoder_name_or_path)
-    tasks = load_tasks(options.suite, embed, options.vectors_dir, options.tasks, options.split)
-    vectors = load_vectors(options.training_vectors)[: options.max_train_samples]
-    summary = summarise(all_runs(options, list(tasks), np.asarray(vectors, dtype=np.float32)))
-    with staged_folder(options.output_dir) as folder:
-        (folder / "codes.json").write_text(json.dumps(summary) + "\n")
-        (folder / "codes.md").write_text(markdown(summary) + "\n")
-        draw(summary, folder / "codes.png")
-    print(markdown(summary))
+    if options.training_vectors is None and not options.homes:
+        raise ValueError("`training_vectors` must be given without `homes`: what to train on; give one or both.")
+    options.homes = [choose("homes", home, find_tasks(options.suite), rule="of") for home in options.homes]
+
+
+def write_page(output_dir: str) -> str:
+    """Tables and figures of the finished runs in a folder; the tables."""
+    results = read_results(Path(output_dir))
+    text = markdown(results)
+    with staged_folder(output_dir) as folder:
+        (folder / "codes.json").write_text(json.dumps(summarise(results.runs)) + "\n")
+        (folder / "codes.md").write_text(text + "\n")
+        draw_by_length(results.runs, folder / "codes.png")
+        draw_by_cost(results.runs, folder / "codes-cost.png")
+    return text
+
+
+def main() -> None:
+    """Train what is not there yet; write the tables and the figures."""
+    options = parse(CodesArguments, __doc__.partition("\n")[0])
+    require("matplotlib")
+    if not options.only_tables:
+        torch.set_flush_denormal(True)
+        check(options)
+        require("sklearn", *(["bm25s"] if BASELINES in options.systems else []), extra="eval")
+        started = time.process_time()
+        make_all_runs(options)
+        print(f"runs: {time.process_time() - started:.0f} s of CPU time")
+    print(write_page(options.output_dir))
 
 
 if __name__ == "__main__":

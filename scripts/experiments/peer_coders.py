@@ -10,6 +10,7 @@ from scipy import sparse
 
 import hsvae_hf
 from hsvae_hf.command_line import choose
+from hsvae_hf.encoding import keep_largest
 
 ADAM_EPSILON = 6.25e-10  # of Gao et al. 2024, and of the released code of CSR and CSRv2
 
@@ -175,16 +176,17 @@ class OwnModel:
         batch_size: int,
         **options: Any,
     ) -> None:
-        sparsity: dict[str, dict[str, Any]] = {
+        warmup = {"kl_warmup_steps": max(1, 3 * steps // 10)}
+        own: dict[str, dict[str, Any]] = {
             "HSVAE": {"target_active_dims": active_dims},
             # Gates of VSC are fully on or off, so no threshold gives its codes a wanted number.
-            "VSC": {"prior_activity": active_dims / width, "penalty_weight": 1.0, "max_active_dims": active_dims},
-            "SDLGM": {"sparsity_cap": active_dims},
+            "VSC": warmup
+            | {"prior_activity": active_dims / width, "penalty_weight": 1.0, "max_active_dims": active_dims},
+            "SDLGM": warmup | {"sparsity_cap": active_dims},
         }
         quiet = {"eval_strategy": "no", "disable_tqdm": True}
         sizes = {"latent_size": width, "max_steps": steps, "per_device_train_batch_size": batch_size, "seed": seed}
-        sizes["kl_warmup_steps"] = max(1, 3 * steps // 10)
-        settings = sparsity[name] | quiet | sizes | options
+        settings = own[name] | quiet | sizes | options
         self.model: Any = hsvae_hf.fit(vectors, model_type=name.lower(), **settings)
 
     def encode(self, vectors: np.ndarray, active_dims: int | None = None) -> sparse.csr_matrix:
@@ -221,10 +223,8 @@ class PrincipalComponents:
         coordinates = ((vectors - self.mean) @ self.components.T) / self.scale
         count = min(active_dims or self.active_dims, len(self.scale))
         if self.largest:
-            smallest = np.argpartition(-np.abs(coordinates), count - 1, axis=1)[:, count:]
-            np.put_along_axis(coordinates, smallest, 0.0, axis=1)
-        else:
-            coordinates[:, count:] = 0.0
+            return sparse.csr_matrix(keep_largest(torch.from_numpy(coordinates), count).numpy())
+        coordinates[:, count:] = 0.0
         return sparse.csr_matrix(coordinates)
 
     def decode(self, codes: sparse.csr_matrix) -> np.ndarray:

@@ -21,6 +21,7 @@ from scipy import sparse
 
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import choose, parse
+from hsvae_hf.evaluation_scores import cosine, neighbour_scores, reference_neighbours
 from hsvae_hf.files import claimed_file, load_vectors, write_json
 
 # What `tune` chose from; the last two of eight were added when a rate of 3e-3 was the best of six.
@@ -145,7 +146,7 @@ class Peer:
 
 
 AUTOENCODERS = tuple(sparse_autoencoders.METHODS)
-OWN = ("VSC", "SDLGM")
+OWN = ("VSC", "SDLGM")  # models of this package that are no HSVAE
 UNTRAINED = ("PCA-largest", "PCA", "Signs")
 NAMES = (*AUTOENCODERS, *OWN, *UNTRAINED)
 
@@ -214,35 +215,20 @@ class Validation:
 
     def __init__(self, vectors: np.ndarray, count: int = 10) -> None:
         self.vectors, self.count = vectors, count
-        self.unit = _unit(vectors)
-        self.wanted = self._nearest(self.unit @ self.unit.T)
-
-    def _nearest(self, similarity: np.ndarray) -> np.ndarray:
-        """Whether a row is one of another's nearest, `(rows, rows)`."""
-        np.fill_diagonal(similarity, -np.inf)
-        nearest = np.argpartition(-similarity, self.count, axis=1)[:, : self.count]
-        found = np.zeros(similarity.shape, dtype=bool)
-        np.put_along_axis(found, nearest, True, axis=1)
-        return found
+        self.wanted = reference_neighbours(vectors, count)
 
     def kept(self, similarity: np.ndarray) -> float:
         """Share of each row's nearest by cosine of the vectors that are nearest by `similarity` `(rows, rows)` too."""
-        return float((self.wanted & self._nearest(similarity)).sum() / self.wanted.sum())
+        return neighbour_scores(similarity, self.wanted, self.count)[f"neighbours@{self.count}"]
 
     def measure(self, peer: Peer) -> dict[str, float]:
         """Neighbours kept by cosine of two codes, and of a dense query and a decoded code; non-zeros of a code."""
         codes = peer.encode(self.vectors)
-        lengths = np.sqrt(np.asarray(codes.multiply(codes).sum(1)).ravel())
-        unit = sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ codes
         return {
-            "symmetric": self.kept((unit @ unit.T).toarray()),
-            "dense_query": self.kept(self.unit @ _unit(peer.decode(codes)).T),
+            "symmetric": self.kept(cosine(codes, codes)),
+            "dense_query": self.kept(cosine(self.vectors, peer.decode(codes))),
             "active_dims": codes.nnz / codes.shape[0],
         }
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
 @dataclass
