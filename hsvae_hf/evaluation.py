@@ -79,8 +79,8 @@ def evaluate_codes(
         model: loaded or fitted, of this package; one that decodes vectors is scored by dense queries too.
         tasks: see `hsvae_hf.evaluation_tasks.load_tasks`.
         active_dims: budgets of non-zeros; None among them is the model's own rule.
-        bytes_per_code: budgets of bytes, of an index and a value for each non-zero; the bits of a value are those of 1,
-            2, 4, 8 that keep the most neighbours of `training`.
+        bytes_per_code: budgets of bytes, for which dimensions are on and their values (see `active_dims_of_bytes`); the
+            bits of a value are those of `VALUE_BITS` that keep the most neighbours of `training`.
         tokenizer: of a model that decodes words, which is measured on text.
         with_baselines: whether to measure what needs no training too.
         training: vectors of validation or training rows, `(rows, size)`, that baselines are fitted on and that choose

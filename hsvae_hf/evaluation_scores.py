@@ -270,12 +270,3 @@ def postings_touched(queries: Matrix, documents: Matrix) -> float:
     """
     lists = np.asarray((documents != 0).sum(axis=0)).ravel()
     return float(np.asarray((queries != 0) @ lists).mean())
-
-
-def index_bits(width: int) -> int:
-    """Bits of the index of one of `width` dimensions.
-
-    >>> index_bits(512), index_bits(384)
-    (9, 9)
-    """
-    return math.ceil(math.log2(width))

@@ -10,12 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.decoding import decode_codes
 from hsvae_hf.encoding import encode, encode_vectors, keep_largest
-from hsvae_hf.evaluation_scores import Matrix, as_dense, index_bits
+from hsvae_hf.evaluation_scores import Matrix, as_dense
 from hsvae_hf.extras import require
 from hsvae_hf.input_checks import check_model, check_positive
 
-VALUE_BITS = 1, 2, 4, 8
-BITS_PER_ACTIVE_DIM = 16  # of a sign projection, beside codes with an index and a value of so many bits in all
+VALUE_BITS = 1, 2, 3, 4, 6, 8
+BITS_PER_ACTIVE_DIM = 16  # of a sign projection, beside codes at half precision
 
 
 class Coder(Protocol):
@@ -144,12 +144,21 @@ def quantize(codes: sparse.csr_matrix, value_bits: int) -> sparse.csr_matrix:
 
 
 def active_dims_of_bytes(size: int, latent_size: int, value_bits: int) -> int:
-    """Non-zeros that fit in `size` bytes, if an index takes `ceil(log2 latent_size)` bits and a value `value_bits`.
+    """Non-zeros k that fit in `size` bytes.
+
+    Which they are is one of `C(latent_size, k)` sets, and its number takes `ceil(log2 C(latent_size, k))` bits
+    (enumerative coding, Cover 1973); each value takes `value_bits`.
 
     >>> active_dims_of_bytes(48, latent_size=512, value_bits=4)
-    29
+    43
     """
-    return min(latent_size, 8 * size // (index_bits(latent_size) + value_bits))
+    count, sets = 0, 1
+    while count < latent_size:
+        sets = sets * (latent_size - count) // (count + 1)  # C(latent_size, count + 1)
+        if (sets - 1).bit_length() + (count + 1) * value_bits > 8 * size:
+            break
+        count += 1
+    return count
 
 
 class Dense:

@@ -1,6 +1,7 @@
 """Systems and whole evaluations against naive computations, sentence-transformers' evaluators, and mteb."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_a_decoder_that_is_not_linear_gets_no_cut_queries(vectors):
     assert [name for name, *_ in sides(Coding(vectors, vectors), code, [2])] == ["cosine", "dot"]
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("bits", systems.VALUE_BITS)
 def test_values_in_few_bits(generator, bits):
     codes = generator.normal(size=(30, 20)) * (generator.random((30, 20)) < 0.4)
     codes[3] = 0
@@ -139,8 +140,9 @@ def test_values_in_few_bits(generator, bits):
 def test_bytes_hold_indices_and_values(model, vectors):
     for size, width, bits in ((48, 512, 4), (16, 2048, 1), (96, 384, 8)):
         count = systems.active_dims_of_bytes(size, width, bits)
-        cost = int(np.ceil(np.log2(width))) + bits
-        assert count * cost <= 8 * size < (count + 1) * cost
+        costs = [math.ceil(math.log2(math.comb(width, number))) + number * bits for number in (count, count + 1)]
+        assert costs[0] <= 8 * size < costs[1]
+    assert systems.active_dims_of_bytes(100, 12, 8) == 12
     system = quantised_system(model, 4, vectors)
     codes = system.coder.encode(vectors)
     bits = system.budget["value_bits"]
