@@ -11,7 +11,6 @@ import transformers
 from comparison import Comparison
 from families import bert
 from reproduce import ReproduceArguments, reproduce
-from vector_models import script
 
 from hsvae_hf import embedding_cache
 
@@ -103,29 +102,28 @@ def test_codes_of_vectors_stand_beside_those_of_words(call, tmp_path):
     data.mkdir()
     for split in ("train", "validation", "test"):
         shutil.copy(tmp_path / "corpus.jsonl", data / f"{split}.jsonl")
-    flags = {"encoder_name_or_path": tmp_path / "encoder", "output_dir": tmp_path / "vectors", "max_steps": 2}
-    flags |= {"dataset": data, "latent_sizes": 8, "active_dims": 2, "seeds": 1}
-    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
-    script("experiments/compare_vectors", *words)
-    path = tmp_path / "vectors/vectors.json"
-    rows = json.loads(path.read_text())
-    assert [row["system"] for row in rows] == ["HSVAE", "CSR", "VSC", "SDLGM", "dense"]
-    assert all(0 <= row["accuracy"] <= 1 and row["accuracy_std"] is None for row in rows)
-    assert all(0 < row["active_dims"] <= 3 and 0 <= row["neighbours_kept"] <= 1 for row in rows[:4])
-    wider = rows[1] | {"latent_size": 16, "accuracy": 0.0}  # the figure shows the smallest width
-    path.write_text(json.dumps([*rows[:2], wider, *rows[2:]]))
-    numbers, text = call("nonzeros", vectors_json=str(path), dataset=[str(data)])
-    csr = {"system": "CSR of vectors", "wanted": 2, "non_zeros": rows[1]["active_dims"]}
-    assert numbers[-1] == {"dataset": "corpus", "accuracy": [rows[1]["accuracy"], None]} | csr
-    assert text.endswith(f"| CSR of vectors | 2 | {rows[1]['accuracy']:.3f} ({csr['non_zeros']:.1f}) |")
+    row = {"task": "corpus", "kind": "classification", "seeds": 3}
+    scores = {"logistic_accuracy": [0.75, 0.125], "active_dims": [4.5, 0.25]}
+    rows = [
+        row | {"system": "HSVAE", "budget": {"active_dims": 4}, "scores": scores},
+        row | {"system": "HSVAE", "budget": {"bytes": 48, "value_bits": 4, "active_dims": 27}, "scores": {}},
+        row | {"system": "dense", "budget": {"bytes": 64}, "scores": {}},
+        row | {"system": "CSR", "budget": {"active_dims": 2}, "scores": scores | {"logistic_accuracy": [0.5, None]}},
+    ]
+    path = tmp_path / "codes.json"
+    path.write_text(json.dumps(rows))
+    numbers, text = call("nonzeros", codes_json=str(path), dataset=[str(data)])
+    ours = {"system": "HSVAE of vectors", "wanted": 4, "non_zeros": 4.5, "accuracy": [0.75, 0.125]}
+    csr = {"system": "CSR of vectors", "wanted": 2, "non_zeros": 4.5, "accuracy": [0.5, None]}
+    assert numbers[-2:] == [{"dataset": "corpus"} | found for found in (ours, csr)]
+    assert text.endswith("| HSVAE of vectors | 4 | 0.750 ± 0.125 (4.5) |\n| CSR of vectors | 2 | 0.500 (4.5) |")
     systems = {row["system"]: row for row in numbers}
     names = ["TF-IDF of words", "TF-IDF of words, SVD (dense)", "dense vectors", "HSVAE of words", "B-HSVAE of words"]
     assert list(systems)[:5] == names
     assert systems["dense vectors"]["non_zeros"] == 16
-    assert systems["dense vectors"]["accuracy"][0] == pytest.approx(rows[4]["accuracy"])
-    path.write_text(json.dumps([row | {"dataset": "other"} for row in rows]))
-    with pytest.raises(ValueError, match="`vectors_json` must have rows of every data set, got none of corpus"):
-        call("nonzeros", vectors_json=str(path), dataset=[str(data)])
+    path.write_text(json.dumps([row | {"task": "other"} for row in rows]))
+    with pytest.raises(ValueError, match="`codes_json` must have rows of every data set, got none of corpus"):
+        call("nonzeros", codes_json=str(path), dataset=[str(data)])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +134,7 @@ def test_codes_of_vectors_stand_beside_those_of_words(call, tmp_path):
         ({"figure": "figure2", "seeds": 0}, "`seeds` must be at least 1"),
         ({"figure": "figure3", "latent_sizes": [1]}, "`latent_sizes` must be up to 4 numbers from 2 on"),
         ({"figure": "nonzeros", "latent_sizes": [2]}, "`latent_sizes` must begin with more than 2 for this, got 2"),
-        ({"figure": "nonzeros", "vectors_json": "none.json"}, "`vectors_json` must be a file, got 'none.json'"),
+        ({"figure": "nonzeros", "codes_json": "none.json"}, "`codes_json` must be a file, got 'none.json'"),
         ({"figure": "nonzeros", "models": ["HSVAE"]}, "`models` must be left out for nonzeros, got a value; it is for"),
         ({"figure": "figure5", "dataset": ["a/x", "b/x"]}, "`dataset` must have different names"),
         ({"figure": "gates", "models": ["HSVAE", "VAE"]}, "`models` must be of HSVAE for the gates, got 'VAE'"),

@@ -53,7 +53,7 @@ def check(options: ReproduceArguments) -> None:
         raise ValueError(f"`latent_sizes` must be up to {len(GREYS)} numbers from 2 on, got {sizes}; choose such.")
     if len(set(options.names)) < len(options.names):
         raise ValueError(f"`dataset` must have different names, got {options.dataset}; rename one.")
-    for name, readers in (("models", ("figure2", "gates")), ("vectors_json", ("nonzeros",))):
+    for name, readers in (("models", ("figure2", "gates")), ("codes_json", ("nonzeros",))):
         if getattr(options, name) is not None and options.figure not in readers:
             raise ValueError(
                 f"`{name}` must be left out for {options.figure}, got a value; it is for {' and '.join(readers)}."

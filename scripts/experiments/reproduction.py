@@ -45,7 +45,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 # Gates follow the sentence late, so the small runs of their studies take more steps, and more rows.
 SMALL_STUDY = {"learning_rate": 5e-3, "max_length": 30, "max_samples": 2000, "classifier_epochs": 2}
-# Rows and tokens of compare_vectors.py, whose codes are in the figure `nonzeros`; `dial` shares its runs.
+# Rows and tokens of the figure `nonzeros`; `dial` shares its runs.
 AS_VECTORS = {"max_train_samples": 8000, "max_samples": 2500, "encoder_max_length": 128}
 
 
@@ -71,8 +71,8 @@ class ReproduceArguments:
         default="bert-base-uncased", metadata={"help": "Text encoder of the B- models, frozen; of `nonzeros` too."}
     )
     models: list[str] | None = field(default=None, metadata={"help": "figure2 and gates: which; all by default."})
-    vectors_json: str | None = field(
-        default=None, metadata={"help": "nonzeros: vectors.json of compare_vectors.py on the same rows and encoder."}
+    codes_json: str | None = field(
+        default=None, metadata={"help": "nonzeros: codes.json of compare_codes.py, measured with logistic."}
     )
 
     @property

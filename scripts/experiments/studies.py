@@ -125,11 +125,8 @@ def nonzeros(options: ReproduceArguments) -> Figure:
             runs = spreads(comparison.results(system), ("active_dims", "accuracy_code"))
             name, wanted = system.name.partition("-balanced")[0], system.fields["target_active_dims"]
             rows.append(_row(f"{name} of words", wanted, runs["active_dims"].mean, runs["accuracy_code"]))
-        for row in codes_of_vectors:
-            if row["dataset"] == dataset:
-                accuracy = Spread(row["accuracy"], row["accuracy_std"])
-                rows.append(_row(f"{row['system']} of vectors", row["wanted"], row["active_dims"], accuracy))
         numbers += [{"dataset": dataset} | row for row in rows]
+        numbers += [row for row in codes_of_vectors if row["dataset"] == dataset]
     picture, (axes,) = panels(1, len(options.dataset), height=3.4)
     for axis, dataset in zip(axes, options.names, strict=True):
         lines(axis, [row for row in numbers if row["dataset"] == dataset], "system", "non_zeros", "accuracy")
@@ -149,17 +146,22 @@ def _row(system: str, wanted: int | None, non_zeros: float, accuracy: Spread | N
 
 
 def _codes_of_vectors(options: ReproduceArguments) -> list[dict[str, Any]]:
-    """Rows of HSVAE and CSR at the smallest width of `compare_vectors.py`."""
-    if options.vectors_json is None:
+    """Rows of HSVAE and CSR of `compare_codes.py`, by the number of non-zeros, and their data set."""
+    if options.codes_json is None:
         return []
-    path = Path(options.vectors_json)
+    path = Path(options.codes_json)
     if not path.is_file():
-        raise ValueError(f"`vectors_json` must be a file, got {str(path)!r}; check the path.")
-    rows = [row for row in read_json(path, "vectors_json") if row["system"] in ("HSVAE", "CSR")]
-    rows = [row for row in rows if row["latent_size"] == min(row["latent_size"] for row in rows)]
+        raise ValueError(f"`codes_json` must be a file, got {str(path)!r}; check the path.")
+    rows = []
+    for row in read_json(path, "codes_json"):
+        if row["system"] in ("HSVAE", "CSR") and row["budget"].keys() == {"active_dims"}:
+            scores = {name: Spread(*row["scores"][name]) for name in ("logistic_accuracy", "active_dims")}
+            system, wanted = f"{row['system']} of vectors", row["budget"]["active_dims"]
+            found = _row(system, wanted, scores["active_dims"].mean, scores["logistic_accuracy"])
+            rows.append({"dataset": row["task"]} | found)
     if missing := set(options.names) - {row["dataset"] for row in rows}:
         raise ValueError(
-            f"`vectors_json` must have rows of every data set, got none of {', '.join(sorted(missing))}; add them."
+            f"`codes_json` must have rows of every data set, got none of {', '.join(sorted(missing))}; add them."
         )
     return rows
 
