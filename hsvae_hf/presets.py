@@ -54,7 +54,7 @@ HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
         "gate_concentration_min": 0.001,
         "gamma_kl_rows": 64,
         "code_reconstruction_weight": 0.75,
-        "revival_weight": 2.0,
+        "revival_weight": 0.5,
     },
 }
 CODE_RIDGE = 0.1  # of codes of vectors

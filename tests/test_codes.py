@@ -297,7 +297,7 @@ def test_idle_dimensions_learn_from_what_codes_leave():
     loss = model.model.revival(posterior, codes)
     weight = model.decoder.output.weight
     left = vectors - model.decoder.mean(codes) - posterior.slab_mean[:, idle] @ weight[:, idle].T
-    torch.testing.assert_close(loss, left.square().sum(1).mean() / 2)
+    torch.testing.assert_close(loss, left.square().sum(1).mean() / (2 * model.config.decoder_std**2))
     loss.backward()
     assert torch.equal(weight.grad.abs().sum(0) > 0, idle)
     slab = model.model.latent_head.slab.weight.grad[:12].abs().sum(1) > 0

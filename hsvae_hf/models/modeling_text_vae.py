@@ -240,8 +240,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
     def revival(self, posterior: TextVAEModelOutput, codes: Tensor) -> Tensor:
         """How badly idle dimensions explain what codes leave of the vectors: the auxiliary loss of Gao et al. (2024).
 
-        Idle is what is on for no row of the batch, by the model's own rule. `|x - decode(code) - W z|^2 / 2`, z the
-        `REVIVED` strongest of them for each row, on average over rows; scalar, 0 where none is idle.
+        Idle is what is on for no row of the batch, by the model's own rule. `|x - decode(code) - W z|^2 / (2 std^2)`, z
+        the `REVIVED` strongest of them for each row, on average over rows; scalar, 0 where none is idle.
         """
         head, vectors = self.latent_head, posterior.features
         with torch.no_grad():
@@ -253,7 +253,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         chosen = strength.topk(min(REVIVED, len(idle)), dim=-1, sorted=False).indices
         z = straight_through(torch.zeros_like(values).scatter(-1, chosen, values.gather(-1, chosen)), mean)
         explained = z @ self.decoder.output.weight[:, idle].T
-        return 0.5 * (left - explained).square().sum() / len(vectors)
+        return 0.5 * (left - explained).square().sum() * torch.exp(-2 * self.decoder.log_std) / len(vectors)
 
 
 class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
