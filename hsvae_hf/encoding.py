@@ -131,7 +131,7 @@ def encode_vectors(
     blocks = []
     with evaluation_mode(model.base_model):
         for start in range(0, len(array), batch_size):
-            part = np.asarray(array[start : start + batch_size], dtype=np.float32)
+            part = np.require(array[start : start + batch_size], np.float32, "W")  # torch warns of what is read-only
             batch = {"vectors": torch.from_numpy(part).to(model.device)}
             blocks.append(_encode_batch(model.base_model, batch, max_active_dims, active_dims))
     return _stack(model, blocks)

@@ -285,6 +285,13 @@ def test_words_have_no_rule_for_the_values_of_vectors():
         hsvae_hf.HSVAEConfig(code_ridge=0.1, max_active_dims=4)
 
 
+@pytest.mark.filterwarnings("error")
+def test_vectors_may_be_read_only():
+    vectors = np.ones((3, 5), dtype=np.float32)
+    vectors.flags.writeable = False
+    assert hsvae_hf.encode_vectors(trained(), vectors).shape == (3, 12)
+
+
 def test_idle_dimensions_learn_from_what_codes_leave():
     model, vectors = trained(**RULE | {"revival_weight": 1.0}), torch.randn(30, 5)
     with torch.no_grad():  # the last four never come on

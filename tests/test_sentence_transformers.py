@@ -393,7 +393,7 @@ def test_the_committed_codes_of_minilm_do_what_the_card_prints():
         modules=[*SentenceTransformer(str(minilm()), device="cpu"), SparseCodes(weights)], device="cpu"
     )
     sentences = ["How do I reset my password?", "I forgot my login.", "A jazz guitarist."]
-    for length, expected in ((4, [0.871, 0.0, 0.0]), (16, [0.562, 0.0, 0.0]), (64, [0.530, 0.049, 0.072])):
+    for length, expected in ((4, [0.534, 0.0, 0.0]), (16, [0.538, 0.0, 0.0]), (64, [0.437, 0.005, 0.041])):
         codes = encoder.encode(sentences, max_active_dims=length)
         assert (codes.to_dense() != 0).sum(1).tolist() == [length] * 3
         found = encoder.similarity(codes, codes)
