@@ -45,6 +45,9 @@ class EmbedArguments:
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     batch_size: int | None = field(default=None, metadata={"help": "Sentences per forward pass; else by length."})
+    active_dims: int | None = field(
+        default=None, metadata={"help": "Give exactly this many dimensions per sentence, the strongest."}
+    )
     max_active_dims: int | None = field(
         default=None, metadata={"help": "Keep at most this many dimensions per sentence, largest magnitudes first."}
     )
@@ -68,7 +71,8 @@ def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterable[sparse.
             raise ValueError("`prompt_name` must be left out with vectors: there is no text for it to go before.")
         vectors = load_vectors(args.input)
         model = load_for_inference(args.model_name_or_path)[0].to(device)
-        return model, [encode_vectors(model, vectors, args.batch_size or 1024, args.max_active_dims)]
+        options = (args.batch_size or 1024, args.max_active_dims, args.active_dims)
+        return model, [encode_vectors(model, vectors, *options)]
     column = find_text_column(read_columns(args.input), args.text_column, str(args.input))
     say("text: its lines" if args.input.suffix.lower() == ".txt" else f"text: column `{column}`")
     sentences = read_sentences(args.input, column)
@@ -79,7 +83,7 @@ def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterable[sparse.
     if tokenizer is None:
         raise ValueError(f"`input` must be a .npy file of vectors for this model, got {args.input}; it reads no text.")
     warn_unknown(tokenizer, first)
-    options = (args.batch_size, sys.stderr.isatty(), args.max_active_dims, None, args.prompt_name)
+    options = (args.batch_size, sys.stderr.isatty(), args.max_active_dims, None, args.prompt_name, args.active_dims)
     return model, encode_stream(model.to(device), tokenizer, chain(first, sentences), *options)
 
 

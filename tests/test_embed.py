@@ -40,6 +40,13 @@ def read(path):
     return sparse.csr_matrix(codes)
 
 
+def test_active_dims_are_exact(embed, saved_model):
+    embed("in.txt", "\n".join(SENTENCES), "codes.npz", "--active_dims", 3)
+    expected = encode(*load_for_inference(saved_model), SENTENCES, active_dims=3)
+    assert (read(Path("codes.npz")) != expected).nnz == 0
+    assert (expected.getnnz(axis=1) == 3).all()
+
+
 @pytest.mark.parametrize("output", ["codes.npz", "codes.parquet", "codes.jsonl"])
 def test_every_output_holds_what_encode_gives(embed, saved_model, output):
     embed("in.txt", "\n".join([*SENTENCES, ""]), output, "--max_active_dims", 3)
