@@ -144,6 +144,20 @@ def _check_type(item: "Field[Any]", value: object) -> None:
         raise ValueError(f"`{item.name}` must be of type {kind}, got {value!r}; see help(hsvae_hf.train).")
 
 
+def complete(data: DataArguments, config_fields: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Fields of the configuration with what codes of vectors leave open, and the configuration; see `draft`.
+
+    Raises:
+        ValueError: for a value out of range, and for fields that do not go together.
+    """
+    if data.vectors is not None and config_fields.get("decoder_type", "gru") != "vector":
+        raise ValueError("`decoder_type` must be 'vector' for `vectors`, got 'gru'; leave it out.")
+    config = draft(data, {name: value for name, value in config_fields.items() if name != "code_ridge"})
+    found = code_options(config, config_fields)
+    values = {name: value for name, value in config_fields.items() if name not in found} | found  # what follows, last
+    return values, draft(data, values)
+
+
 def draft(data: DataArguments, config_fields: dict[str, Any]) -> Any:
     """The configuration as far as it is known before the data are, which checks its fields."""
     values = {name: value for name, value in config_fields.items() if name != "vocab_size"}
@@ -180,7 +194,12 @@ def code_options(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     if most is None and config.min_active_dims == 0:
         values |= {"min_active_dims": fixed, "max_active_dims": fixed}
     elif most is None:
-        values["max_active_dims"] = min(math.ceil(2 * wanted), config.latent_size)
+        twice = values["max_active_dims"] = min(math.ceil(2 * wanted), config.latent_size)
+        if config.min_active_dims > twice:
+            raise ValueError(
+                f"`min_active_dims` must be at most {twice}, twice the wanted number of non-zeros, got "
+                f"{config.min_active_dims}; give a larger `target_active_dims`, or `max_active_dims`."
+            )
     return {"target_active_dims": float(min(wanted, values.get("max_active_dims", math.inf)))} | values
 
 
@@ -199,10 +218,8 @@ def check_data(data: DataArguments, config: Any) -> None:
     if data.max_length is not None and data.max_length < 2:
         raise ValueError(f"`max_length` must be at least 2, got {data.max_length}; the end of sentence counts.")
     if config.decodes_words:
-        if data.vectors is not None or data.prompt_name is not None:
-            raise ValueError(
-                "`decoder_type` must be 'vector' for `vectors` and `prompt_name`, got 'gru'; leave them out."
-            )
+        if data.prompt_name is not None:
+            raise ValueError("`decoder_type` must be 'vector' for `prompt_name`, got 'gru'; leave one of them out.")
         return
     if (encoder is None) == (data.vectors is None):
         raise ValueError(

@@ -17,7 +17,7 @@ from hsvae_hf.checkpoints import check_resumable, check_same_vectors
 from hsvae_hf.console import model_facts, say
 from hsvae_hf.data import describe
 from hsvae_hf.models.sources import check_source
-from hsvae_hf.options import DataArguments, check_data, check_schedule, code_options, draft, resolve
+from hsvae_hf.options import DataArguments, check_data, check_schedule, complete, resolve
 from hsvae_hf.preparation import Rows, prepare_vectors, prepare_words
 from hsvae_hf.runs import Run, claimed_output_dir, run_settings, save_run
 from hsvae_hf.trainer import TextVAETrainer
@@ -164,9 +164,7 @@ def run_training(
         arguments: of training.
         rows: the data themselves, where `data` only names them.
     """
-    config_fields = dict(config_fields)
-    config = draft(data, config_fields)
-    config_fields |= code_options(config, config_fields)
+    config_fields, config = complete(data, config_fields)
     check_data(data, config)
     check_schedule(config, arguments)
     for name in ("encoder_name_or_path", "tokenizer_name_or_path"):

