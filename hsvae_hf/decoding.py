@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hsvae_hf.encoding import evaluation_mode, keep_largest
-from hsvae_hf.input_checks import check_model, check_positive, check_vectors
+from hsvae_hf.input_checks import as_tensor, check_model, check_positive, check_vectors
 from hsvae_hf.models.modeling_text_vae import TextVAEModel
 
 
@@ -77,7 +77,7 @@ def encode_queries(model: PreTrainedModel, vectors: np.ndarray, max_active_dims:
     array = check_vectors(model, vectors)
     with torch.no_grad():
         columns = dictionary(cast(TextVAEModel, model.base_model)).cpu()
-    queries = torch.from_numpy(np.asarray(array, dtype=np.float32)) @ columns
+    queries = as_tensor(array) @ columns
     return keep_largest(queries, max_active_dims).numpy()
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from hsvae_hf.batching import length_batches, padded_batches
 from hsvae_hf.input_checks import (
+    as_tensor,
     check_model,
     check_positive,
     check_sentences,
@@ -131,8 +132,7 @@ def encode_vectors(
     blocks = []
     with evaluation_mode(model.base_model):
         for start in range(0, len(array), batch_size):
-            part = np.require(array[start : start + batch_size], np.float32, "W")  # torch warns of what is read-only
-            batch = {"vectors": torch.from_numpy(part).to(model.device)}
+            batch = {"vectors": as_tensor(array[start : start + batch_size]).to(model.device)}
             blocks.append(_encode_batch(model.base_model, batch, max_active_dims, active_dims))
     return _stack(model, blocks)
 

@@ -171,6 +171,11 @@ def check_vectors(model: Any, vectors: object) -> np.ndarray:
     return array
 
 
+def as_tensor(vectors: np.ndarray) -> torch.Tensor:
+    """A copy in float32 that torch takes: it knows no negative strides, and warns of what is read-only."""
+    return torch.from_numpy(np.array(vectors, dtype=np.float32, order="C"))
+
+
 def _warn_of_scale(model: Any, vectors: np.ndarray) -> None:
     """Warn of vectors of another length than those that the model was trained on, which give codes of no use.
 

@@ -144,7 +144,7 @@ def _as_array(vectors: object, name: str) -> np.ndarray:
         array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"`{named}` must be numbers, (rows, size), got {array.dtype} of {array.shape}; stack them.")
-    array = np.ascontiguousarray(array, dtype=np.float32)
+    array = np.require(array, np.float32, ["C", "W"])  # as torch takes it
     if not np.isfinite(array).all():
         raise ValueError(f"`{named}` must be finite, got NaN or infinity; drop or repair such rows.")
     return array

@@ -15,6 +15,7 @@ from vector_models import as_sentence_transformers, small, vector_model
 
 import hsvae_hf
 from hsvae_hf.active_dims import calibrate_threshold, fit_code_scale, hold_target
+from hsvae_hf.decoding import encode_queries
 from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.encoding import encode, encode_stream, encode_vectors, sentence_vectors
 from hsvae_hf.explanation import decode_switched, explain
@@ -125,6 +126,25 @@ def test_vectors_of_every_kind_are_taken():
         assert (encode_vectors(model, vectors) != expected).nnz == 0
     assert encode_vectors(model, tensor.bfloat16()).shape == (7, 6)
     assert encode_vectors(model, np.ones((0, 5))).shape == (0, 6)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["reversed rows", "one reversed row", "reversed columns", "read-only", "big-endian"])
+def test_arrays_that_torch_does_not_take_as_they_are_are_taken(kind):
+    rows = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    given = {
+        "reversed rows": rows[::-1],
+        "one reversed row": rows[:1][::-1],
+        "reversed columns": rows[:, ::-1],
+        "read-only": np.frombuffer(rows.tobytes(), np.float32).reshape(7, 5),
+        "big-endian": rows.astype(">f4"),
+    }[kind]
+    model, plain = small(), given.astype(np.float32).copy()
+    assert (encode_vectors(model, given) != encode_vectors(model, plain)).nnz == 0
+    np.testing.assert_array_equal(encode_queries(model, given), encode_queries(model, plain))
+    fit_code_scale(model, given)
+    if len(given) > 1:
+        hsvae_hf.fit(given, validation=given, latent_size=6, max_steps=1, eval_strategy="no", report_to="none")
 
 
 def changed(path, **fields):
