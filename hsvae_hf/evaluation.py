@@ -65,7 +65,7 @@ class EvaluationProtocol:
 def evaluate_codes(
     model: PreTrainedModel,
     tasks: Iterable[Task],
-    active_dims: Sequence[int | None] = ACTIVE_DIMS,
+    active_dims: Sequence[int | None] | None = None,
     bytes_per_code: Sequence[int] = (),
     tokenizer: PreTrainedTokenizerBase | None = None,
     with_baselines: bool = False,
@@ -78,7 +78,8 @@ def evaluate_codes(
     Args:
         model: loaded or fitted, of this package; one that decodes vectors is scored by dense queries too.
         tasks: see `hsvae_hf.evaluation_tasks.load_tasks`.
-        active_dims: budgets of non-zeros; None among them is the model's own rule.
+        active_dims: budgets of non-zeros, from 1 to `latent_size`; None among them is the model's own rule. None takes
+            those of `ACTIVE_DIMS` that codes of the model can have.
         bytes_per_code: budgets of bytes, for which dimensions are on and their values (see `active_dims_of_bytes`); the
             bits of a value are those of `VALUE_BITS` that keep the most neighbours of `training`.
         tokenizer: of a model that decodes words, which is measured on text.
@@ -99,6 +100,7 @@ def evaluate_codes(
     """
     check_model(model)
     protocol = EvaluationProtocol() if protocol is None else protocol
+    active_dims = usual_budgets(model) if active_dims is None else active_dims
     rows: list[Row] = []
     for task in tasks:
         measured = TaskEvaluation(task, protocol)
@@ -108,6 +110,11 @@ def evaluate_codes(
         systems = model_systems(model, vectors, active_dims, bytes_per_code, tokenizer, name)
         rows += [measured.row(system) for system in systems]
     return rows
+
+
+def usual_budgets(model: PreTrainedModel) -> list[int]:
+    """Those of `ACTIVE_DIMS` that codes of the model can have."""
+    return [count for count in ACTIVE_DIMS if count <= model.config.latent_size]
 
 
 def model_systems(

@@ -31,6 +31,19 @@ def check_positive(**numbers: object) -> None:
             raise ValueError(f"`{name}` must be at least 1, a whole number, got {value!r}; choose a positive one.")
 
 
+def check_active_dims(model: Any, **numbers: Any) -> None:
+    """Refuse a number of non-zeros that no code of the model has; None leaves it to the model.
+
+    Raises:
+        ValueError: naming it.
+    """
+    check_positive(**numbers)
+    size = model.config.latent_size
+    for name, value in numbers.items():
+        if value is not None and value > size:
+            raise ValueError(f"`{name}` must be at most `latent_size` ({size}), got {value}; choose fewer.")
+
+
 def check_model(model: object) -> None:
     """Refuse what is no loaded model of this package, such as a path.
 

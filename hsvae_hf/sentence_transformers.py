@@ -14,7 +14,7 @@ from transformers import AutoModelForPreTraining, PreTrainedModel
 from hsvae_hf.decoding import decoded, dictionary
 from hsvae_hf.encoding import keep_largest
 from hsvae_hf.extras import require
-from hsvae_hf.input_checks import check_positive, check_sentences
+from hsvae_hf.input_checks import check_active_dims, check_positive, check_sentences
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining, TextVAEModel
 from hsvae_hf.training import fit
@@ -129,7 +129,8 @@ def encode_sentences(
     """
     codes = find_codes(encoder)
     check_sentences(sentences)
-    check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
+    check_positive(batch_size=batch_size)
+    check_active_dims(codes.coder, max_active_dims=max_active_dims)
     sentences, prompt = list(sentences), _prompt(encoder, task, prompt_name)
     options = {"max_active_dims": max_active_dims or encoder.max_active_dims, "task": task}
     encoder.eval()
@@ -217,13 +218,15 @@ class SparseCodes(Module):
             The same, with `sentence_embedding`, `(batch, latent_size)`, and the vectors as `sentence_vectors`.
 
         Raises:
-            ValueError: if there are no vectors, or of another width than the coder's.
+            ValueError: if there are no vectors, or of another width than the coder's; if codes have no such number of
+                dimensions.
         """
         if "sentence_embedding" not in features:
             raise ValueError(
                 "`features` must hold `sentence_embedding`, got " + f"{', '.join(map(repr, features))}; "
                 "put `SparseCodes` behind the modules that make one vector of a sentence."
             )
+        check_active_dims(self.coder, max_active_dims=max_active_dims)
         vectors = features["sentence_embedding"][:, : self.truncate_dim]
         features["sentence_vectors"] = vectors
         if self.asymmetric and task == "query":

@@ -28,6 +28,7 @@ from hsvae_hf.evaluation import (
     TaskEvaluation,
     model_systems,
     table,
+    usual_budgets,
 )
 from hsvae_hf.evaluation_tasks import Embed, Task, frozen_encoder, load_tasks
 from hsvae_hf.extras import require
@@ -53,7 +54,10 @@ class EvaluateCodesArguments:
     )
     tasks: list[str] | None = field(default=None, metadata={"help": "Which; else all that are found."})
     split: str = field(default="test", metadata={"help": "validation, to choose settings; or test."})
-    active_dims: list[int] = field(default_factory=lambda: list(ACTIVE_DIMS), metadata={"help": "Non-zeros per code."})
+    active_dims: list[int] | None = field(
+        default=None,
+        metadata={"help": f"Non-zeros per code; else those of {' '.join(map(str, ACTIVE_DIMS))} that codes can have."},
+    )
     own_active_dims: bool = field(default=True, metadata={"help": "Measure codes by the model's own rule too."})
     bytes_per_code: list[int] = field(default_factory=list, metadata={"help": "Budgets of bytes, such as 16 32 48."})
     query_active_dims: list[int] = field(
@@ -78,7 +82,7 @@ def check(options: EvaluateCodesArguments) -> EvaluationProtocol:
     if not options.model_name_or_path and not options.baselines:
         raise ValueError("`model_name_or_path` must name a model, got none; name one, or add --baselines.")
     for name in ("active_dims", "bytes_per_code", "query_active_dims"):
-        for number in getattr(options, name):
+        for number in getattr(options, name) or ():
             check_positive(**{name: number})
     check_positive(max_samples=options.max_samples, max_train_samples=options.max_train_samples)
     return EvaluationProtocol(measures=options.measures, query_active_dims=options.query_active_dims, seed=options.seed)
@@ -131,9 +135,10 @@ def task_rows(
     task: Task = measured.task
     vectors = task.training if training is None else training
     if options.baselines:
-        yield from measured.baseline_rows(vectors, options.active_dims)
-    budgets = [*([None] if options.own_active_dims else []), *options.active_dims]
+        yield from measured.baseline_rows(vectors, ACTIVE_DIMS if options.active_dims is None else options.active_dims)
+    own = [None] if options.own_active_dims else []
     for name, (model, tokenizer) in models.items():
+        budgets = [*own, *(usual_budgets(model) if options.active_dims is None else options.active_dims)]
         for system in model_systems(model, vectors, budgets, options.bytes_per_code, tokenizer, name):
             yield measured.row(system)
 

@@ -18,9 +18,11 @@ from hsvae_hf.active_dims import calibrate_threshold, fit_code_scale, hold_targe
 from hsvae_hf.decoding import encode_queries
 from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.encoding import encode, encode_stream, encode_vectors, sentence_vectors
+from hsvae_hf.evaluation_systems import ModelCoder
 from hsvae_hf.explanation import decode_switched, explain
 from hsvae_hf.loading import load_for_inference, load_tokenizer
 from hsvae_hf.models.vocabulary import tokenizer_checksum
+from hsvae_hf.sentence_transformers import SparseCodes
 from hsvae_hf.tokenization import train_tokenizer
 
 
@@ -145,6 +147,31 @@ def test_arrays_that_torch_does_not_take_as_they_are_are_taken(kind):
     fit_code_scale(model, given)
     if len(given) > 1:
         hsvae_hf.fit(given, validation=given, latent_size=6, max_steps=1, eval_strategy="no", report_to="none")
+
+
+@pytest.mark.parametrize("number", [0, -1, 7, 1.5, True, "3"])
+def test_a_number_of_non_zeros_that_no_code_has_is_refused(number):
+    model, vectors = small(), torch.randn(3, 5)
+    codes = SparseCodes(small())
+    for call in (
+        lambda: encode_vectors(model, vectors, active_dims=number),
+        lambda: model(vectors=vectors, active_dims=number),
+        lambda: model.model(vectors=vectors, active_dims=number),
+        lambda: ModelCoder(model, number),
+        lambda: codes({"sentence_embedding": vectors}, max_active_dims=number),
+    ):
+        with pytest.raises(ValueError, match=r"active_dims` must be (at|a whole number from 1 to `latent_size` \(6\))"):
+            call()
+    with pytest.raises(ValueError, match=r"`active_dims` must be at most `latent_size` \(6\), got 7; choose fewer"):
+        encode_vectors(model, vectors, active_dims=7)
+    assert (encode_vectors(model, vectors, active_dims=np.int64(6)).getnnz(axis=1) == 6).all()
+
+
+def test_the_number_of_non_zeros_goes_into_an_exported_model():
+    model, vectors = small().model, torch.randn(3, 5)
+    expected = model(vectors=vectors, active_dims=2).sparse_embedding
+    exported = torch.export.export(model, (), {"vectors": vectors, "active_dims": 2}).module()
+    assert torch.equal(exported(vectors=vectors, active_dims=2).sparse_embedding, expected)
 
 
 def changed(path, **fields):
