@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -182,6 +183,47 @@ def check_vectors(model: Any, vectors: object) -> np.ndarray:
             raise ValueError(f"`vectors` must be finite, got NaN or infinity in row {row}; drop or repair it.")
     _warn_of_scale(model, array)
     return array
+
+
+def check_codes(model: Any, codes: Any) -> sparse.csr_matrix:
+    """Codes as a CSR matrix, once they are known to be such as the model gives.
+
+    Args:
+        model: of this package.
+        codes: `(rows, latent_size)`, a matrix of scipy, an array, nested lists, or a tensor, sparse ones too.
+
+    Returns:
+        The same numbers in float32.
+
+    Raises:
+        ValueError: if they have another shape, or hold something else than finite numbers.
+    """
+    size = model.config.latent_size
+    try:
+        array = _as_matrix(codes)
+    except (ValueError, TypeError):  # rows of different lengths, or no numbers
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != size:
+        raise ValueError(f"`codes` must be numbers, (rows, {size}), got {_described(codes)}; give codes of this model.")
+    with np.errstate(over="ignore"):
+        matrix = sparse.csr_matrix(array, dtype=np.float32)
+    if not np.isfinite(matrix.data).all():
+        row = int(np.searchsorted(matrix.indptr, np.isfinite(matrix.data).argmin(), side="right")) - 1
+        raise ValueError(f"`codes` must be finite, got NaN or infinity in row {row}; drop or repair it.")
+    return matrix
+
+
+def _as_matrix(codes: Any) -> Any:
+    if sparse.issparse(codes):
+        return codes
+    if not isinstance(codes, torch.Tensor):
+        return np.asarray(codes)
+    codes = codes.detach().cpu()
+    codes = codes.float() if codes.dtype == torch.bfloat16 else codes  # numpy has no bfloat16
+    if codes.layout == torch.strided:
+        return codes.numpy()
+    codes = codes.to_sparse_coo().coalesce()
+    return sparse.coo_array((codes.values().numpy(), tuple(codes.indices().numpy())), shape=tuple(codes.shape))
 
 
 def as_tensor(vectors: np.ndarray) -> torch.Tensor:

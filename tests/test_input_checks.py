@@ -15,7 +15,7 @@ from vector_models import as_sentence_transformers, small, vector_model
 
 import hsvae_hf
 from hsvae_hf.active_dims import calibrate_threshold, fit_code_scale, hold_target
-from hsvae_hf.decoding import encode_queries
+from hsvae_hf.decoding import code_lengths, decode_codes, encode_queries
 from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.encoding import encode, encode_stream, encode_vectors, sentence_vectors
 from hsvae_hf.evaluation_systems import ModelCoder
@@ -172,6 +172,42 @@ def test_the_number_of_non_zeros_goes_into_an_exported_model():
     expected = model(vectors=vectors, active_dims=2).sparse_embedding
     exported = torch.export.export(model, (), {"vectors": vectors, "active_dims": 2}).module()
     assert torch.equal(exported(vectors=vectors, active_dims=2).sparse_embedding, expected)
+
+
+NAN = np.eye(6)
+NAN[4, 2] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (NAN, "finite, got NaN or infinity in row 4"),
+        (sparse.csr_matrix(NAN), "finite, got NaN or infinity in row 4"),
+        (torch.from_numpy(NAN).to_sparse(), "finite, got NaN or infinity in row 4"),
+        (np.full((1, 6), 1e300), "finite, got NaN or infinity in row 0"),  # not in float32
+        (np.eye(6) * 1j, "numbers, .* type complex128"),
+        (None, "numbers, .* got a NoneType"),
+        ("codes.npz", "numbers, .* got the path"),
+        ([["a"] * 6], "numbers, .* got a list"),
+        (np.ones(6), r"numbers, \(rows, 6\), got a ndarray of shape \(6,\)"),
+        (torch.ones(6).to_sparse(), r"numbers, \(rows, 6\), got a Tensor of shape \(6,\)"),
+        (sparse.csr_matrix(np.eye(5)), r"numbers, \(rows, 6\), got a csr_matrix of shape \(5, 5\)"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_codes_that_are_none_of_the_model_s_are_refused(codes, message):
+    for call in (decode_codes, code_lengths):
+        with pytest.raises(ValueError, match=f"`codes` must be {message}"):
+            call(small(), codes)
+
+
+def test_codes_of_every_kind_are_taken():
+    model, rows = small(), np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    expected, tensor = decode_codes(model, sparse.csr_matrix(rows)), torch.from_numpy(rows).requires_grad_()
+    kinds = [sparse.coo_matrix(rows), sparse.csc_array(rows), rows, rows.tolist(), tensor, tensor.to_sparse()]
+    for codes in [*kinds, tensor.to_sparse_csr(), tensor.to_sparse_csc()]:
+        np.testing.assert_array_equal(decode_codes(model, codes), expected)
+    assert decode_codes(model, rows[:0]).shape == (0, 5)
 
 
 def changed(path, **fields):
