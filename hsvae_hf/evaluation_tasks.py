@@ -14,6 +14,7 @@ from scipy import sparse
 
 from hsvae_hf.command_line import choose
 from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
+from hsvae_hf.input_checks import check_positive
 from hsvae_hf.models import HSVAEForPreTraining
 
 Embed: TypeAlias = Callable[[list[str]], np.ndarray]  # sentences to vectors, (rows, size)
@@ -150,6 +151,7 @@ def load_tasks(
     if (embed is None) == (vectors_dir is None):
         got = "neither" if embed is None else "both"
         raise ValueError(f"Give exactly one of `embed` and `vectors_dir`, got {got}.")
+    check_positive(max_samples=max_samples, max_train_samples=max_train_samples)
     folders = find_tasks(suite)
     names = list(folders) if tasks is None else [choose("tasks", name, folders) for name in tasks]
     limits = max_train_samples, max_samples

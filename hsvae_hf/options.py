@@ -11,6 +11,7 @@ import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 
 from hsvae_hf.command_line import MODEL_NAMES, DatasetArguments, choose, config_arguments, nearest
+from hsvae_hf.input_checks import check_positive
 from hsvae_hf.models import MODELS
 from hsvae_hf.models.configuration_text_vae import refusal
 from hsvae_hf.presets import CODE_BUDGETS, CODE_RIDGE, PRESETS, defaults
@@ -217,6 +218,7 @@ def check_data(data: DataArguments, config: Any) -> None:
         raise ValueError("`tokenizer_name_or_path` must be left out with an encoder: its own tokenizer goes with it.")
     if data.max_length is not None and data.max_length < 2:
         raise ValueError(f"`max_length` must be at least 2, got {data.max_length}; the end of sentence counts.")
+    check_positive(max_samples=data.max_samples, max_train_samples=data.max_train_samples)
     if config.decodes_words:
         if data.prompt_name is not None:
             raise ValueError("`decoder_type` must be 'vector' for `prompt_name`, got 'gru'; leave one of them out.")

@@ -51,6 +51,13 @@ def test_a_folder_tells_the_kind_of_its_task(suite, sentences):
     assert next(load_tasks(suite, embed, tasks=["PAIRS"], split="validation")).texts["first"] == ["a", "validation"]
 
 
+@pytest.mark.parametrize("name", ["max_samples", "max_train_samples"])
+@pytest.mark.parametrize("number", [0, -1, 1.5])
+def test_a_number_of_rows_that_is_none_is_refused_at_once(suite, name, number):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, a whole number, got {number}"):
+        load_tasks(suite, embed, **{name: number})
+
+
 def test_a_task_may_be_a_link(suite, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()

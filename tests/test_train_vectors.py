@@ -150,6 +150,8 @@ def test_contradicting_arguments_are_named(arguments, message, tmp_path):
         ({"min_active_dims": 10, "target_active_dims": 4}, "`min_active_dims` must be at most 8, twice .*, got 10"),
         ({"code_ridge": 1e4}, "`code_ridge` must be from 0.000001 to 1000, got 10000.0; None takes"),
         ({"code_ridge": 0.1, "gate_balance_weight": 0.0}, "`max_active_dims` must be given with `code_ridge`"),
+        ({"max_samples": 0, "validation": np.ones((3, 5))}, "`max_samples` must be at least 1, a whole number, got 0"),
+        ({"max_train_samples": -3, "validation": np.ones((3, 5))}, "`max_train_samples` must be at least 1.* got -3"),
         ({"decoder_type": "gru"}, "`decoder_type` must be 'vector' for `vectors`, got 'gru'; leave it out"),
     ],
 )
