@@ -32,6 +32,17 @@ def check_positive(**numbers: object) -> None:
             raise ValueError(f"`{name}` must be at least 1, a whole number, got {value!r}; choose a positive one.")
 
 
+def check_switch(**switches: object) -> None:
+    """Refuse what is neither True nor False, such as "false", which counts as True.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name, value in switches.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"`{name}` must be True or False, got {value!r}; write it without quotes.")
+
+
 def check_active_dims(model: Any, **numbers: Any) -> None:
     """Refuse a number of non-zeros that no code of the model has; None leaves it to the model.
 
