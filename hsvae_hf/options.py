@@ -122,9 +122,13 @@ def open_options(model_type: str, given: Mapping[str, Any], vectors: bool = Fals
 
 
 def _plain(value: object) -> Any:
-    """A path as a string, a number of numpy as one of Python."""
+    """A path as a string, a number of numpy as one of Python, a tuple or an array as a list of such."""
     if isinstance(value, PathLike):
         return os.fspath(value)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(element) for element in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -135,6 +139,10 @@ def _check_type(item: "Field[Any]", value: object) -> None:
     if value is None and item.default is None:  # the parser of command lines takes None out of the type
         return
     if item.name in ("report_to", "resume_from_checkpoint"):  # also a list of names, and True
+        return
+    if list[int] in several:
+        if not isinstance(value, list) or any(isinstance(one, bool) or not isinstance(one, int) for one in value):
+            raise ValueError(f"`{item.name}` must be a list of whole numbers, got {value!r}; write it as [2, 4, 8].")
         return
     try:
         fits = isinstance(value, kinds) or (isinstance(value, int) and float in several)
