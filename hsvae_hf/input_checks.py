@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,6 +30,19 @@ def check_positive(**numbers: object) -> None:
     for name, value in numbers.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
             raise ValueError(f"`{name}` must be at least 1, a whole number, got {value!r}; choose a positive one.")
+
+
+def check_numbers(**columns: Any) -> None:
+    """Refuse what is no list of whole numbers of at least 1.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name, numbers in columns.items():
+        if isinstance(numbers, str | bytes) or not isinstance(numbers, Sequence | np.ndarray):
+            raise ValueError(f"`{name}` must be a list of whole numbers, got {numbers!r}; write it as [4, 8].")
+        for number in numbers:
+            check_positive(**{name: number})
 
 
 def check_switch(**switches: object) -> None:
@@ -160,12 +173,13 @@ def check_strings(sentences: Iterable[Any], name: str = "sentences", first: int 
             )
 
 
-def check_vectors(model: Any, vectors: object) -> np.ndarray:
+def check_vectors(model: Any, vectors: object, name: str = "vectors") -> np.ndarray:
     """Vectors as an array, once they are known to be what the model takes.
 
     Args:
         model: of `decoder_type="vector"`.
         vectors: `(rows, feature_size)`, an array, a tensor or nested lists.
+        name: how to call them in an error.
 
     Returns:
         The same numbers, `(rows, feature_size)`, in their own precision. A scale that is not that of the vectors that
@@ -184,14 +198,14 @@ def check_vectors(model: Any, vectors: object) -> np.ndarray:
         array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != width:
         raise ValueError(
-            f"`vectors` must be numbers, (rows, {width}), got {_described(vectors)}; use the encoder of this model."
+            f"`{name}` must be numbers, (rows, {width}), got {_described(vectors)}; use the encoder of this model."
         )
     for start in range(0, len(array), _ROWS):
         with np.errstate(over="ignore"):
             finite = np.isfinite(array[start : start + _ROWS].astype(np.float32)).all(axis=1)
         if not finite.all():
             row = start + int(finite.argmin())
-            raise ValueError(f"`vectors` must be finite, got NaN or infinity in row {row}; drop or repair it.")
+            raise ValueError(f"`{name}` must be finite, got NaN or infinity in row {row}; drop or repair it.")
     _warn_of_scale(model, array)
     return array
 

@@ -30,6 +30,7 @@ from hsvae_hf.evaluation import (
     table,
     usual_budgets,
 )
+from hsvae_hf.evaluation_checks import check_fits, check_systems, check_training
 from hsvae_hf.evaluation_tasks import Embed, Task, frozen_encoder, load_tasks
 from hsvae_hf.extras import require
 from hsvae_hf.files import check_output, claimed_file, load_vectors, write_json
@@ -84,6 +85,9 @@ def check(options: EvaluateCodesArguments) -> EvaluationProtocol:
     for name in ("active_dims", "bytes_per_code", "query_active_dims"):
         for number in getattr(options, name) or ():
             check_positive(**{name: number})
+    if (options.encoder_name_or_path is None) == (options.vectors_dir is None):
+        got = "neither" if options.vectors_dir is None else "both"
+        raise ValueError(f"Give exactly one of `encoder_name_or_path` and `vectors_dir`, got {got}.")
     check_positive(max_samples=options.max_samples, max_train_samples=options.max_train_samples)
     return EvaluationProtocol(measures=options.measures, query_active_dims=options.query_active_dims, seed=options.seed)
 
@@ -107,13 +111,20 @@ def measure(options: EvaluateCodesArguments, protocol: EvaluationProtocol, outpu
         model, tokenizer = load_for_inference(name, AutoModelForPreTraining)
         models[name] = model.to(device), tokenizer
         say(f"{name}: {model_facts(model)}")
-    training = None if options.training_vectors is None else load_vectors(options.training_vectors)
+    for model, tokenizer in models.values():
+        check_systems(model, options.active_dims or (), options.bytes_per_code, tokenizer)
+    training = None
+    if options.training_vectors is not None:
+        loaded = load_vectors(options.training_vectors, "training_vectors")
+        training = check_training([model for model, _ in models.values()], loaded, "training_vectors")
     embed = None
     if options.encoder_name_or_path is not None:
         embed = frozen_encoder(options.encoder_name_or_path, options.max_length, device)
     rows = []
     for task in find(options, embed):
         started = time.perf_counter()
+        for model, _ in models.values():
+            check_fits(model, task)
         found = list(task_rows(options, TaskEvaluation(task, protocol), models, training))
         say("", *table(found), f"({duration(time.perf_counter() - started)})")
         rows += found
