@@ -15,7 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.corpus import input_batches
 from hsvae_hf.encoding import evaluation_mode
-from hsvae_hf.input_checks import check_model, check_positive, check_sentences, check_strings, check_vectors
+from hsvae_hf.input_checks import (
+    as_tensor,
+    check_model,
+    check_positive,
+    check_sentences,
+    check_strings,
+    check_vectors,
+)
 from hsvae_hf.models.modeling_text_vae import TextVAEModel
 from hsvae_hf.sparsity_measures import Moments
 
@@ -219,7 +226,7 @@ def fit_code_scale(model: PreTrainedModel, vectors: np.ndarray, rows: int = 8000
     scale = body.code_scale
     scale.fill_(1.0)
     chosen = np.sort(np.random.default_rng(0).permutation(len(vectors))[:rows])  # rows may be sorted by class
-    data = torch.from_numpy(vectors[chosen].astype(np.float32, copy=False)).to(scale.device)
+    data = as_tensor(vectors[chosen]).to(scale.device)
     with evaluation_mode(body):
         parts = [body(vectors=part, return_dict=True).sparse_embedding.cpu() for part in data.split(1024)]
     codes = sparse.vstack([sparse.csr_matrix(part) for part in parts])

@@ -17,23 +17,25 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hsvae_hf.encoding import evaluation_mode, keep_largest
-from hsvae_hf.input_checks import check_model, check_positive, check_vectors
+from hsvae_hf.input_checks import as_tensor, check_codes, check_model, check_positive, check_vectors
 from hsvae_hf.models.modeling_text_vae import TextVAEModel
 
 
-def decode_codes(model: PreTrainedModel, codes: sparse.csr_matrix, batch_size: int = 1024) -> np.ndarray:
+def decode_codes(
+    model: PreTrainedModel, codes: sparse.csr_matrix | np.ndarray | Tensor, batch_size: int = 1024
+) -> np.ndarray:
     """The vectors that codes stand for: what the decoder makes of them, in the encoder's units.
 
     Args:
         model: of `decoder_type="vector"`.
-        codes: of this model, `(rows, latent_size)`.
+        codes: of this model, `(rows, latent_size)`, a matrix of scipy, an array or a tensor, sparse ones too.
         batch_size: rows at a time (>= 1).
 
     Returns:
         `(rows, feature_size)`, float32.
 
     Raises:
-        ValueError: if the model reconstructs words, or the codes have another width.
+        ValueError: if the model reconstructs words, or the codes have another shape or hold what is no finite number.
 
     >>> from hsvae_hf import HSVAEConfig, HSVAEModel, encode_vectors
     >>> sizes = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector", "latent_size": 6}
@@ -43,10 +45,7 @@ def decode_codes(model: PreTrainedModel, codes: sparse.csr_matrix, batch_size: i
     """
     _check_vector_decoder(model)
     check_positive(batch_size=batch_size)
-    if codes.ndim != 2 or codes.shape[1] != model.config.latent_size:
-        rule = f"(rows, {model.config.latent_size})"
-        raise ValueError(f"`codes` must be {rule}, got {tuple(codes.shape)}; give codes of this model.")
-    body, rows = cast(TextVAEModel, model.base_model), sparse.csr_matrix(codes, dtype=np.float32)
+    body, rows = cast(TextVAEModel, model.base_model), check_codes(model, codes)
     parts = [np.empty((0, model.config.feature_size), dtype=np.float32)]
     with evaluation_mode(body):
         for start in range(0, rows.shape[0], batch_size):
@@ -77,11 +76,11 @@ def encode_queries(model: PreTrainedModel, vectors: np.ndarray, max_active_dims:
     array = check_vectors(model, vectors)
     with torch.no_grad():
         columns = dictionary(cast(TextVAEModel, model.base_model)).cpu()
-    queries = torch.from_numpy(np.asarray(array, dtype=np.float32)) @ columns
+    queries = as_tensor(array) @ columns
     return keep_largest(queries, max_active_dims).numpy()
 
 
-def code_lengths(model: PreTrainedModel, codes: sparse.csr_matrix) -> np.ndarray:
+def code_lengths(model: PreTrainedModel, codes: sparse.csr_matrix | np.ndarray | Tensor) -> np.ndarray:
     """The length of the vector that each code stands for, `|D c + b|`, `(rows,)`, float32, at least 1e-6.
 
     Args:

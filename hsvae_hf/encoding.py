@@ -17,6 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from hsvae_hf.batching import length_batches, padded_batches
 from hsvae_hf.input_checks import (
+    as_tensor,
+    check_active_dims,
     check_model,
     check_positive,
     check_sentences,
@@ -68,8 +70,9 @@ def encode(
         max_length: truncate to this many tokens, more than the tokenizer's special tokens of a sentence; None takes
             the tokenizer's `model_max_length`.
         prompt_name: which of the model's `prompts` goes before every sentence; None takes its default, if it has one.
-        active_dims: exactly this many non-zeros per code, the strongest dimensions (>= 1), whatever the gates and the
-            model's limits say; None leaves it to them. Models whose code is not ranked by gates give at most as many.
+        active_dims: exactly this many non-zeros per code, the strongest dimensions (1 to `latent_size`), whatever the
+            gates and the model's limits say; None leaves it to them. Models whose code is not ranked by gates give at
+            most as many.
 
     Returns:
         Codes, `(len(sentences), latent_size)`, float32, zeros not stored; `(0, latent_size)` for no sentences.
@@ -115,8 +118,8 @@ def encode_vectors(
         Codes, `(rows, latent_size)`, float32, zeros not stored.
 
     Raises:
-        ValueError: if the vectors have another width or are not finite, a number is below 1, or the model reads words
-            alone.
+        ValueError: if the vectors have another width or are not finite, a number is out of range, or the model reads
+            words alone.
 
     >>> from hsvae_hf import HSVAEConfig, HSVAEModel
     >>> sizes = {"encoder_type": "vector", "vector_size": 5, "decoder_type": "vector", "latent_size": 6}
@@ -124,15 +127,15 @@ def encode_vectors(
     (2, 6)
     """
     check_model(model)
-    check_positive(batch_size=batch_size, max_active_dims=max_active_dims, active_dims=active_dims)
+    check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
+    check_active_dims(model, active_dims=active_dims)
     if model.config.decodes_words:
         raise ValueError("`model` must be one of `decoder_type='vector'`, got one that reads words; use `encode`.")
     array = check_vectors(model, vectors)
     blocks = []
     with evaluation_mode(model.base_model):
         for start in range(0, len(array), batch_size):
-            part = np.require(array[start : start + batch_size], np.float32, "W")  # torch warns of what is read-only
-            batch = {"vectors": torch.from_numpy(part).to(model.device)}
+            batch = {"vectors": as_tensor(array[start : start + batch_size]).to(model.device)}
             blocks.append(_encode_batch(model.base_model, batch, max_active_dims, active_dims))
     return _stack(model, blocks)
 
@@ -214,7 +217,8 @@ def encode_stream(
     """
     check_text_model(model, tokenizer)
     check_sentences(sentences)
-    check_positive(batch_size=batch_size, max_active_dims=max_active_dims, active_dims=active_dims)
+    check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
+    check_active_dims(model, active_dims=active_dims)
     prompt = find_prompt(model.config, prompt_name)
     limit = token_limit(tokenizer) if max_length is None else check_limit(max_length, "`max_length`", tokenizer)
     read = _Reading(tokenizer, batch_size, limit, prompt, show_progress_bar)

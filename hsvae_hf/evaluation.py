@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf import evaluation_scores as scores_of
+from hsvae_hf.evaluation_checks import check_bytes, check_fits, check_systems, check_tasks, check_training
 from hsvae_hf.evaluation_codings import Coding, coding, row_products, sides
 from hsvae_hf.evaluation_scores import Matrix, cosine, dot
 from hsvae_hf.evaluation_systems import (
@@ -26,7 +27,7 @@ from hsvae_hf.evaluation_systems import (
     bm25_similarity,
 )
 from hsvae_hf.evaluation_tasks import ClassificationTask, RetrievalTask, SimilarityTask, Task, word_counts
-from hsvae_hf.input_checks import check_model
+from hsvae_hf.input_checks import check_model, check_numbers, check_positive, check_sentences, check_switch
 from hsvae_hf.probes import probe_accuracy, tfidf_accuracy
 
 Row: TypeAlias = dict[str, Any]
@@ -57,6 +58,9 @@ class EvaluationProtocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_sentences(self.measures, "measures")
+        check_numbers(query_active_dims=self.query_active_dims)
+        check_positive(pool_rows=self.pool_rows)
         unknown = sorted(set(self.measures) - set(MEASURES))
         if unknown:
             raise ValueError(f"`measures` must be of {', '.join(MEASURES)}, got {unknown[0]!r}; leave it out.")
@@ -65,7 +69,7 @@ class EvaluationProtocol:
 def evaluate_codes(
     model: PreTrainedModel,
     tasks: Iterable[Task],
-    active_dims: Sequence[int | None] = ACTIVE_DIMS,
+    active_dims: Sequence[int | None] | None = None,
     bytes_per_code: Sequence[int] = (),
     tokenizer: PreTrainedTokenizerBase | None = None,
     with_baselines: bool = False,
@@ -78,7 +82,8 @@ def evaluate_codes(
     Args:
         model: loaded or fitted, of this package; one that decodes vectors is scored by dense queries too.
         tasks: see `hsvae_hf.evaluation_tasks.load_tasks`.
-        active_dims: budgets of non-zeros; None among them is the model's own rule.
+        active_dims: budgets of non-zeros, from 1 to `latent_size`; None among them is the model's own rule. None takes
+            those of `ACTIVE_DIMS` that codes of the model can have.
         bytes_per_code: budgets of bytes, for which dimensions are on and their values (see `active_dims_of_bytes`); the
             bits of a value are those of `VALUE_BITS` that keep the most neighbours of `training`.
         tokenizer: of a model that decodes words, which is measured on text.
@@ -95,12 +100,21 @@ def evaluate_codes(
         defined, such as the correlation of a constant, is None.
 
     Raises:
-        ValueError: if the model is none of this package, or its vectors are of another encoder.
+        ValueError: if the model is none of this package, its vectors are of another encoder, or codes of it can't have
+            a budget; before anything is measured, where `tasks` is a list.
     """
     check_model(model)
+    check_switch(with_baselines=with_baselines)
     protocol = EvaluationProtocol() if protocol is None else protocol
+    active_dims = usual_budgets(model) if active_dims is None else active_dims
+    check_systems(model, active_dims, bytes_per_code, tokenizer)
+    if training is not None:
+        training = check_training([model], training)
+    for task in check_tasks(tasks):
+        check_fits(model, task)
     rows: list[Row] = []
     for task in tasks:
+        check_fits(model, task)
         measured = TaskEvaluation(task, protocol)
         vectors = task.training if training is None else training
         if with_baselines:
@@ -108,6 +122,11 @@ def evaluate_codes(
         systems = model_systems(model, vectors, active_dims, bytes_per_code, tokenizer, name)
         rows += [measured.row(system) for system in systems]
     return rows
+
+
+def usual_budgets(model: PreTrainedModel) -> list[int]:
+    """Those of `ACTIVE_DIMS` that codes of the model can have."""
+    return [count for count in ACTIVE_DIMS if count <= model.config.latent_size]
 
 
 def model_systems(
@@ -123,11 +142,8 @@ def model_systems(
     Raises:
         ValueError: as `evaluate_codes`.
     """
+    check_systems(model, active_dims, bytes_per_code, tokenizer)
     words = model.config.decodes_words
-    if words and tokenizer is None:
-        raise ValueError("`tokenizer` must be the model's for one that decodes words, got None; pass it.")
-    if words and bytes_per_code:
-        raise ValueError(f"`bytes_per_code` needs a model of vectors, got {list(bytes_per_code)}; leave it out.")
     for count in active_dims:
         budget = {} if count is None else {"active_dims": count}
         coder = TextModelCoder(model, tokenizer, count) if tokenizer is not None and words else ModelCoder(model, count)
@@ -146,6 +162,7 @@ def quantised_system(model: PreTrainedModel, size: int, vectors: np.ndarray, nam
         name: of the system.
     """
     width = model.config.latent_size
+    check_bytes(size, width)
     step = max(1, len(vectors) // QUANTISED_ROWS)
     sample = vectors[::step][:QUANTISED_ROWS]
     reference = scores_of.reference_neighbours(sample)
@@ -159,9 +176,7 @@ def quantised_system(model: PreTrainedModel, size: int, vectors: np.ndarray, nam
         found = scores_of.neighbour_scores(cosine(codes, codes), reference)["neighbours@10"]
         if found > kept:
             best, kept = System(name, {"bytes": size, "value_bits": bits, "active_dims": count}, coder), found
-    if best is None:
-        raise ValueError(f"`bytes_per_code` must fit one of {width} dimensions, got {size}; allow more bytes.")
-    return best
+    return cast(System, best)
 
 
 class TaskEvaluation:

@@ -12,7 +12,7 @@ from hsvae_hf.decoding import decode_codes
 from hsvae_hf.encoding import encode, encode_vectors, keep_largest
 from hsvae_hf.evaluation_scores import Matrix, as_dense
 from hsvae_hf.extras import require
-from hsvae_hf.input_checks import check_model, check_positive
+from hsvae_hf.input_checks import check_active_dims, check_model, check_positive
 
 VALUE_BITS = 1, 2, 3, 4, 6, 8
 BITS_PER_ACTIVE_DIM = 16  # of a sign projection, beside codes at half precision
@@ -55,7 +55,7 @@ class ModelCoder:
 
     def __init__(self, model: PreTrainedModel, active_dims: int | None = None) -> None:
         check_model(model)
-        check_positive(active_dims=active_dims)
+        check_active_dims(model, active_dims=active_dims)
         self.model, self.active_dims = model, active_dims
 
     def encode(self, rows: np.ndarray) -> sparse.csr_matrix:
@@ -81,7 +81,8 @@ class TextModelCoder:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, active_dims: int | None = None
     ) -> None:
-        check_positive(active_dims=active_dims)
+        check_model(model)
+        check_active_dims(model, active_dims=active_dims)
         self.model, self.tokenizer, self.active_dims = model, tokenizer, active_dims
 
     def encode(self, rows: Sequence[str]) -> sparse.csr_matrix:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +14,7 @@ from scipy import sparse
 
 from hsvae_hf.command_line import choose
 from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
+from hsvae_hf.input_checks import check_positive, check_sentences
 from hsvae_hf.models import HSVAEForPreTraining
 
 Embed: TypeAlias = Callable[[list[str]], np.ndarray]  # sentences to vectors, (rows, size)
@@ -143,16 +144,26 @@ def load_tasks(
         max_train_samples: rows to learn from, likewise.
 
     Raises:
-        ValueError: if there is no such folder, task or split, or not exactly one of `embed` and `vectors_dir`.
+        ValueError: at once, if there is no such folder, task or split, or not exactly one of `embed` and `vectors_dir`;
+            if `vectors_dir` lacks a file, or holds one of another number of rows or width than the others.
     """
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}; name one of them.")
     if (embed is None) == (vectors_dir is None):
         got = "neither" if embed is None else "both"
         raise ValueError(f"Give exactly one of `embed` and `vectors_dir`, got {got}.")
+    check_positive(max_samples=max_samples, max_train_samples=max_train_samples)
+    if tasks is not None:
+        check_sentences(tasks, "tasks")
     folders = find_tasks(suite)
     names = list(folders) if tasks is None else [choose("tasks", name, folders) for name in tasks]
     limits = max_train_samples, max_samples
+    widths: dict[int, str] = {}
+    for name in names:
+        widths |= _check_files(folders[name], _Vectors(name, embed, vectors_dir), split)
+    if len(widths) > 1:
+        both = " and ".join(f"{width} in {place}" for width, place in sorted(widths.items())[:2])
+        raise ValueError(f"`vectors_dir` must hold vectors of one width, got {both}; encode them by one encoder.")
     return (_load_task(folders[name], _Vectors(name, embed, vectors_dir), split, limits) for name in names)
 
 
@@ -177,10 +188,18 @@ def find_tasks(suite: str | Path) -> dict[str, Path]:
     """Folders of tasks by name, in the order of their names; folders that are links too.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or two have one name.
     """
-    folders = sorted(_folders(Path(suite)), key=lambda folder: folder.name)
-    found = {folder.name: folder for folder in folders if _kind(folder) is not None}
+    found: dict[str, Path] = {}
+    for folder in sorted(_folders(Path(suite)), key=lambda folder: folder.name):
+        if _kind(folder) is None:
+            continue
+        if folder.name in found:
+            raise ValueError(
+                f"`suite` must hold one task of each name, got {str(found[folder.name])!r} and {str(folder)!r}; rename "
+                "one of them."
+            )
+        found[folder.name] = folder
     if not found:
         raise ValueError(
             f"`suite` must be a folder with tasks in .parquet files, got {str(suite)!r} with none; check the path."
@@ -225,24 +244,72 @@ class _Vectors:
     def __call__(self, part: str, texts: list[str]) -> np.ndarray:
         if self.embed is not None:
             return np.asarray(self.embed(texts), dtype=np.float32)
-        vectors = self.read(f"{self.task}-{part}.npy")
-        if len(vectors) != len(texts):
+        return self.read(f"{self.task}-{part}.npy")
+
+    def shape(self, part: str) -> tuple[int, int]:
+        """Rows and width of a file, read from its head.
+
+        Raises:
+            ValueError: if it holds no vectors.
+        """
+        found = self.read(f"{self.task}-{part}.npy", mmap_mode="r")
+        if found.ndim != 2 or found.dtype.kind not in "fiu":
             raise ValueError(
-                f"`vectors_dir` must hold a vector for each of the {len(texts)} rows of {self.task}, {part}, got "
-                f"{len(vectors)}; encode them again."
+                f"`vectors_dir` must hold numbers, (rows, size), got {found.dtype} of {found.shape} in "
+                f"{self.task}-{part}.npy; encode the text again."
             )
-        return vectors
+        return len(found), found.shape[1]
 
     def own_labels(self, part: str) -> np.ndarray | None:
         """Classes of rows that are in an order of their own, None if they are not."""
         name = f"{self.task}-{part}-labels.npy"
         return self.read(name) if self.folder is not None and (Path(self.folder) / name).exists() else None
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
         path = Path(str(self.folder)) / name
         if not path.exists():
             raise ValueError(f"`vectors_dir` must hold {name}, got {str(self.folder)!r} without; add it.")
-        return np.asarray(np.load(path, allow_pickle=False))
+        try:
+            return np.asarray(np.load(path, mmap_mode, allow_pickle=False))
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"`vectors_dir` must hold arrays of numbers, got {name}: {error}; mend it.") from error
+
+
+def _check_files(folder: Path, vectors: _Vectors, split: str) -> dict[int, str]:
+    """Refuse a task without a file, and one of other rows than its vectors, before anything is read or measured.
+
+    Returns:
+        The width of its vectors, and a file that has it; nothing where they are yet to be made.
+    """
+    kind, widths = _kind(folder), {}
+    if kind == "retrieval":
+        files = {name: name for name in ("corpus", "queries")}
+    elif kind == "similarity":
+        files = {f"{split}-1": split, f"{split}-2": split}
+    else:
+        held_out = split == "validation" and not (folder / "validation.parquet").exists()
+        files = {name: name for name in ("train", "train" if held_out else split)}
+    for part, file in files.items():
+        rows = pq.read_metadata(_path(folder, file)).num_rows
+        if vectors.embed is not None:
+            continue
+        labels = vectors.own_labels(part) if kind == "classification" else None
+        rows = rows if labels is None else len(labels)
+        found, width = vectors.shape(part)
+        if found != rows:
+            raise ValueError(
+                f"`vectors_dir` must hold a vector for each of the {rows} rows of {folder.name}, {part}, got {found}; "
+                "encode them again."
+            )
+        widths[width] = f"{folder.name}-{part}.npy"
+    return widths
+
+
+def _path(folder: Path, name: str) -> Path:
+    path = folder / f"{name}.parquet"
+    if not path.exists():
+        raise ValueError(f"`split` must be one of {folder.name}'s, got {name!r}; name another, or leave the task out.")
+    return path
 
 
 def _load_task(folder: Path, vectors: _Vectors, split: str, limits: tuple[int | None, int | None]) -> Task:
@@ -256,10 +323,7 @@ def _load_task(folder: Path, vectors: _Vectors, split: str, limits: tuple[int | 
 
 def _read(folder: Path, name: str) -> dict[str, list[Any]]:
     """The columns of a file."""
-    path = folder / f"{name}.parquet"
-    if not path.exists():
-        raise ValueError(f"`split` must be one of {folder.name}'s, got {name!r}; name another, or leave the task out.")
-    columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
+    columns: dict[str, list[Any]] = pq.read_table(_path(folder, name)).to_pydict()
     return columns
 
 

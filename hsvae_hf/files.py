@@ -295,19 +295,20 @@ def _write_jsonl(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
     return count
 
 
-def load_vectors(path: str | Path) -> np.ndarray:
+def load_vectors(path: str | Path, argument: str = "vectors") -> np.ndarray:
     """Vectors that another program wrote, `(rows, size)` float32.
 
     Args:
         path: a `.npy` file of such an array, or a `.parquet` file with the column `vectors`, or only one column, of
             lists of numbers.
+        argument: that the path was given for.
 
     Raises:
         ValueError: for another file, shape, or a number that is not finite.
     """
     path = Path(path)
     if path.suffix not in (".npy", ".parquet") or not path.is_file():
-        raise ValueError(f"`vectors` must be a .npy or .parquet file, got {str(path)!r}; check the path.")
+        raise ValueError(f"`{argument}` must be a .npy or .parquet file, got {str(path)!r}; check the path.")
     try:
         if path.suffix == ".npy":
             vectors = np.load(path, allow_pickle=False)
@@ -324,6 +325,6 @@ def load_vectors(path: str | Path) -> np.ndarray:
             raise ValueError("it holds NaN or infinity")
     except (ValueError, TypeError, IndexError, EOFError, pa.ArrowException) as error:
         raise ValueError(
-            f"`vectors` must hold finite numbers, (rows, size), got {str(path)!r}: {error}; write it again."
+            f"`{argument}` must hold finite numbers, (rows, size), got {str(path)!r}: {error}; write it again."
         ) from error
     return vectors

@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -29,6 +30,43 @@ def check_positive(**numbers: object) -> None:
     for name, value in numbers.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
             raise ValueError(f"`{name}` must be at least 1, a whole number, got {value!r}; choose a positive one.")
+
+
+def check_numbers(**columns: Any) -> None:
+    """Refuse what is no list of whole numbers of at least 1.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name, numbers in columns.items():
+        if isinstance(numbers, str | bytes) or not isinstance(numbers, Sequence | np.ndarray):
+            raise ValueError(f"`{name}` must be a list of whole numbers, got {numbers!r}; write it as [4, 8].")
+        for number in numbers:
+            check_positive(**{name: number})
+
+
+def check_switch(**switches: object) -> None:
+    """Refuse what is neither True nor False, such as "false", which counts as True.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name, value in switches.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"`{name}` must be True or False, got {value!r}; write it without quotes.")
+
+
+def check_active_dims(model: Any, **numbers: Any) -> None:
+    """Refuse a number of non-zeros that no code of the model has; None leaves it to the model.
+
+    Raises:
+        ValueError: naming it.
+    """
+    check_positive(**numbers)
+    size = model.config.latent_size
+    for name, value in numbers.items():
+        if value is not None and value > size:
+            raise ValueError(f"`{name}` must be at most `latent_size` ({size}), got {value}; choose fewer.")
 
 
 def check_model(model: object) -> None:
@@ -135,12 +173,13 @@ def check_strings(sentences: Iterable[Any], name: str = "sentences", first: int 
             )
 
 
-def check_vectors(model: Any, vectors: object) -> np.ndarray:
+def check_vectors(model: Any, vectors: object, name: str = "vectors") -> np.ndarray:
     """Vectors as an array, once they are known to be what the model takes.
 
     Args:
         model: of `decoder_type="vector"`.
         vectors: `(rows, feature_size)`, an array, a tensor or nested lists.
+        name: how to call them in an error.
 
     Returns:
         The same numbers, `(rows, feature_size)`, in their own precision. A scale that is not that of the vectors that
@@ -159,16 +198,62 @@ def check_vectors(model: Any, vectors: object) -> np.ndarray:
         array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != width:
         raise ValueError(
-            f"`vectors` must be numbers, (rows, {width}), got {_described(vectors)}; use the encoder of this model."
+            f"`{name}` must be numbers, (rows, {width}), got {_described(vectors)}; use the encoder of this model."
         )
     for start in range(0, len(array), _ROWS):
         with np.errstate(over="ignore"):
             finite = np.isfinite(array[start : start + _ROWS].astype(np.float32)).all(axis=1)
         if not finite.all():
             row = start + int(finite.argmin())
-            raise ValueError(f"`vectors` must be finite, got NaN or infinity in row {row}; drop or repair it.")
+            raise ValueError(f"`{name}` must be finite, got NaN or infinity in row {row}; drop or repair it.")
     _warn_of_scale(model, array)
     return array
+
+
+def check_codes(model: Any, codes: Any) -> sparse.csr_matrix:
+    """Codes as a CSR matrix, once they are known to be such as the model gives.
+
+    Args:
+        model: of this package.
+        codes: `(rows, latent_size)`, a matrix of scipy, an array, nested lists, or a tensor, sparse ones too.
+
+    Returns:
+        The same numbers in float32.
+
+    Raises:
+        ValueError: if they have another shape, or hold something else than finite numbers.
+    """
+    size = model.config.latent_size
+    try:
+        array = _as_matrix(codes)
+    except (ValueError, TypeError):  # rows of different lengths, or no numbers
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != size:
+        raise ValueError(f"`codes` must be numbers, (rows, {size}), got {_described(codes)}; give codes of this model.")
+    with np.errstate(over="ignore"):
+        matrix = sparse.csr_matrix(array, dtype=np.float32)
+    if not np.isfinite(matrix.data).all():
+        row = int(np.searchsorted(matrix.indptr, np.isfinite(matrix.data).argmin(), side="right")) - 1
+        raise ValueError(f"`codes` must be finite, got NaN or infinity in row {row}; drop or repair it.")
+    return matrix
+
+
+def _as_matrix(codes: Any) -> Any:
+    if sparse.issparse(codes):
+        return codes
+    if not isinstance(codes, torch.Tensor):
+        return np.asarray(codes)
+    codes = codes.detach().cpu()
+    codes = codes.float() if codes.dtype == torch.bfloat16 else codes  # numpy has no bfloat16
+    if codes.layout == torch.strided:
+        return codes.numpy()
+    codes = codes.to_sparse_coo().coalesce()
+    return sparse.coo_array((codes.values().numpy(), tuple(codes.indices().numpy())), shape=tuple(codes.shape))
+
+
+def as_tensor(vectors: np.ndarray) -> torch.Tensor:
+    """A copy in float32 that torch takes: it knows no negative strides, and warns of what is read-only."""
+    return torch.from_numpy(np.array(vectors, dtype=np.float32, order="C"))
 
 
 def _warn_of_scale(model: Any, vectors: np.ndarray) -> None:

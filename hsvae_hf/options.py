@@ -11,6 +11,7 @@ import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 
 from hsvae_hf.command_line import MODEL_NAMES, DatasetArguments, choose, config_arguments, nearest
+from hsvae_hf.input_checks import check_positive
 from hsvae_hf.models import MODELS
 from hsvae_hf.models.configuration_text_vae import refusal
 from hsvae_hf.presets import CODE_BUDGETS, CODE_RIDGE, PRESETS, defaults
@@ -121,9 +122,13 @@ def open_options(model_type: str, given: Mapping[str, Any], vectors: bool = Fals
 
 
 def _plain(value: object) -> Any:
-    """A path as a string, a number of numpy as one of Python."""
+    """A path as a string, a number of numpy as one of Python, a tuple or an array as a list of such."""
     if isinstance(value, PathLike):
         return os.fspath(value)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(element) for element in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -135,6 +140,10 @@ def _check_type(item: "Field[Any]", value: object) -> None:
         return
     if item.name in ("report_to", "resume_from_checkpoint"):  # also a list of names, and True
         return
+    if list[int] in several:
+        if not isinstance(value, list) or any(isinstance(one, bool) or not isinstance(one, int) for one in value):
+            raise ValueError(f"`{item.name}` must be a list of whole numbers, got {value!r}; write it as [2, 4, 8].")
+        return
     try:
         fits = isinstance(value, kinds) or (isinstance(value, int) and float in several)
     except TypeError:  # a kind that Python cannot check, such as a list of strings
@@ -142,6 +151,20 @@ def _check_type(item: "Field[Any]", value: object) -> None:
     if not fits or (isinstance(value, bool) and bool not in several):
         kind = getattr(kinds, "__name__", str(kinds))
         raise ValueError(f"`{item.name}` must be of type {kind}, got {value!r}; see help(hsvae_hf.train).")
+
+
+def complete(data: DataArguments, config_fields: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Fields of the configuration with what codes of vectors leave open, and the configuration; see `draft`.
+
+    Raises:
+        ValueError: for a value out of range, and for fields that do not go together.
+    """
+    if data.vectors is not None and config_fields.get("decoder_type", "gru") != "vector":
+        raise ValueError("`decoder_type` must be 'vector' for `vectors`, got 'gru'; leave it out.")
+    config = draft(data, {name: value for name, value in config_fields.items() if name != "code_ridge"})
+    found = code_options(config, config_fields)
+    values = {name: value for name, value in config_fields.items() if name not in found} | found  # what follows, last
+    return values, draft(data, values)
 
 
 def draft(data: DataArguments, config_fields: dict[str, Any]) -> Any:
@@ -180,7 +203,12 @@ def code_options(config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     if most is None and config.min_active_dims == 0:
         values |= {"min_active_dims": fixed, "max_active_dims": fixed}
     elif most is None:
-        values["max_active_dims"] = min(math.ceil(2 * wanted), config.latent_size)
+        twice = values["max_active_dims"] = min(math.ceil(2 * wanted), config.latent_size)
+        if config.min_active_dims > twice:
+            raise ValueError(
+                f"`min_active_dims` must be at most {twice}, twice the wanted number of non-zeros, got "
+                f"{config.min_active_dims}; give a larger `target_active_dims`, or `max_active_dims`."
+            )
     return {"target_active_dims": float(min(wanted, values.get("max_active_dims", math.inf)))} | values
 
 
@@ -198,11 +226,10 @@ def check_data(data: DataArguments, config: Any) -> None:
         raise ValueError("`tokenizer_name_or_path` must be left out with an encoder: its own tokenizer goes with it.")
     if data.max_length is not None and data.max_length < 2:
         raise ValueError(f"`max_length` must be at least 2, got {data.max_length}; the end of sentence counts.")
+    check_positive(max_samples=data.max_samples, max_train_samples=data.max_train_samples)
     if config.decodes_words:
-        if data.vectors is not None or data.prompt_name is not None:
-            raise ValueError(
-                "`decoder_type` must be 'vector' for `vectors` and `prompt_name`, got 'gru'; leave them out."
-            )
+        if data.prompt_name is not None:
+            raise ValueError("`decoder_type` must be 'vector' for `prompt_name`, got 'gru'; leave one of them out.")
         return
     if (encoder is None) == (data.vectors is None):
         raise ValueError(

@@ -14,10 +14,10 @@ from transformers import AutoModelForPreTraining, PreTrainedModel
 from hsvae_hf.decoding import decoded, dictionary
 from hsvae_hf.encoding import keep_largest
 from hsvae_hf.extras import require
-from hsvae_hf.input_checks import check_positive, check_sentences
+from hsvae_hf.input_checks import check_active_dims, check_positive, check_sentences, check_switch
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining, TextVAEModel
-from hsvae_hf.training import fit
+from hsvae_hf.training import check_fit, fit
 
 require("sentence_transformers", extra="sentence-transformers")
 from sentence_transformers import SentenceTransformer, SparseEncoder  # noqa: E402 - once it is known to be there
@@ -60,7 +60,12 @@ def fit_sentence_encoder(
     _check_encoder(encoder)
     check_sentences(sentences)
     check_positive(batch_size=batch_size)
-    vectors = encoder.encode(list(sentences), prompt_name=prompt_name, batch_size=batch_size, convert_to_numpy=True)
+    check_switch(asymmetric=asymmetric)
+    sentences = list(sentences)
+    if not sentences:
+        raise ValueError("`sentences` must hold some thousand, got none; give them.")
+    check_fit(**cast(dict[str, Any], options))
+    vectors = encoder.encode(sentences, prompt_name=prompt_name, batch_size=batch_size, convert_to_numpy=True)
     return add_codes(encoder, fit(vectors, **cast(dict[str, Any], options)), asymmetric)
 
 
@@ -81,13 +86,14 @@ def add_codes(
         ValueError: if `encoder` is no `SentenceTransformer`, or `coder` takes vectors of another width.
     """
     _check_encoder(encoder)
-    codes = SparseCodes(coder, asymmetric, truncate_dim=encoder.truncate_dim)
+    codes = SparseCodes(coder, asymmetric)
     width = encoder.get_embedding_dimension()
     if width is not None and width != codes.coder.config.feature_size:
         raise ValueError(
             f"`coder` must take vectors of the encoder's width, {width}, got one for "
             f"{codes.coder.config.feature_size}; use the encoder that it was trained for, with the same `truncate_dim`."
         )
+    codes.truncate_dim = None if encoder.truncate_dim is None else codes.coder.config.feature_size
     return SparseEncoder(
         modules=[*encoder, codes],
         device=str(encoder.device),
@@ -129,7 +135,8 @@ def encode_sentences(
     """
     codes = find_codes(encoder)
     check_sentences(sentences)
-    check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
+    check_positive(batch_size=batch_size)
+    check_active_dims(codes.coder, max_active_dims=max_active_dims)
     sentences, prompt = list(sentences), _prompt(encoder, task, prompt_name)
     options = {"max_active_dims": max_active_dims or encoder.max_active_dims, "task": task}
     encoder.eval()
@@ -160,10 +167,10 @@ class SparseCodes(Module):
         coder: a model of `hsvae_hf.fit`, or the folder or Hub id of one.
         asymmetric: whether queries stay dense.
         truncate_dim: numbers of a vector that are read, from the first on, as `truncate_dim` of `SentenceTransformer`
-            (Matryoshka); None reads all.
+            (Matryoshka), which must be the coder's width; None reads all.
 
     Raises:
-        ValueError: if `coder` is no such model.
+        ValueError: if `coder` is no such model, or of another width than `truncate_dim`.
 
     Example:
         >>> from hsvae_hf.sentence_transformers import SparseCodes
@@ -184,11 +191,18 @@ class SparseCodes(Module):
     ) -> None:
         super().__init__()
         check_positive(truncate_dim=truncate_dim)
+        check_switch(asymmetric=asymmetric)
         if isinstance(coder, str | PathLike):
             coder = _load_coder(coder)
         _check_coder(coder)
+        width = coder.config.feature_size
+        if truncate_dim not in (None, width):
+            raise ValueError(
+                f"`truncate_dim` must be the width of the vectors that `coder` takes, {width}, got {truncate_dim}; use "
+                "a coder that was trained on vectors of that many numbers."
+            )
         self.coder: Any = coder
-        self.asymmetric = asymmetric
+        self.asymmetric = bool(asymmetric)
         self.truncate_dim = truncate_dim
 
     def on_model_ready(self, model: Any) -> None:
@@ -217,13 +231,15 @@ class SparseCodes(Module):
             The same, with `sentence_embedding`, `(batch, latent_size)`, and the vectors as `sentence_vectors`.
 
         Raises:
-            ValueError: if there are no vectors, or of another width than the coder's.
+            ValueError: if there are no vectors, or of another width than the coder's; if codes have no such number of
+                dimensions.
         """
         if "sentence_embedding" not in features:
             raise ValueError(
                 "`features` must hold `sentence_embedding`, got " + f"{', '.join(map(repr, features))}; "
                 "put `SparseCodes` behind the modules that make one vector of a sentence."
             )
+        check_active_dims(self.coder, max_active_dims=max_active_dims)
         vectors = features["sentence_embedding"][:, : self.truncate_dim]
         features["sentence_vectors"] = vectors
         if self.asymmetric and task == "query":

@@ -17,9 +17,9 @@ from hsvae_hf.checkpoints import check_resumable, check_same_vectors
 from hsvae_hf.console import model_facts, say
 from hsvae_hf.data import describe
 from hsvae_hf.models.sources import check_source
-from hsvae_hf.options import DataArguments, check_data, check_schedule, code_options, draft, resolve
+from hsvae_hf.options import DataArguments, check_data, check_schedule, complete, resolve
 from hsvae_hf.preparation import Rows, prepare_vectors, prepare_words
-from hsvae_hf.runs import Run, claimed_output_dir, run_settings, save_run
+from hsvae_hf.runs import Run, check_output_dir, claimed_output_dir, run_settings, save_run
 from hsvae_hf.trainer import TextVAETrainer
 from hsvae_hf.training_arguments import TextVAETrainingArguments
 
@@ -110,8 +110,7 @@ def fit(
     widths = [array.shape[1] for array in arrays.values()]
     if len(set(widths)) > 1:
         raise ValueError(f"`validation` must have {widths[0]} numbers a row, as `vectors`, got {widths[1]}.")
-    if output_dir is None and options.get("resume_from_checkpoint"):
-        raise ValueError("`resume_from_checkpoint` must come with `output_dir`, the folder of the run to go on with.")
+    _check_resuming(output_dir, options)
     name = describe(vectors)
     if output_dir is not None:
         data, config_fields, arguments = resolve(None, name, output_dir, model_type, options)
@@ -120,6 +119,27 @@ def fit(
         quiet = {"save_strategy": "no", "report_to": "none", "logging_steps": 500}
         data, config_fields, arguments = resolve(None, name, folder, model_type, quiet | options)
         return run_training(data, config_fields, arguments, arrays).model
+
+
+def check_fit(output_dir: "str | PathLike[str] | None" = None, model_type: str = "hsvae", **options: object) -> None:
+    """Refuse what `fit` would refuse of its options, before there are vectors.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    _check_resuming(output_dir, options)
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = {} if output_dir is not None else {"report_to": "none"}
+        options = {name: value for name, value in options.items() if name != "validation"}
+        data, config_fields, arguments = resolve(None, "vectors", output_dir or folder, model_type, quiet | options)
+        check_run(data, config_fields, arguments)
+        if output_dir is not None:
+            check_output_dir(arguments)
+
+
+def _check_resuming(output_dir: object, options: dict[str, Any]) -> None:
+    if output_dir is None and options.get("resume_from_checkpoint"):
+        raise ValueError("`resume_from_checkpoint` must come with `output_dir`, the folder of the run to go on with.")
 
 
 def files_of(rows: Rows) -> list[str]:
@@ -144,10 +164,30 @@ def _as_array(vectors: object, name: str) -> np.ndarray:
         array = np.asarray(None)
     if array.dtype.kind not in "fiu" or array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"`{named}` must be numbers, (rows, size), got {array.dtype} of {array.shape}; stack them.")
-    array = np.ascontiguousarray(array, dtype=np.float32)
+    array = np.require(array, np.float32, ["C", "W"])  # as torch takes it
     if not np.isfinite(array).all():
         raise ValueError(f"`{named}` must be finite, got NaN or infinity; drop or repair such rows.")
     return array
+
+
+def check_run(
+    data: DataArguments, config_fields: dict[str, Any], arguments: TextVAETrainingArguments
+) -> dict[str, Any]:
+    """Refuse what contradicts itself; the arguments are those of `run_training`.
+
+    Returns:
+        All fields of the configuration.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    config_fields, config = complete(data, config_fields)
+    check_data(data, config)
+    check_schedule(config, arguments)
+    for name in ("encoder_name_or_path", "tokenizer_name_or_path"):
+        if getattr(data, name) is not None:
+            check_source(getattr(data, name), name)
+    return config_fields
 
 
 def run_training(
@@ -164,14 +204,7 @@ def run_training(
         arguments: of training.
         rows: the data themselves, where `data` only names them.
     """
-    config_fields = dict(config_fields)
-    config = draft(data, config_fields)
-    config_fields |= code_options(config, config_fields)
-    check_data(data, config)
-    check_schedule(config, arguments)
-    for name in ("encoder_name_or_path", "tokenizer_name_or_path"):
-        if getattr(data, name) is not None:
-            check_source(getattr(data, name), name)
+    config_fields = check_run(data, config_fields, arguments)
     places = [data.tokenizer_name_or_path, data.encoder_name_or_path]
     places += [data.dataset, data.vectors] if rows is None else files_of(rows)
     with claimed_output_dir(arguments, places) as checkpoint:

@@ -28,7 +28,9 @@ from hsvae_hf.evaluation import (
     TaskEvaluation,
     model_systems,
     table,
+    usual_budgets,
 )
+from hsvae_hf.evaluation_checks import check_fits, check_systems, check_training
 from hsvae_hf.evaluation_tasks import Embed, Task, frozen_encoder, load_tasks
 from hsvae_hf.extras import require
 from hsvae_hf.files import check_output, claimed_file, load_vectors, write_json
@@ -53,7 +55,10 @@ class EvaluateCodesArguments:
     )
     tasks: list[str] | None = field(default=None, metadata={"help": "Which; else all that are found."})
     split: str = field(default="test", metadata={"help": "validation, to choose settings; or test."})
-    active_dims: list[int] = field(default_factory=lambda: list(ACTIVE_DIMS), metadata={"help": "Non-zeros per code."})
+    active_dims: list[int] | None = field(
+        default=None,
+        metadata={"help": f"Non-zeros per code; else those of {' '.join(map(str, ACTIVE_DIMS))} that codes can have."},
+    )
     own_active_dims: bool = field(default=True, metadata={"help": "Measure codes by the model's own rule too."})
     bytes_per_code: list[int] = field(default_factory=list, metadata={"help": "Budgets of bytes, such as 16 32 48."})
     query_active_dims: list[int] = field(
@@ -78,8 +83,11 @@ def check(options: EvaluateCodesArguments) -> EvaluationProtocol:
     if not options.model_name_or_path and not options.baselines:
         raise ValueError("`model_name_or_path` must name a model, got none; name one, or add --baselines.")
     for name in ("active_dims", "bytes_per_code", "query_active_dims"):
-        for number in getattr(options, name):
+        for number in getattr(options, name) or ():
             check_positive(**{name: number})
+    if (options.encoder_name_or_path is None) == (options.vectors_dir is None):
+        got = "neither" if options.vectors_dir is None else "both"
+        raise ValueError(f"Give exactly one of `encoder_name_or_path` and `vectors_dir`, got {got}.")
     check_positive(max_samples=options.max_samples, max_train_samples=options.max_train_samples)
     return EvaluationProtocol(measures=options.measures, query_active_dims=options.query_active_dims, seed=options.seed)
 
@@ -103,13 +111,20 @@ def measure(options: EvaluateCodesArguments, protocol: EvaluationProtocol, outpu
         model, tokenizer = load_for_inference(name, AutoModelForPreTraining)
         models[name] = model.to(device), tokenizer
         say(f"{name}: {model_facts(model)}")
-    training = None if options.training_vectors is None else load_vectors(options.training_vectors)
+    for model, tokenizer in models.values():
+        check_systems(model, options.active_dims or (), options.bytes_per_code, tokenizer)
+    training = None
+    if options.training_vectors is not None:
+        loaded = load_vectors(options.training_vectors, "training_vectors")
+        training = check_training([model for model, _ in models.values()], loaded, "training_vectors")
     embed = None
     if options.encoder_name_or_path is not None:
         embed = frozen_encoder(options.encoder_name_or_path, options.max_length, device)
     rows = []
     for task in find(options, embed):
         started = time.perf_counter()
+        for model, _ in models.values():
+            check_fits(model, task)
         found = list(task_rows(options, TaskEvaluation(task, protocol), models, training))
         say("", *table(found), f"({duration(time.perf_counter() - started)})")
         rows += found
@@ -131,9 +146,10 @@ def task_rows(
     task: Task = measured.task
     vectors = task.training if training is None else training
     if options.baselines:
-        yield from measured.baseline_rows(vectors, options.active_dims)
-    budgets = [*([None] if options.own_active_dims else []), *options.active_dims]
+        yield from measured.baseline_rows(vectors, ACTIVE_DIMS if options.active_dims is None else options.active_dims)
+    own = [None] if options.own_active_dims else []
     for name, (model, tokenizer) in models.items():
+        budgets = [*own, *(usual_budgets(model) if options.active_dims is None else options.active_dims)]
         for system in model_systems(model, vectors, budgets, options.bytes_per_code, tokenizer, name):
             yield measured.row(system)
 

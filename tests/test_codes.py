@@ -201,6 +201,14 @@ def test_steps_that_go_in_a_circle_end_no_worse_than_they_were():
 
 
 @pytest.mark.parametrize("ridge", [None, 0.3])
+def test_head_and_decoder_read_one_configuration(ridge):
+    model, vectors = trained(max_active_dims=4, code_ridge=ridge), torch.randn(30, 5)
+    assert (model.model(vectors=vectors).sparse_embedding < 0).any()
+    model.config.nonnegative_codes = True
+    assert (model.model(vectors=vectors).sparse_embedding >= 0).all()
+
+
+@pytest.mark.parametrize("ridge", [None, 0.3])
 def test_nonnegative_codes_have_no_sign(ridge):
     model = trained(**NONNEGATIVE | {"code_ridge": ridge})
     vectors = np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)

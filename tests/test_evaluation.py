@@ -345,6 +345,11 @@ def test_the_script_measures_and_writes(saved, suite, encoder, tmp_path, monkeyp
     assert "knn@10" in shown
     assert "add --overwrite to replace it" in refused("evaluate_codes", *options)
     assert "`active_dims` must be at least 1" in refused("evaluate_codes", *options, "--active_dims", 0)
+    words = ["evaluate_codes", "--suite", suite, "--output", tmp_path / "r.json", "--model_name_or_path", folder]
+    assert "exactly one of `encoder_name_or_path` and `vectors_dir`, got neither" in refused(*words)
+    words += ["--encoder_name_or_path", encoder]
+    assert "`active_dims` must be at most `latent_size`" in refused(*words, "--active_dims", 4000)
+    assert "`training_vectors` must be a .npy" in refused(*words, "--training_vectors", tmp_path / "x")
     assert "name one, or add --baselines" in refused(
         "evaluate_codes", "--suite", suite, "--output", tmp_path / "r.json"
     )
@@ -363,3 +368,51 @@ def test_words_rank_real_abstracts(data_dir):
     assert rows["TF-IDF"]["cosine_ndcg@10"] > 0.35
     assert rows["BM25"]["dot_ndcg@10"] > 0.35
     assert rows["dense"]["cosine_ndcg@10"] < 0.1  # random vectors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"active_dims": 4}, "`active_dims` must be a list of whole numbers, got 4; write it as"),
+        ({"active_dims": [2, 13]}, r"`active_dims` must be at most `latent_size` \(12\), got 13"),
+        ({"bytes_per_code": 16}, "`bytes_per_code` must be a list of whole numbers, got 16"),
+        ({"bytes_per_code": [1.5]}, "`bytes_per_code` must be at least 1, a whole number, got 1.5"),
+        ({"with_baselines": "false"}, "`with_baselines` must be True or False, got 'false'"),
+        ({"training": np.ones((1, 5))}, "`training` must be finite numbers, .* of at least 2 rows"),
+        ({"training": np.ones(5)}, r"`training` must be numbers, \(rows, 5\)"),
+        ({"training": np.full((4, 5), np.nan)}, "`training` must be finite, got NaN"),
+        ({"training": np.ones((4, 3))}, r"`training` must be numbers, \(rows, 5\), got .* \(4, 3\)"),
+        ({"tasks": "suite"}, "`tasks` must be several tasks, got str 'suite'; pass those of `load_tasks"),
+        ({"tasks": ["suite"]}, "`tasks` must be several tasks, got str 'suite'"),
+        ({"tasks": iter(["suite"])}, "`tasks` must be several tasks, got str 'suite'"),
+        ({"tasks": None}, "`tasks` must be several tasks, got NoneType"),
+    ],
+)
+def test_what_an_evaluation_cannot_measure_is_refused_before_the_first_row(
+    model, retrieval, vectors, options, message, monkeypatch
+):
+    monkeypatch.setattr(TaskEvaluation, "row", lambda *a, **k: pytest.fail("work was done"))
+    with pytest.raises(ValueError, match=message):
+        evaluate_codes(model, **{"tasks": [retrieval]} | options)
+    with pytest.raises(ValueError, match="`tasks` must be several tasks, got RetrievalTask"):
+        evaluate_codes(model, retrieval)
+    narrow = SimilarityTask(
+        name="narrow", split="all", vectors={"first": vectors[:, :3], "second": vectors[:, :3]}, scores=np.ones(150)
+    )
+    with pytest.raises(ValueError, match="vectors of 5 numbers for this model, got 3 in narrow, first"):
+        evaluate_codes(model, [retrieval, narrow])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool_rows": 0}, "`pool_rows` must be at least 1"),
+        ({"pool_rows": 1.5}, "`pool_rows` must be at least 1, a whole number, got 1.5"),
+        ({"query_active_dims": [0]}, "`query_active_dims` must be at least 1"),
+        ({"query_active_dims": 32}, "`query_active_dims` must be a list of whole numbers, got 32"),
+        ({"measures": "knn"}, "`measures` must be several strings, got the single string 'knn'"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationProtocol(**options)

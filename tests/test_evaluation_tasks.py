@@ -51,6 +51,43 @@ def test_a_folder_tells_the_kind_of_its_task(suite, sentences):
     assert next(load_tasks(suite, embed, tasks=["PAIRS"], split="validation")).texts["first"] == ["a", "validation"]
 
 
+@pytest.mark.parametrize("name", ["max_samples", "max_train_samples"])
+@pytest.mark.parametrize("number", [0, -1, 1.5])
+def test_a_number_of_rows_that_is_none_is_refused_at_once(suite, name, number):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, a whole number, got {number}"):
+        load_tasks(suite, embed, **{name: number})
+
+
+def test_files_of_all_tasks_are_looked_at_at_once(suite, tmp_path):
+    place = tmp_path / "vectors"
+    place.mkdir()
+    shapes = {"docs-corpus": (3, 4), "docs-queries": (2, 4), "pairs-test-1": (2, 4), "pairs-test-2": (2, 4)}
+    for name, shape in (shapes | {"topics-train": (12, 4), "topics-test": (12, 4)}).items():
+        np.save(place / f"{name}.npy", np.ones(shape))
+    assert len(list(load_tasks(suite, vectors_dir=place))) == 3
+    for wrong, message in [
+        (np.ones((11, 4)), "a vector for each of the 12 rows of topics, test, got 11; encode them again"),
+        (np.ones((12, 3)), "vectors of one width, got 3 in topics-test.npy and 4 in"),
+        (np.ones(12), r"numbers, \(rows, size\), got float64 of \(12,\) in topics-test.npy"),
+        (np.array([None] * 12), "arrays of numbers, got topics-test.npy"),
+    ]:
+        np.save(place / "topics-test.npy", wrong)
+        with pytest.raises(ValueError, match=f"`vectors_dir` must hold {message}"):
+            load_tasks(suite, vectors_dir=place)
+    (suite / "topics/test.parquet").rename(suite / "topics/other.parquet")
+    (suite / "pairs/validation.parquet").unlink()
+    with pytest.raises(ValueError, match="`split` must be one of pairs's, got 'validation'"):
+        load_tasks(suite, embed, split="validation")
+
+
+def test_names_of_tasks_are_a_list_and_each_is_there_once(suite, sentences):
+    with pytest.raises(ValueError, match="`tasks` must be several strings, got the single string 'pairs'"):
+        load_tasks(suite, embed, tasks="pairs")
+    write(suite / "other/pairs/test.parquet", sentence1=["a"], sentence2=["b"], score=[1])
+    with pytest.raises(ValueError, match="`suite` must hold one task of each name, got .*pairs' and .*pairs'; rename"):
+        load_tasks(suite, embed)
+
+
 def test_a_task_may_be_a_link(suite, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()

@@ -15,11 +15,14 @@ from vector_models import as_sentence_transformers, small, vector_model
 
 import hsvae_hf
 from hsvae_hf.active_dims import calibrate_threshold, fit_code_scale, hold_target
+from hsvae_hf.decoding import code_lengths, decode_codes, encode_queries
 from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
 from hsvae_hf.encoding import encode, encode_stream, encode_vectors, sentence_vectors
+from hsvae_hf.evaluation_systems import ModelCoder
 from hsvae_hf.explanation import decode_switched, explain
 from hsvae_hf.loading import load_for_inference, load_tokenizer
 from hsvae_hf.models.vocabulary import tokenizer_checksum
+from hsvae_hf.sentence_transformers import SparseCodes
 from hsvae_hf.tokenization import train_tokenizer
 
 
@@ -125,6 +128,86 @@ def test_vectors_of_every_kind_are_taken():
         assert (encode_vectors(model, vectors) != expected).nnz == 0
     assert encode_vectors(model, tensor.bfloat16()).shape == (7, 6)
     assert encode_vectors(model, np.ones((0, 5))).shape == (0, 6)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["reversed rows", "one reversed row", "reversed columns", "read-only", "big-endian"])
+def test_arrays_that_torch_does_not_take_as_they_are_are_taken(kind):
+    rows = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    given = {
+        "reversed rows": rows[::-1],
+        "one reversed row": rows[:1][::-1],
+        "reversed columns": rows[:, ::-1],
+        "read-only": np.frombuffer(rows.tobytes(), np.float32).reshape(7, 5),
+        "big-endian": rows.astype(">f4"),
+    }[kind]
+    model, plain = small(), given.astype(np.float32).copy()
+    assert (encode_vectors(model, given) != encode_vectors(model, plain)).nnz == 0
+    np.testing.assert_array_equal(encode_queries(model, given), encode_queries(model, plain))
+    fit_code_scale(model, given)
+    if len(given) > 1:
+        hsvae_hf.fit(given, validation=given, latent_size=6, max_steps=1, eval_strategy="no", report_to="none")
+
+
+@pytest.mark.parametrize("number", [0, -1, 7, 1.5, True, "3"])
+def test_a_number_of_non_zeros_that_no_code_has_is_refused(number):
+    model, vectors = small(), torch.randn(3, 5)
+    codes = SparseCodes(small())
+    for call in (
+        lambda: encode_vectors(model, vectors, active_dims=number),
+        lambda: model(vectors=vectors, active_dims=number),
+        lambda: model.model(vectors=vectors, active_dims=number),
+        lambda: ModelCoder(model, number),
+        lambda: codes({"sentence_embedding": vectors}, max_active_dims=number),
+    ):
+        with pytest.raises(ValueError, match=r"active_dims` must be (at|a whole number from 1 to `latent_size` \(6\))"):
+            call()
+    with pytest.raises(ValueError, match=r"`active_dims` must be at most `latent_size` \(6\), got 7; choose fewer"):
+        encode_vectors(model, vectors, active_dims=7)
+    assert (encode_vectors(model, vectors, active_dims=np.int64(6)).getnnz(axis=1) == 6).all()
+
+
+def test_the_number_of_non_zeros_goes_into_an_exported_model():
+    model, vectors = small().model, torch.randn(3, 5)
+    expected = model(vectors=vectors, active_dims=2).sparse_embedding
+    exported = torch.export.export(model, (), {"vectors": vectors, "active_dims": 2}).module()
+    assert torch.equal(exported(vectors=vectors, active_dims=2).sparse_embedding, expected)
+
+
+NAN = np.eye(6)
+NAN[4, 2] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (NAN, "finite, got NaN or infinity in row 4"),
+        (sparse.csr_matrix(NAN), "finite, got NaN or infinity in row 4"),
+        (torch.from_numpy(NAN).to_sparse(), "finite, got NaN or infinity in row 4"),
+        (np.full((1, 6), 1e300), "finite, got NaN or infinity in row 0"),  # not in float32
+        (np.eye(6) * 1j, "numbers, .* type complex128"),
+        (None, "numbers, .* got a NoneType"),
+        ("codes.npz", "numbers, .* got the path"),
+        ([["a"] * 6], "numbers, .* got a list"),
+        (np.ones(6), r"numbers, \(rows, 6\), got a ndarray of shape \(6,\)"),
+        (torch.ones(6).to_sparse(), r"numbers, \(rows, 6\), got a Tensor of shape \(6,\)"),
+        (sparse.csr_matrix(np.eye(5)), r"numbers, \(rows, 6\), got a csr_matrix of shape \(5, 5\)"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_codes_that_are_none_of_the_model_s_are_refused(codes, message):
+    for call in (decode_codes, code_lengths):
+        with pytest.raises(ValueError, match=f"`codes` must be {message}"):
+            call(small(), codes)
+
+
+def test_codes_of_every_kind_are_taken():
+    model, rows = small(), np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    expected, tensor = decode_codes(model, sparse.csr_matrix(rows)), torch.from_numpy(rows).requires_grad_()
+    kinds = [sparse.coo_matrix(rows), sparse.csc_array(rows), rows, rows.tolist(), tensor, tensor.to_sparse()]
+    for codes in [*kinds, tensor.to_sparse_csr(), tensor.to_sparse_csc()]:
+        np.testing.assert_array_equal(decode_codes(model, codes), expected)
+    assert decode_codes(model, rows[:0]).shape == (0, 5)
 
 
 def changed(path, **fields):

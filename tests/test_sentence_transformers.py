@@ -214,6 +214,9 @@ def test_what_cannot_be_is_refused(dense, encoder, small_config, tmp_path):
         (lambda: SparseCodes(torch.nn.Linear(2, 2)), "`coder` must be a model of `hsvae_hf.fit`.* got a Linear"),
         (lambda: SparseCodes(tmp_path / "nowhere"), "`model_name_or_path` must be the folder"),
         (lambda: SparseCodes(coder, truncate_dim=0), "`truncate_dim` must be at least 1"),
+        (lambda: SparseCodes(coder, truncate_dim=7), "`truncate_dim` must be the width .*, 16, got 7; use a coder"),
+        (lambda: SparseCodes(coder, asymmetric="false"), "`asymmetric` must be True or False, got 'false'"),
+        (lambda: add_codes(dense, coder, asymmetric=1), "`asymmetric` must be True or False, got 1"),
         (lambda: SparseCodes(coder)({"token_embeddings": None}), "must hold `sentence_embedding`, got 'token_embeddi"),
         (lambda: SparseCodes(coder)({"sentence_embedding": torch.ones(1, 3)}), r"must be \(batch, 16\), got \(1, 3\)"),
         (lambda: add_codes(dense, small()), "of the encoder's width, 16, got one for 5"),
@@ -230,6 +233,27 @@ def test_what_cannot_be_is_refused(dense, encoder, small_config, tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent_size": 8, "target_active_dims": 9}, "`target_active_dims` must be between 0 and 8, got 9"),
+        ({"latent": 4}, "`latent` must be an option of hsvae"),
+        ({"asymmetric": "false"}, "`asymmetric` must be True or False"),
+        ({"resume_from_checkpoint": True}, "`resume_from_checkpoint` must come with `output_dir`"),
+        ({"output_dir": "used"}, "`output_dir` must be empty or new"),
+        ({"sentences": []}, "`sentences` must hold some thousand, got none"),
+    ],
+)
+def test_options_are_looked_at_before_sentences_are_encoded(dense, options, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(dense, "encode", lambda *a, **k: pytest.fail("work was done"))
+    if "output_dir" in options:
+        (tmp_path / "used").mkdir()
+        (tmp_path / "used/notes.txt").touch()
+        options = {"output_dir": tmp_path / "used"}
+    with pytest.raises(ValueError, match=message):
+        fit_sentence_encoder(dense, **{"sentences": SENTENCES} | options)
 
 
 def test_what_a_text_model_refuses_is_told_the_way(encoder):

@@ -17,7 +17,7 @@ import hsvae_hf
 from hsvae_hf.encoding import encode_vectors, sentence_vectors
 from hsvae_hf.hub import model_card
 from hsvae_hf.loading import load_for_inference
-from hsvae_hf.options import code_options, draft
+from hsvae_hf.options import code_options, complete, draft, resolve
 
 TRAIN = ["--latent_size", 6, "--max_steps", 4, "--eval_steps", 2, "--save_steps", 2, "--report_to", "none"]
 
@@ -142,6 +142,45 @@ def test_codes_of_the_script_and_of_fit_are_the_same(tmp_path, monkeypatch):
 def test_contradicting_arguments_are_named(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         script("train", *arguments, "--output_dir", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_active_dims": 10, "target_active_dims": 4}, "`min_active_dims` must be at most 8, twice .*, got 10"),
+        ({"code_ridge": 1e4}, "`code_ridge` must be from 0.000001 to 1000, got 10000.0; None takes"),
+        ({"code_ridge": 0.1, "gate_balance_weight": 0.0}, "`max_active_dims` must be given with `code_ridge`"),
+        *[
+            ({"code_budgets": wrong}, "`code_budgets` must be a list of whole numbers, got .*; write it as")
+            for wrong in (4, "4", [2.5], [True], np.array([2.5]), {2: 4}, [[2]])
+        ],
+        ({"code_budgets": [2, 33]}, r"`code_budgets` must be numbers from 1 to `latent_size` \(32\)"),
+        ({"max_samples": 0, "validation": np.ones((3, 5))}, "`max_samples` must be at least 1, a whole number, got 0"),
+        ({"max_train_samples": -3, "validation": np.ones((3, 5))}, "`max_train_samples` must be at least 1.* got -3"),
+        ({"decoder_type": "gru"}, "`decoder_type` must be 'vector' for `vectors`, got 'gru'; leave it out"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused_before_the_folder_is_claimed(options, message, tmp_path):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        hsvae_hf.fit(np.ones((9, 5)), tmp_path / "run", latent_size=32, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_default_may_be_given_and_another_target_is_named_when_resuming(tmp_path):
+    rows, few = np.random.default_rng(0).normal(size=(40, 5)), {"latent_size": 32, "max_steps": 2, "save_steps": 1}
+    config = hsvae_hf.fit(rows, tmp_path / "run", **few, code_ridge=0.1, target_active_dims=3).config
+    assert (config.code_ridge, config.min_active_dims, config.max_active_dims) == (0.1, 3, 3)
+    with pytest.raises(ValueError, match="`target_active_dims` must stay 3"):
+        hsvae_hf.fit(rows, tmp_path / "run", **few, target_active_dims=4, resume_from_checkpoint=True)
+    np.save(tmp_path / "rows.npy", rows)
+    words = ["--vectors", tmp_path / "rows.npy", "--latent_size", 32, "--max_steps", 2, "--code_ridge", 0.1]
+    script("train", *words, "--output_dir", tmp_path / "other")
+
+
+@pytest.mark.parametrize("budgets", [(2, 4), np.array([2, 4]), [np.int64(2), 4]])
+def test_budgets_may_be_any_column_of_whole_numbers(budgets):
+    kinds = resolve(None, "vectors", "x", "hsvae", {"code_budgets": budgets, "report_to": "none"})
+    assert complete(*kinds[:2])[1].code_budgets == [2, 4]
 
 
 def test_a_real_encoder_trains_saves_reloads(tmp_path):

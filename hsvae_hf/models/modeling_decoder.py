@@ -260,7 +260,7 @@ class VectorDecoder(Decoder):
     def __init__(self, config: TextVAEConfig) -> None:
         super().__init__()
         self.output = Float32Linear(config.latent_size, config.feature_size)
-        self.nonnegative = config.nonnegative_codes
+        self.config = config
         self.initial_log_std = math.log(config.decoder_std)
         self.register_buffer("log_std", torch.tensor(self.initial_log_std))
 
@@ -306,7 +306,7 @@ class VectorDecoder(Decoder):
         products = columns @ (vectors - bias).unsqueeze(-1)  # (batch, size, 1)
         system = columns @ columns.transpose(1, 2)
         system.diagonal(dim1=1, dim2=2).add_(variance)
-        if self.nonnegative:
+        if self.config.nonnegative_codes:
             return nonnegative_minimum(system, products.squeeze(-1))
         factor = torch.linalg.cholesky_ex(system).L
         return torch.cholesky_solve(products, factor).squeeze(-1)

@@ -6,6 +6,7 @@ reconstructed, words or vectors, but for the code; `modeling_decoder.py` says wh
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, cast
 
 import torch
@@ -88,7 +89,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
             output_hidden_states: whether to return the text encoder's states; None asks the configuration.
             output_attentions: likewise, its attention weights.
             token_type_ids: `(batch, steps)`, for a transformer that tells the two parts of a pair apart.
-            active_dims: number of non-zeros of each code, in place of the model's own rule: the strongest dimensions.
+            active_dims: number of non-zeros of each code, in place of the model's own rule: the strongest dimensions
+                (1 to `latent_size`).
             kwargs: ignored, as pipelines and generation pass more than this model needs.
 
         Returns:
@@ -97,8 +99,10 @@ class TextVAEModel(TextVAEPreTrainedModel):
             of the vectors (`hsvae_hf.active_dims.fit_code_scale`).
 
         Raises:
-            ValueError: if `vectors` have another shape, or come with text; if the encoder has not what is asked for.
+            ValueError: if `vectors` have another shape, or come with text; if the encoder has not what is asked for; if
+                codes have no such number of dimensions.
         """
+        self._check_active_dims(active_dims)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:
@@ -175,8 +179,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         strength, on = self.latent_head.strength(posterior), posterior.latent != 0
         size, config = strength.shape[-1], self.config
         if active_dims is not None:
-            most = min(active_dims, size)
-            return strength, torch.full_like(on[:, :1], most, dtype=torch.long), most
+            return strength, torch.full_like(on[:, :1], active_dims, dtype=torch.long), active_dims
         most = min(config.max_active_dims or size, size)
         count = on.sum(-1, keepdim=True).clamp(config.min_active_dims, most)
         if config.min_active_dims == most:
@@ -189,6 +192,14 @@ class TextVAEModel(TextVAEPreTrainedModel):
             return values
         chosen = self.latent_head.strength(posterior).topk(count, dim=-1, sorted=False).indices
         return torch.zeros_like(values).scatter(-1, chosen, values.gather(-1, chosen))
+
+    def _check_active_dims(self, active_dims: object) -> None:
+        if active_dims is None:
+            return
+        whole = isinstance(active_dims, Integral) and not isinstance(active_dims, bool)
+        if not whole or not 1 <= cast(int, active_dims) <= self.config.latent_size:
+            rule = f"a whole number from 1 to `latent_size` ({self.config.latent_size})"
+            raise ValueError(f"`active_dims` must be {rule}, got {active_dims!r}; None leaves it to the model.")
 
     def _check_vectors(self, vectors: Tensor, text: Tensor | None, asked: dict[str, Any]) -> None:
         if text is not None:
