@@ -54,7 +54,7 @@ def read_results(folder: Path) -> Results:
         ValueError: if there is none, or a file is damaged.
     """
     homes = {path.name: _read_runs(path) for path in sorted((folder / HOMES).glob("*")) if path.is_dir()}
-    widths = [read_results(path) for path in sorted(folder.glob("width-*"))]
+    widths = [read_results(path) for path in sorted(folder.glob("width-*")) if _read_runs(path)]
     runs = _read_runs(folder)
     if not (runs or homes or widths):
         raise ValueError(f"`output_dir` must hold finished runs, got {str(folder)!r} without; leave out --only_tables.")

@@ -154,11 +154,13 @@ def _codes_of_vectors(options: ReproduceArguments) -> list[dict[str, Any]]:
         raise ValueError(f"`codes_json` must be a file, got {str(path)!r}; check the path.")
     rows = []
     for row in read_json(path, "codes_json"):
-        if row["system"] in ("HSVAE", "CSR") and row["budget"].keys() == {"active_dims"}:
+        of_these = row["system"] in ("HSVAE", "CSR") and row["budget"].keys() == {"active_dims"}
+        if of_these and "logistic_accuracy" in row["scores"]:
             scores = {name: Spread(*row["scores"][name]) for name in ("logistic_accuracy", "active_dims")}
             system, wanted = f"{row['system']} of vectors", row["budget"]["active_dims"]
             found = _row(system, wanted, scores["active_dims"].mean, scores["logistic_accuracy"])
             rows.append({"dataset": row["task"]} | found)
+    rows.sort(key=lambda row: (row["wanted"], row["system"] != "HSVAE of vectors"))
     if missing := set(options.names) - {row["dataset"] for row in rows}:
         raise ValueError(
             f"`codes_json` must have rows of every data set, got none of {', '.join(sorted(missing))}; add them."
