@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from hsvae_hf.evaluation import evaluate_codes
     from hsvae_hf.explanation import explain
     from hsvae_hf.loading import load_for_inference
-    from hsvae_hf.sentence_transformers import SparseCodes, fit_sentence_encoder  # noqa: F401 - see `__all__`
+    from hsvae_hf.sentence_transformers import SparseCodes, add_codes, fit_sentence_encoder  # noqa: F401 - see `__all__`
     from hsvae_hf.training import fit, train
 
 __version__ = "0.1.0"
 
 _HOMES = {  # functions and classes, and the modules that they are in
     "SparseCodes": "sentence_transformers",
+    "add_codes": "sentence_transformers",
     "calibrate_threshold": "active_dims",
     "code_lengths": "decoding",
     "decode_codes": "decoding",

@@ -90,7 +90,7 @@ def resolve(
         if name in ("dataset", "vectors"):
             raise ValueError(f"`{name}` must be the first argument, got it as an option too; leave one of them out.")
         if name not in known:
-            close = nearest(name, known)
+            close = "target_active_dims" if name == "active_dims" else nearest(name, known)
             remedy = "see help(hsvae_hf.train)." if close is None else f"did you mean `{close}`?"
             raise ValueError(f"`{name}` must be an option of {model_type}, got an unknown name; {remedy}")
         _check_type(known[name], value)

@@ -118,7 +118,7 @@ def fit(
     with tempfile.TemporaryDirectory() as folder:
         quiet = {"save_strategy": "no", "report_to": "none", "logging_steps": 500}
         data, config_fields, arguments = resolve(None, name, folder, model_type, quiet | options)
-        return run_training(data, config_fields, arguments, arrays).model
+        return run_training(data, config_fields, arguments, arrays, kept=False).model
 
 
 def check_fit(output_dir: "str | PathLike[str] | None" = None, model_type: str = "hsvae", **options: object) -> None:
@@ -195,6 +195,7 @@ def run_training(
     config_fields: dict[str, Any],
     arguments: TextVAETrainingArguments,
     rows: Rows | None = None,
+    kept: bool = True,
 ) -> Run:
     """Train in a folder that is this run's alone; everything that can be refused is refused before data are read.
 
@@ -203,7 +204,9 @@ def run_training(
         config_fields: fields of the configuration.
         arguments: of training.
         rows: the data themselves, where `data` only names them.
+        kept: whether the folder outlives the call.
     """
+    say(f"{data.dataset or data.vectors}: {data.model_type}, {f'to {arguments.output_dir}' if kept else 'in memory'}")
     config_fields = check_run(data, config_fields, arguments)
     places = [data.tokenizer_name_or_path, data.encoder_name_or_path]
     places += [data.dataset, data.vectors] if rows is None else files_of(rows)
@@ -219,7 +222,6 @@ def _train(
     rows: Rows | None,
 ) -> Run:
     """Prepare, train, evaluate, save."""
-    say(f"{data.dataset or data.vectors}: {data.model_type}, to {arguments.output_dir}")
     set_seed(arguments.seed)
     vectors = config_fields.get("decoder_type") == "vector"
     with arguments.main_process_first():

@@ -29,6 +29,11 @@ REVIVED = 32  # idle dimensions of a sentence that learn from what its code leav
 REACH = 4  # times as many dimensions as a code has learn from what it loses
 
 
+def only_at(values: Tensor, places: Tensor) -> Tensor:
+    """`values`, `(batch, latent_size)`, at the indices `places`, `(batch, number)`, and 0 elsewhere."""
+    return torch.zeros_like(values).scatter(-1, places, values.gather(-1, places))
+
+
 class TextVAEModel(TextVAEPreTrainedModel):
     """Encoder and latent head: sentences in, sparse codes out.
 
@@ -186,13 +191,6 @@ class TextVAEModel(TextVAEPreTrainedModel):
             return strength, count, most
         return strength / (1 + strength) + on.to(strength.dtype), count, most  # what is on comes before what is off
 
-    def _strongest(self, posterior: TextVAEModelOutput, values: Tensor, count: int) -> Tensor:
-        """`values` of the `count` strongest dimensions, `(batch, latent_size)`, 0 elsewhere."""
-        if count >= values.shape[-1]:
-            return values
-        chosen = self.latent_head.strength(posterior).topk(count, dim=-1, sorted=False).indices
-        return torch.zeros_like(values).scatter(-1, chosen, values.gather(-1, chosen))
-
     def _check_active_dims(self, active_dims: object) -> None:
         if active_dims is None:
             return
@@ -234,10 +232,15 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """
         costs: dict[str, Tensor] = {}
         with torch.autocast(posterior.features.device.type, enabled=False):
-            soft = self.latent_head.mean(posterior)
-            if active_dims is not None:
-                soft = self._strongest(posterior, soft, REACH * active_dims)
-            codes = straight_through(self.encoder_code(posterior, active_dims), soft)
+            head = self.latent_head
+            if active_dims is None:
+                soft, hard = head.mean(posterior), self.encoder_code(posterior)
+            else:
+                learning = min(REACH * active_dims, self.config.latent_size)
+                places = head.strength(posterior).topk(learning, dim=-1).indices  # the strongest first
+                soft = only_at(head.mean(posterior), places)
+                hard = only_at(head.values(posterior), places[:, :active_dims])
+            codes = straight_through(hard, soft)
             if self.config.similarity_weight > 0:
                 vectors, temperature = self.standardizer.undo(posterior.features), self.config.similarity_temperature
                 costs["similarity"] = neighbour_kl(vectors, self.code_scale * codes, temperature)
@@ -256,13 +259,13 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """
         head, vectors = self.latent_head, posterior.features
         with torch.no_grad():
-            idle = (self.encoder_code(posterior) == 0).all(0).nonzero().squeeze(1)
+            idle = (posterior.sparse_embedding == 0).all(0).nonzero().squeeze(1)
             left = vectors - self.decoder.mean(codes)
         if len(idle) == 0:
             return left.new_zeros(())
         strength, mean, values = (part(posterior)[:, idle] for part in (head.strength, head.mean, head.values))
         chosen = strength.topk(min(REVIVED, len(idle)), dim=-1, sorted=False).indices
-        z = straight_through(torch.zeros_like(values).scatter(-1, chosen, values.gather(-1, chosen)), mean)
+        z = straight_through(only_at(values, chosen), mean)
         explained = z @ self.decoder.output.weight[:, idle].T
         return 0.5 * (left - explained).square().sum() * torch.exp(-2 * self.decoder.log_std) / len(vectors)
 

@@ -79,8 +79,35 @@ class CodesArguments:
     measures: list[str] = field(default_factory=lambda: ["neighbours", "knn"], metadata={"help": "Of the codes."})
 
 
+@dataclass(frozen=True)
+class Suite:
+    """The tasks, each with all measures, and without the slowest, logistic regression, whose table is at `TARGET`."""
+
+    tasks: Sequence[TaskEvaluation]
+    without_probe: Sequence[TaskEvaluation]
+
+    @classmethod
+    def load(cls, options: CodesArguments, embed: Embed | None) -> "Suite":
+        """All tasks of the options."""
+        loaded = list(load_tasks(str(options.suite), embed, options.vectors_dir, options.tasks, options.split))
+        measures = [measure for measure in options.measures if measure != "logistic"]
+        return cls(
+            *([TaskEvaluation(task, protocol_of(names)) for task in loaded] for names in (options.measures, measures))
+        )
+
+    def rows(self, system: System) -> list[dict[str, Any]]:
+        """What is measured of a system, on every task."""
+        tasks = self.tasks if system.budget.get("active_dims", TARGET) == TARGET else self.without_probe
+        return [task.row(system) for task in tasks]
+
+
+def protocol_of(measures: Sequence[str]) -> EvaluationProtocol:
+    """What is measured beside retrieval and similarity."""
+    return EvaluationProtocol(measures=measures, query_active_dims=(32,))
+
+
 def one_run(
-    tasks: Sequence[TaskEvaluation], name: str, vectors: np.ndarray, options: CodesArguments, budget: int, seed: int
+    suite: Suite, name: str, vectors: np.ndarray, options: CodesArguments, budget: int, seed: int
 ) -> dict[str, Any]:
     """Train, measure on every task; a `budget` of 0 is a model for all of them."""
     wanted = budget or TARGET
@@ -99,32 +126,36 @@ def one_run(
         systems = list(measured_systems(name, peer, vectors, budgets, options.bytes_per_code))
     else:
         systems = [System(name, {"active_dims": budget}, peer)]
-    rows = [task.row(system) for task in tasks for system in systems]
+    rows = [row for system in systems for row in suite.rows(system)]
     return {"system": name, "seed": seed, "training_seconds": peer.seconds, "rows": rows}
 
 
-def baseline_run(tasks: Sequence[TaskEvaluation], vectors: np.ndarray, options: CodesArguments) -> dict[str, Any]:
+def baseline_run(suite: Suite, vectors: np.ndarray, options: CodesArguments) -> dict[str, Any]:
     """What needs no training, fitted on the training vectors; and words."""
-    rows = [row for task in tasks for row in task.baseline_rows(vectors, options.active_dims)]
+    rows = [row for task in suite.tasks for row in task.baseline_rows(vectors, options.active_dims)]
     return {"system": BASELINES, "seed": 0, "training_seconds": 0.0, "rows": rows}
 
 
-def make_runs(options: CodesArguments, tasks: Sequence[TaskEvaluation], vectors: np.ndarray, folder: Path) -> None:
+def make_runs(options: CodesArguments, suite: Suite, vectors: np.ndarray, folder: Path) -> None:
     """Every run that is not finished, each to a file in `folder/runs`."""
     runs = Runs(folder)
     settings = {"rows": len(vectors), "vectors": f"{zlib.crc32(vectors.tobytes()):08x}", "split": options.split}
-    settings |= {"tasks": [task.task.name for task in tasks], "width": options.width, "max_steps": options.max_steps}
+    settings |= {
+        "tasks": [task.task.name for task in suite.tasks],
+        "width": options.width,
+        "max_steps": options.max_steps,
+    }
     settings |= {"measures": list(options.measures)}
     for seed in range(1, options.seeds + 1):
         for name in options.systems:
             if name in DETERMINED and seed > 1:
                 continue
             if name == BASELINES:
-                make: Callable[[], dict[str, Any]] = partial(baseline_run, tasks, vectors, options)
+                make: Callable[[], dict[str, Any]] = partial(baseline_run, suite, vectors, options)
                 runs.result(BASELINES, make, settings)
                 continue
             for budget in [0] if name in VARIANTS and not VARIANTS[name].each else options.active_dims:
-                make = partial(one_run, tasks, name, vectors, options, budget, seed)
+                make = partial(one_run, suite, name, vectors, options, budget, seed)
                 runs.result(f"{name}-{budget}-{seed}", make, settings)
 
 
@@ -155,17 +186,15 @@ def home_vectors(name: str, options: CodesArguments, embed: Embed | None) -> np.
 def make_all_runs(options: CodesArguments) -> None:
     """Those on the training vectors, and those on each of the homes."""
     embed = None if options.encoder_name_or_path is None else frozen_encoder(options.encoder_name_or_path)
-    protocol = EvaluationProtocol(measures=options.measures, query_active_dims=(32,))
-    loaded = load_tasks(str(options.suite), embed, options.vectors_dir, options.tasks, options.split)
-    tasks = [TaskEvaluation(task, protocol) for task in loaded]
+    suite = Suite.load(options, embed)
     folder = folder_of_width(Path(options.output_dir), options.width)
     if options.training_vectors is not None:
         vectors = load_vectors(options.training_vectors)[: options.max_train_samples]
-        make_runs(options, tasks, np.asarray(vectors, dtype=np.float32), folder)
+        make_runs(options, suite, np.asarray(vectors, dtype=np.float32), folder)
     systems = ["PCA-largest" if name == BASELINES else name for name in options.systems]  # the one that is compared
     at_target = replace(options, active_dims=[TARGET], bytes_per_code=[], systems=systems)
     for home in options.homes:
-        make_runs(at_target, tasks, home_vectors(home, options, embed), folder / HOMES / home)
+        make_runs(at_target, suite, home_vectors(home, options, embed), folder / HOMES / home)
 
 
 def check(options: CodesArguments) -> None:
