@@ -301,12 +301,27 @@ class VectorDecoder(Decoder):
         Returns:
             `(batch, size)`, 0 where not used, and at the mode where a positive value would only do harm.
         """
-        columns = self.output.weight.to(vectors.dtype).T[chosen] * used.unsqueeze(-1)  # (batch, size, feature_size)
-        bias = cast(Tensor, self.output.bias).to(vectors.dtype)
-        products = columns @ (vectors - bias).unsqueeze(-1)  # (batch, size, 1)
-        system = columns @ columns.transpose(1, 2)
+        return self.solve(*self.normal_equations(vectors, chosen), used, variance)
+
+    def normal_equations(self, vectors: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """`W_S^T W_S`, `(batch, size, size)`, and `W_S^T (x - b)`, `(batch, size)`; the arguments are as above.
+
+        Where all products of two columns are fewer than those that are asked for, they are computed once for the batch.
+        """
+        weight = self.output.weight.to(vectors.dtype)  # (feature_size, latent_size)
+        centred = vectors - cast(Tensor, self.output.bias).to(vectors.dtype)
+        if chosen.shape[0] * chosen.shape[1] ** 2 > weight.shape[1] ** 2:
+            products = (centred @ weight).gather(1, chosen)
+            return (weight.T @ weight)[chosen.unsqueeze(2), chosen.unsqueeze(1)], products
+        columns = weight.T[chosen]  # (batch, size, feature_size)
+        return columns @ columns.transpose(1, 2), (columns @ centred.unsqueeze(-1)).squeeze(-1)
+
+    def solve(self, system: Tensor, products: Tensor, used: Tensor, variance: float) -> Tensor:
+        """The values that solve the normal equations of what is used, `(batch, size)`; see `posterior_mean`."""
+        system = system * (used.unsqueeze(2) & used.unsqueeze(1))
         system.diagonal(dim1=1, dim2=2).add_(variance)
+        products = products * used
         if self.config.nonnegative_codes:
-            return nonnegative_minimum(system, products.squeeze(-1))
+            return nonnegative_minimum(system, products)
         factor = torch.linalg.cholesky_ex(system).L
-        return torch.cholesky_solve(products, factor).squeeze(-1)
+        return torch.cholesky_solve(products.unsqueeze(-1), factor).squeeze(-1)

@@ -170,14 +170,15 @@ class TextVAEModel(TextVAEPreTrainedModel):
         rank, count, most = self._ranking(posterior, active_dims)
         competing = rank.topk(min(math.ceil(CANDIDATES * most), rank.shape[-1]), dim=-1).indices
         used = torch.arange(competing.shape[-1], device=count.device) < CANDIDATES * count
-        values = decoder.posterior_mean(posterior.features, competing, used, ridge)
+        system, products = decoder.normal_equations(posterior.features, competing)
+        values = decoder.solve(system, products, used, ridge)
         strength = self.latent_head.strength(posterior).gather(-1, competing)
         norms = decoder.output.weight.to(values.dtype).norm(dim=0)[competing]
         places = (values.abs() * norms * strength.sqrt()).topk(most, dim=-1).indices
-        chosen = competing.gather(-1, places)
         used = (torch.arange(most, device=count.device) < count) & used.gather(-1, places)
-        values = decoder.posterior_mean(posterior.features, chosen, used, ridge)
-        return torch.zeros_like(rank).scatter(-1, chosen, values)
+        system = system.take_along_dim(places.unsqueeze(2), 1).take_along_dim(places.unsqueeze(1), 2)
+        values = decoder.solve(system, products.gather(-1, places), used, ridge)
+        return torch.zeros_like(rank).scatter(-1, competing.gather(-1, places), values)
 
     def _ranking(self, posterior: TextVAEModelOutput, active_dims: int | None) -> tuple[Tensor, Tensor, int]:
         """By which dimensions are ranked, `(batch, latent_size)`; how many are on, `(batch, 1)`; how many at most."""
