@@ -50,12 +50,15 @@ class EvaluationProtocol:
         query_active_dims: numbers of dimensions that the dense query of an asymmetric scoring is cut to.
         pool_rows: rows of a task whose neighbours are looked at; a smaller pool keeps more of them.
         seed: of the draw of these rows.
+        scorings: of neighbours and classes, which take the longest, by their names in `scores`, such as "cosine" and
+            "asymmetric"; None for all that there are.
     """
 
     measures: Sequence[str] = MEASURES
     query_active_dims: Sequence[int] = QUERY_ACTIVE_DIMS
     pool_rows: int = POOL_ROWS
     seed: int = 0
+    scorings: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         check_sentences(self.measures, "measures")
@@ -281,6 +284,10 @@ class TaskEvaluation:
     def _sides(self, queries: Coding, documents: Coding) -> Iterator[tuple[str, Matrix, Matrix]]:
         return sides(queries, documents, self.protocol.query_active_dims)
 
+    def _chosen_sides(self, queries: Coding, documents: Coding) -> Iterator[tuple[str, Matrix, Matrix]]:
+        chosen = self.protocol.scorings
+        return (side for side in self._sides(queries, documents) if chosen is None or side[0] in chosen)
+
     def _task_scores(self, codings: dict[str, Coding]) -> dict[str, float]:
         task = self.task
         if isinstance(task, RetrievalTask):
@@ -316,7 +323,7 @@ class TaskEvaluation:
         narrow = train.codes.shape[1] <= scores_of.DENSE_WIDTH  # not of words, whose probe is that of TF-IDF
         scores: dict[str, float] = {}
         if "knn" in measures:
-            for name, query_side, document_side in self._sides(test, train):
+            for name, query_side, document_side in self._chosen_sides(test, train):
                 scores[f"{name}_knn@10"] = scores_of.knn_accuracy(dot(query_side, document_side), labels, truth)
         if "logistic" in measures and narrow:
             scores["logistic_accuracy"] = probe_accuracy(train.codes, labels, test.codes, truth)
@@ -333,7 +340,7 @@ class TaskEvaluation:
         if pool.decoded is not None:
             scores["explained_variance"] = scores_of.explained_variance(pool.vectors, pool.decoded)
         if self.reference is not None:
-            for name, query_side, document_side in self._sides(pool, pool):
+            for name, query_side, document_side in self._chosen_sides(pool, pool):
                 found = scores_of.neighbour_scores(dot(query_side, document_side), self.reference)
                 scores |= {f"{name}_{score}": value for score, value in found.items()}
         return scores

@@ -103,7 +103,7 @@ class Suite:
 
 def protocol_of(measures: Sequence[str]) -> EvaluationProtocol:
     """What is measured beside retrieval and similarity."""
-    return EvaluationProtocol(measures=measures, query_active_dims=(32,))
+    return EvaluationProtocol(measures=measures, query_active_dims=(32,), scorings=("cosine", "asymmetric"))
 
 
 def one_run(
