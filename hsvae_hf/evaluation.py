@@ -238,11 +238,11 @@ class TaskEvaluation:
         Raises:
             ImportError: without the extra `eval`.
         """
-        yield from self._text_rows()
+        yield from self.text_rows()
         for system in baselines(vectors, active_dims):
             yield self.row(system)
 
-    def _text_rows(self) -> Iterator[Row]:
+    def text_rows(self) -> Iterator[Row]:
         """TF-IDF, and BM25 where documents are ranked, if the task has text."""
         if not all(part in self.task.texts for part in self.task.vectors):
             return

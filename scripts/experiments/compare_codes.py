@@ -37,7 +37,7 @@ from peers import NAMES, UNTRAINED, train_peer
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import choose, parse
 from hsvae_hf.evaluation import MEASURES, EvaluationProtocol, TaskEvaluation
-from hsvae_hf.evaluation_systems import System
+from hsvae_hf.evaluation_systems import System, baselines
 from hsvae_hf.evaluation_tasks import Embed, find_tasks, frozen_encoder, load_tasks
 from hsvae_hf.extras import require
 from hsvae_hf.files import load_vectors, staged_folder
@@ -132,7 +132,8 @@ def one_run(
 
 def baseline_run(suite: Suite, vectors: np.ndarray, options: CodesArguments) -> dict[str, Any]:
     """What needs no training, fitted on the training vectors; and words."""
-    rows = [row for task in suite.tasks for row in task.baseline_rows(vectors, options.active_dims)]
+    rows = [row for task in suite.tasks for row in task.text_rows()]
+    rows += [row for system in baselines(vectors, options.active_dims) for row in suite.rows(system)]
     return {"system": BASELINES, "seed": 0, "training_seconds": 0.0, "rows": rows}
 
 
