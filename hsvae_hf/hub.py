@@ -62,6 +62,7 @@ BASELINES = {  # likewise; no results of this model
     "tfidf": "accuracy of logistic regression on TF-IDF, same rows",
 }
 SHOWN_DIMENSIONS = 16  # ends of dimensions, in the card
+COMPARED = {"cosine": "cosine", "dot": "dot product"}
 SHARED_FIELDS = {"z_kl_weight", "gamma_kl_weight", "penalty_weight", "word_dropout", "free_bits"}
 VECTOR_FIELDS = {
     "similarity_weight",
@@ -192,6 +193,7 @@ def _model_rows(config: TextVAEConfig) -> list[tuple[str, Any]]:
         rows.append(("vocabulary", config.vocab_size))
     else:
         rows.append(("reconstructs", "the encoder's vector"))
+        rows.append(("codes are compared by", COMPARED[config.similarity_fn_name]))
     own_fields = {item.name for item in fields(config)} - {item.name for item in fields(TextVAEConfig)}
     shared_fields = SHARED_FIELDS if config.decodes_words else SHARED_FIELDS | VECTOR_FIELDS
     values = [(name, getattr(config, name)) for name in sorted(own_fields | shared_fields)]

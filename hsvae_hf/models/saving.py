@@ -17,7 +17,6 @@ _FILES: dict[str, Any] = {  # sentence-transformers' SparseEncoder, made of its 
         "model_type": "SparseEncoder",
         "prompts": {"query": "", "document": ""},
         "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
     },
 }
 
@@ -42,7 +41,9 @@ def write_sentence_transformers_files(folder: str | Path, config: Any) -> None:
     if not config.reads_text:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
-    own = {"prompts": config.prompts, "default_prompt_name": config.default_prompt_name} if config.prompts else {}
+    own = {"similarity_fn_name": config.similarity_fn_name}
+    if config.prompts:
+        own |= {"prompts": config.prompts, "default_prompt_name": config.default_prompt_name}
     for name, content in _FILES.items():
         if name == "config_sentence_transformers.json":
             content = content | own
