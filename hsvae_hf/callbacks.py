@@ -206,6 +206,8 @@ class FinishCallback(TrainerCallback):
     ) -> None:
         """Set what training itself needs."""
         model = unwrap(model)
+        if any(weight.requires_grad for weight in model.base_model.parameters()):
+            model.base_model.dimensions_json = None  # names of dimensions as they were
         if not hasattr(model, "decoder"):  # a classifier
             return
         limit = getattr(self.trainer.processing_class, "model_max_length", NO_LIMIT)

@@ -12,6 +12,7 @@ from tqdm.auto import trange
 from transformers import AutoModelForPreTraining, PreTrainedModel
 
 from hsvae_hf.decoding import decoded, dictionary
+from hsvae_hf.dimension_names import decode
 from hsvae_hf.encoding import keep_largest
 from hsvae_hf.extras import require
 from hsvae_hf.input_checks import check_active_dims, check_positive, check_sentences, check_switch
@@ -207,9 +208,22 @@ class SparseCodes(Module):
         self.sets_similarity = False  # of the owning model, which `on_model_ready` shows
 
     def on_model_ready(self, model: Any) -> None:
-        """Tell the owning model how codes are compared, unless it was told."""
+        """Tell the owning model how codes are compared, unless it was told, and what dimensions are called."""
         self.sets_similarity = getattr(model, "_similarity_fn_name", None) is None
         self.tell_similarity(model)
+        if isinstance(model, SparseEncoder):  # whose own `decode` asks the tokenizer, which knows no dimensions
+            model.decode = self.name_codes  # type: ignore[method-assign]
+
+    def name_codes(
+        self, embeddings: Tensor, top_k: int | None = None
+    ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
+        """`hsvae_hf.decode` of codes by this module's names: what `decode` of the owning model gives.
+
+        Args:
+            embeddings: codes, `(rows, latent_size)` or `(latent_size,)`.
+            top_k: at most so many dimensions per row (>= 1); None for all that are not 0.
+        """
+        return decode(self.coder, embeddings, top_k)
 
     def tell_similarity(self, model: SparseEncoder) -> None:
         """Tell the owning model how codes are compared now, unless somebody else did when it was made."""

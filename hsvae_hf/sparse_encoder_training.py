@@ -143,6 +143,7 @@ class SparseCodesCallback(TrainerCallback):
     ) -> None:
         """Set what training itself needs."""
         coder = _coder(self.trainer.model)
+        coder.base_model.dimensions_json = None  # names of dimensions as they were
         if not coder.model.standardizer.mean.any():
             coder.model.standardizer.fit(torch.from_numpy(self._vectors(self.trainer.train_dataset, VECTOR_ROWS)))
         self.controller.on_train_begin(args, state, control, model=coder)
