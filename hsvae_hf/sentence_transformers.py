@@ -219,6 +219,9 @@ class SparseCodes(Module):
     ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
         """`hsvae_hf.decode` of codes by this module's names: what `decode` of the owning model gives.
 
+        `intersection` of the owning model multiplies codes: two values below 0 give one above, and so the name of the
+        wrong end. `hsvae_hf.explain` keeps the ends apart.
+
         Args:
             embeddings: codes, `(rows, latent_size)` or `(latent_size,)`.
             top_k: at most so many dimensions per row (>= 1); None for all that are not 0.
