@@ -35,8 +35,8 @@ class DimensionNames:
     Args:
         latent_size: number of dimensions of the codes.
         sentences: number of those that the words are from.
-        ends: of each end that some sentence is on, `share` of the sentences, in (0, 1], and `words`, the most telling
-            first; none where no word stands out.
+        ends: of each end that some word stands out for, `share` of the sentences that are on it, in (0, 1], and
+            `words`, the most telling first.
 
     Raises:
         ValueError: if an end is none of these dimensions.
@@ -198,7 +198,7 @@ def name_dimensions(codes: sparse.csr_matrix, texts: Sequence[str], num_words: i
         f"{one['dimension']}{sign}": {"share": float(f"{one[end]['share']:.4g}"), "words": one[end]["words"]}
         for one in described
         for end, sign in SIGNS.items()
-        if end in one
+        if end in one and one[end]["words"]
     }
     return DimensionNames(int(codes.shape[1]), int(codes.shape[0]), ends)
 
