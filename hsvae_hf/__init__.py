@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hsvae_hf.active_dims import calibrate_threshold
     from hsvae_hf.data import load_text_dataset
     from hsvae_hf.decoding import code_lengths, decode_codes, encode_queries
+    from hsvae_hf.dimension_names import DimensionNames, decode, name_dimensions
     from hsvae_hf.encoding import encode, encode_stream, encode_vectors
     from hsvae_hf.evaluation import evaluate_codes
     from hsvae_hf.explanation import explain
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {  # functions and classes, and the modules that they are in
+    "DimensionNames": "dimension_names",
     "SparseCodes": "sentence_transformers",
     "add_codes": "sentence_transformers",
     "calibrate_threshold": "active_dims",
     "code_lengths": "decoding",
+    "decode": "dimension_names",
     "decode_codes": "decoding",
     "encode": "encoding",
     "encode_queries": "decoding",
@@ -40,11 +43,14 @@ _HOMES = {  # functions and classes, and the modules that they are in
     "fit_sentence_encoder": "sentence_transformers",
     "load_for_inference": "loading",
     "load_text_dataset": "data",
+    "name_dimensions": "dimension_names",
     "train": "training",
 }
 __all__ = [  # what needs an extra is not of `from hsvae_hf import *`
+    "DimensionNames",
     "calibrate_threshold",
     "code_lengths",
+    "decode",
     "decode_codes",
     "encode",
     "encode_queries",
@@ -55,6 +61,7 @@ __all__ = [  # what needs an extra is not of `from hsvae_hf import *`
     "fit",
     "load_for_inference",
     "load_text_dataset",
+    "name_dimensions",
     "train",
     *models.__all__,
 ]

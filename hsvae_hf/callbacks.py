@@ -33,7 +33,7 @@ from hsvae_hf.advice import advice
 from hsvae_hf.batching import VectorDataset
 from hsvae_hf.console import device_name, duration, figure, say
 from hsvae_hf.encoding import evaluation_mode
-from hsvae_hf.statistics import corpus_statistics
+from hsvae_hf.statistics import NEIGHBOUR_ROWS, corpus_statistics, fit_similarity
 from hsvae_hf.tokens import NO_LIMIT
 from hsvae_hf.training_arguments import check_annealing
 
@@ -189,7 +189,8 @@ class FinishCallback(TrainerCallback):
 
     Before training: the length of generated sentences, and the statistics of the vectors, if vectors are reconstructed
     and nobody has set them. After training: the threshold that gives the wanted number of non-zeros on held-out rows,
-    and the scale of the codes of vectors. A resumed run ends in the same way.
+    the scale of the codes of vectors, and how these are compared: by cosine or by dot product, whichever keeps more of
+    the neighbours of held-out vectors (`fit_similarity`). A resumed run ends in the same way.
 
     `TextVAETrainer` has it. Another Trainer takes it by `trainer.add_callback(FinishCallback(trainer))`.
 
@@ -205,6 +206,8 @@ class FinishCallback(TrainerCallback):
     ) -> None:
         """Set what training itself needs."""
         model = unwrap(model)
+        if any(weight.requires_grad for weight in model.base_model.parameters()):
+            model.base_model.dimensions_json = None  # names of dimensions as they were
         if not hasattr(model, "decoder"):  # a classifier
             return
         limit = getattr(self.trainer.processing_class, "model_max_length", NO_LIMIT)
@@ -229,6 +232,7 @@ class FinishCallback(TrainerCallback):
             hold_target(model, held_out_batches(self.trainer, CALIBRATION_ROWS))
         if not model.config.decodes_words:
             fit_code_scale(model, self._vectors(model))
+            fit_similarity(model, held_out_batches(self.trainer, NEIGHBOUR_ROWS))
 
     def _vectors(self, model: Any) -> np.ndarray:
         """Vectors of the training set, `(rows, feature_size)`."""

@@ -23,6 +23,7 @@ from hsvae_hf.input_checks import (
     check_positive,
     check_sentences,
     check_strings,
+    check_switch,
     check_tokenizer,
     check_vectors,
 )
@@ -46,6 +47,7 @@ def encode(
     max_length: int | None = None,
     prompt_name: str | None = None,
     active_dims: int | None = None,
+    normalize: bool = False,
 ) -> sparse.csr_matrix:
     """Encode sentences to sparse codes, one row per sentence, in the order given.
 
@@ -73,6 +75,8 @@ def encode(
         active_dims: exactly this many non-zeros per code, the strongest dimensions (1 to `latent_size`), whatever the
             gates and the model's limits say; None leaves it to them. Models whose code is not ranked by gates give at
             most as many.
+        normalize: whether codes are divided by their length, so that a dot product of two is their cosine; a code of
+            zeros alone stays as it is.
 
     Returns:
         Codes, `(len(sentences), latent_size)`, float32, zeros not stored; `(0, latent_size)` for no sentences.
@@ -87,7 +91,7 @@ def encode(
     >>> encode(HSVAEModel(HSVAEConfig(vocab_size=len(tokenizer), latent_size=16)), tokenizer, ["a dog", "a cat"]).shape
     (2, 16)
     """
-    options = (batch_size, show_progress_bar, max_active_dims, max_length, prompt_name, active_dims)
+    options = (batch_size, show_progress_bar, max_active_dims, max_length, prompt_name, active_dims, normalize)
     return _stack(model, list(encode_stream(model, tokenizer, sentences, *options)))
 
 
@@ -103,6 +107,7 @@ def encode_vectors(
     batch_size: int = 1024,
     max_active_dims: int | None = None,
     active_dims: int | None = None,
+    normalize: bool = False,
 ) -> sparse.csr_matrix:
     """Encode sentence vectors to sparse codes: the light form of `encode`, for vectors that are there already.
 
@@ -113,6 +118,7 @@ def encode_vectors(
         batch_size: rows per forward pass (>= 1).
         max_active_dims: as in `encode`.
         active_dims: as in `encode`.
+        normalize: as in `encode`.
 
     Returns:
         Codes, `(rows, latent_size)`, float32, zeros not stored.
@@ -129,6 +135,7 @@ def encode_vectors(
     check_model(model)
     check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
     check_active_dims(model, active_dims=active_dims)
+    check_switch(normalize=normalize)
     if model.config.decodes_words:
         raise ValueError("`model` must be one of `decoder_type='vector'`, got one that reads words; use `encode`.")
     array = check_vectors(model, vectors)
@@ -136,7 +143,7 @@ def encode_vectors(
     with evaluation_mode(model.base_model):
         for start in range(0, len(array), batch_size):
             batch = {"vectors": as_tensor(array[start : start + batch_size]).to(model.device)}
-            blocks.append(_encode_batch(model.base_model, batch, max_active_dims, active_dims))
+            blocks.append(_encode_batch(model.base_model, batch, max_active_dims, active_dims, normalize))
     return _stack(model, blocks)
 
 
@@ -204,6 +211,7 @@ def encode_stream(
     max_length: int | None = None,
     prompt_name: str | None = None,
     active_dims: int | None = None,
+    normalize: bool = False,
 ) -> Iterator[sparse.csr_matrix]:
     """Encode sentences block by block, in memory that does not grow with their number.
 
@@ -219,10 +227,17 @@ def encode_stream(
     check_sentences(sentences)
     check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
     check_active_dims(model, active_dims=active_dims)
+    check_switch(normalize=normalize)
     prompt = find_prompt(model.config, prompt_name)
     limit = token_limit(tokenizer) if max_length is None else check_limit(max_length, "`max_length`", tokenizer)
     read = _Reading(tokenizer, batch_size, limit, prompt, show_progress_bar)
-    codes_of = partial(_encode_batch, model.base_model, max_active_dims=max_active_dims, active_dims=active_dims)
+    codes_of = partial(
+        _encode_batch,
+        model.base_model,
+        max_active_dims=max_active_dims,
+        active_dims=active_dims,
+        normalize=normalize,
+    )
     windows = read.windows(model, sentences, codes_of, max(batch_size or 1, _WINDOW))
     return (sparse.vstack(parts, format="csr")[order] for parts, order in windows)
 
@@ -320,8 +335,21 @@ def keep_largest(code: Tensor, max_active_dims: int | None) -> Tensor:
     return torch.zeros_like(code).scatter(-1, kept, code.gather(-1, kept))
 
 
+def at_length_one(codes: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Codes `(rows, latent_size)` divided by their lengths; a row of zeros stays as it is."""
+    divided = codes.tocsr(copy=True)
+    lengths = np.sqrt(np.asarray(divided.astype(np.float64).power(2).sum(axis=1)).ravel())
+    lengths[lengths == 0] = 1.0
+    divided.data = (divided.data / np.repeat(lengths, np.diff(divided.indptr))).astype(codes.dtype)
+    return divided
+
+
 def _encode_batch(
-    model: nn.Module, inputs: dict[str, Tensor], max_active_dims: int | None, active_dims: int | None
+    model: nn.Module,
+    inputs: dict[str, Tensor],
+    max_active_dims: int | None,
+    active_dims: int | None,
+    normalize: bool = False,
 ) -> sparse.csr_matrix:
     asked = {} if active_dims is None else {"active_dims": active_dims}
     output = model(**inputs, **asked, return_dict=True)
@@ -337,4 +365,5 @@ def _encode_batch(
     rows, columns = codes.nonzero(as_tuple=True)
     starts = torch.searchsorted(rows, torch.arange(len(codes) + 1, device=rows.device))  # where each row begins
     arrays = codes[rows, columns].cpu().numpy(), columns.int().cpu().numpy(), starts.int().cpu().numpy()
-    return sparse.csr_matrix(arrays, shape=tuple(codes.shape))
+    found = sparse.csr_matrix(arrays, shape=tuple(codes.shape))
+    return at_length_one(found) if normalize else found

@@ -12,6 +12,7 @@ from scipy import sparse
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.batching import pad_batch
+from hsvae_hf.dimension_names import DimensionNames, names_of_model
 from hsvae_hf.encoding import check_text_model, encode, evaluation_mode
 from hsvae_hf.extras import require
 from hsvae_hf.input_checks import check_positive, check_sentences
@@ -30,14 +31,19 @@ class Explanation:
         similarity: dot product of their codes, `math.fsum` of the contributions.
         cosine: the same of the codes at length 1; 0 where one is empty.
         contributions: `(dimension, signed share of the similarity)` of every dimension that both use, largest first.
+        names: what each of these dimensions is called, the end that both are on, or "x against y" where they are on
+            different ones; None where the model has no names.
     """
 
     similarity: float
     cosine: float
     contributions: list[tuple[int, float]]
+    names: list[str] | None = None
 
 
-def explain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, a: str, b: str) -> Explanation:
+def explain(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, a: str, b: str, names: DimensionNames | None = None
+) -> Explanation:
     """The dimensions that two sentences share, and what each adds to the dot product of their codes.
 
     Args:
@@ -45,9 +51,10 @@ def explain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, a: str, 
         tokenizer: the model's.
         a: a sentence.
         b: another one.
+        names: of `name_dimensions`; None takes those that the model was saved with, if any.
 
     Raises:
-        ValueError: as `encode`.
+        ValueError: as `encode`; if the names of the model are damaged.
     """
     given: dict[str, Any] = {"a": a, "b": b}
     for name, sentence in given.items():
@@ -60,7 +67,14 @@ def explain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, a: str, 
     contributions = [(int(index), float(products[index])) for index in order if products[index] != 0]
     similarity = math.fsum(value for _, value in contributions)
     lengths = math.hypot(*first) * math.hypot(*second)
-    return Explanation(similarity, similarity / lengths if lengths > 0 else 0.0, contributions)
+    names = names_of_model(model) if names is None else names
+    shown = None if names is None else [_shared_name(names, index, first, second) for index, _ in contributions]
+    return Explanation(similarity, similarity / lengths if lengths > 0 else 0.0, contributions, shown)
+
+
+def _shared_name(names: DimensionNames, dimension: int, first: np.ndarray, second: np.ndarray) -> str:
+    values = sorted((first[dimension], second[dimension]), reverse=True)  # above 0, then below
+    return " against ".join(dict.fromkeys(names.of(dimension, value) for value in values))
 
 
 def describe_dimensions(
@@ -107,7 +121,7 @@ def describe_dimensions(
             column = part[:, index]
             scores = _log_odds(together[:, index], with_word, column.nnz, len(texts))
             scores[together[:, index] < LEAST_SENTENCES] = -np.inf
-            best = [word for word in np.argsort(-scores)[:num_words] if scores[word] > LEAST_SCORE]
+            best = [word for word in np.argsort(-scores, kind="stable")[:num_words] if scores[word] > LEAST_SCORE]
             rows = column.indices[np.argsort(-np.abs(column.data), kind="stable")[:num_sentences]]
             described.setdefault(int(index), {"dimension": int(index)})[end] = {
                 "share": column.nnz / len(texts),

@@ -22,9 +22,11 @@ from transformers import (
 )
 
 from hsvae_hf.data_sources import HUB_IDS
+from hsvae_hf.dimension_names import DimensionNames
 from hsvae_hf.explanation import ENDS
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.models.configuration_text_vae import TextVAEConfig
+from hsvae_hf.models.saving import DIMENSIONS_FILE
 from hsvae_hf.models.sources import HTTP_ERROR
 
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
@@ -62,6 +64,7 @@ BASELINES = {  # likewise; no results of this model
     "tfidf": "accuracy of logistic regression on TF-IDF, same rows",
 }
 SHOWN_DIMENSIONS = 16  # ends of dimensions, in the card
+COMPARED = {"cosine": "cosine", "dot": "dot product"}
 SHARED_FIELDS = {"z_kl_weight", "gamma_kl_weight", "penalty_weight", "word_dropout", "free_bits"}
 VECTOR_FIELDS = {
     "similarity_weight",
@@ -78,7 +81,8 @@ def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) 
 
     Args:
         folder: of a run: `config.json`, and where they exist `all_results.json`, `train_settings.json`, `report.json`
-            (of `scripts/evaluate_model.py --output`) and `gates.png` (of its `--heatmap`).
+            (of `scripts/evaluate_model.py --output`), `gates.png` (of its `--heatmap`) and `dimensions.json` (of
+            `hsvae_hf.name_dimensions`).
         repo_id: where the model goes, for the usage block.
         dataset_id: the training data on the Hub, where the settings do not tell.
 
@@ -88,6 +92,7 @@ def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) 
     folder = Path(folder)
     config = AutoConfig.from_pretrained(folder)
     report, results, settings = (_read(folder / name) for name in (REPORT, RESULTS, SETTINGS))
+    names = DimensionNames.load(folder) if (folder / DIMENSIONS_FILE).is_file() else None
     data_name = settings.get("dataset") or ""
     dataset = dataset_id or HUB_IDS.get(data_name)
     is_classifier = "ForSequenceClassification" in (config.architectures or [""])[0]
@@ -125,7 +130,8 @@ def model_card(folder: str | Path, repo_id: str, dataset_id: str | None = None) 
         evaluation=report.get("settings", {}),
         trained=bool(results),
         advice=report.get("advice"),
-        dimensions=_telling_dimensions(report.get("dimensions", [])),
+        dimensions=_telling_dimensions(report.get("dimensions", [])) if names is None else _frequent_names(names),
+        named_by=names and names.sentences,
         has_gates="active_threshold" in config.to_dict(),
         heatmap=(folder / HEATMAP).is_file(),
     )
@@ -174,8 +180,17 @@ def _telling_dimensions(dimensions: list[dict[str, Any]]) -> list[tuple[int, str
             share, words = (dimension[end]["share"], dimension[end]["words"]) if end in dimension else (0.0, [])
             if share < 0.4 and len(words) >= 5:
                 rows.append((dimension["dimension"], sign, share, ", ".join(words)))
-    most_frequent = sorted(rows, key=lambda row: -row[2])[:SHOWN_DIMENSIONS]
-    return sorted(most_frequent)
+    return _most_frequent(rows)
+
+
+def _frequent_names(names: DimensionNames) -> list[tuple[int, str, float, str]]:
+    """The same of names, which have fewer words."""
+    ends = ((int(end[:-1]), end[-1], found["share"], ", ".join(found["words"])) for end, found in names.ends.items())
+    return _most_frequent([row for row in ends if row[2] < 0.4 and row[3]])
+
+
+def _most_frequent(rows: list[tuple[int, str, float, str]]) -> list[tuple[int, str, float, str]]:
+    return sorted(sorted(rows, key=lambda row: -row[2])[:SHOWN_DIMENSIONS])
 
 
 def _model_rows(config: TextVAEConfig) -> list[tuple[str, Any]]:
@@ -192,6 +207,7 @@ def _model_rows(config: TextVAEConfig) -> list[tuple[str, Any]]:
         rows.append(("vocabulary", config.vocab_size))
     else:
         rows.append(("reconstructs", "the encoder's vector"))
+        rows.append(("codes are compared by", COMPARED[config.similarity_fn_name]))
     own_fields = {item.name for item in fields(config)} - {item.name for item in fields(TextVAEConfig)}
     shared_fields = SHARED_FIELDS if config.decodes_words else SHARED_FIELDS | VECTOR_FIELDS
     values = [(name, getattr(config, name)) for name in sorted(own_fields | shared_fields)]
@@ -215,7 +231,8 @@ def push_to_hub(
     """Push a trained model: weights, configuration, code, tokenizer, card and report, in one commit.
 
     Everything is prepared and checked in a temporary folder first. A push that fails changes neither the run nor the
-    repository. The report and the picture of an earlier push are deleted where this run has none.
+    repository. The report, the picture and the names of dimensions of an earlier push are deleted where this run
+    has none.
 
     Args:
         folder: of the run.
@@ -252,7 +269,7 @@ def push_to_hub(
                 repo_id=repo_id,
                 folder_path=staged,
                 commit_message=f"Push {folder.resolve().name}",
-                delete_patterns=list(RUN_FILES),
+                delete_patterns=[*RUN_FILES, DIMENSIONS_FILE],
             )
         return str(commit)
 

@@ -223,7 +223,11 @@ def check_codes(model: Any, codes: Any) -> sparse.csr_matrix:
     Raises:
         ValueError: if they have another shape, or hold something else than finite numbers.
     """
-    size = model.config.latent_size
+    return as_codes(codes, model.config.latent_size)
+
+
+def as_codes(codes: Any, size: int) -> sparse.csr_matrix:
+    """`check_codes` where only their width, `size`, is known."""
     try:
         array = _as_matrix(codes)
     except (ValueError, TypeError):  # rows of different lengths, or no numbers

@@ -239,6 +239,11 @@ def check_data(data: DataArguments, config: Any) -> None:
     ignored = [name for name in of_text if getattr(data, name) is not None]
     if data.vectors is not None and ignored:
         raise ValueError(f"`{ignored[0]}` must be left out with `vectors`: there is no text.")
+    if config.similarity_fn_name != "cosine":
+        raise ValueError(
+            "`similarity_fn_name` must be left out with `decoder_type` 'vector': training ends by setting it; set that "
+            "of `model.config` afterwards to change it."
+        )
     if data.streaming:
         raise ValueError("`streaming` must be off with `decoder_type` 'vector': the vectors are computed once, before.")
 

@@ -248,18 +248,20 @@ def print_explanation(
         for end in ENDS
         if end in dimension
     }
-    pair = explain(model, tokenizer, *sentences)
+    pair = explain(model, tokenizer, sentences[0], sentences[1])
     codes = encode(model, tokenizer, sentences).toarray()
-    say("dimension, what it adds to the dot product of the two codes" + (f", its words in {source}" if source else ""))
-    for index, value in pair.contributions:
+    origin = f", its words in {source}" if source else ", its name" if pair.names else ""
+    say(f"dimension, what it adds to the dot product of the two codes{origin}")
+    for place, (index, value) in enumerate(pair.contributions):
         ends = dict.fromkeys(ENDS[0] if code > 0 else ENDS[1] for code in codes[:, index])  # two if they differ
         shown = " against ".join(words.get((index, end), "-") for end in ends) if source else ""
+        shown = pair.names[place] if pair.names and not source else shown
         say(f"{index:>5}  {value:+.4f}  {shown}".rstrip())
     say(f"  sum  {pair.similarity:+.4f}   cosine {pair.cosine:+.4f}")
     ids = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in " ".join(sentences).split()}
     unknown = [word for word in ids if not ids[word] or tokenizer.unk_token_id in ids[word]]
     if unknown:
         say(f"words that the model does not know: {', '.join(unknown)}")
-    if not source:
+    if not source and not pair.names:
         say("for the words of these dimensions, add --dataset with text like what the model was trained on")
     return pair

@@ -12,6 +12,7 @@ from tqdm.auto import trange
 from transformers import AutoModelForPreTraining, PreTrainedModel
 
 from hsvae_hf.decoding import decoded, dictionary
+from hsvae_hf.dimension_names import decode
 from hsvae_hf.encoding import keep_largest
 from hsvae_hf.extras import require
 from hsvae_hf.input_checks import check_active_dims, check_positive, check_sentences, check_switch
@@ -155,8 +156,8 @@ def encode_sentences(
 class SparseCodes(Module):
     """The last module of a `SparseEncoder`: sentence vectors in, sparse codes out.
 
-    It takes what any modules before it give as `sentence_embedding`. Codes are compared by cosine, which the
-    `SparseEncoder` takes over where it is told nothing else.
+    It takes what any modules before it give as `sentence_embedding`. Codes are compared as `similarity_fn_name` of the
+    coder's configuration says, which the `SparseEncoder` takes over where it is told nothing else.
 
     With `asymmetric`, `encode_query` gives a query that stays dense, as `hsvae_hf.encode_queries` does. `encode` and
     `encode_document` give a code divided by its length of `hsvae_hf.code_lengths`. The dot product of the two is what
@@ -204,16 +205,38 @@ class SparseCodes(Module):
         self.coder: Any = coder
         self.asymmetric = bool(asymmetric)
         self.truncate_dim = truncate_dim
+        self.sets_similarity = False  # of the owning model, which `on_model_ready` shows
 
     def on_model_ready(self, model: Any) -> None:
-        """Tell the owning model how codes are compared, unless it was told."""
-        if getattr(model, "_similarity_fn_name", None) is None:
+        """Tell the owning model how codes are compared, unless it was told, and what dimensions are called."""
+        self.sets_similarity = getattr(model, "_similarity_fn_name", None) is None
+        self.tell_similarity(model)
+        if isinstance(model, SparseEncoder):  # whose own `decode` asks the tokenizer, which knows no dimensions
+            model.decode = self.name_codes  # type: ignore[method-assign]
+
+    def name_codes(
+        self, embeddings: Tensor, top_k: int | None = None
+    ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
+        """`hsvae_hf.decode` of codes by this module's names: what `decode` of the owning model gives.
+
+        `intersection` of the owning model multiplies codes: two values below 0 give one above, and so the name of the
+        wrong end. `hsvae_hf.explain` keeps the ends apart.
+
+        Args:
+            embeddings: codes, `(rows, latent_size)` or `(latent_size,)`.
+            top_k: at most so many dimensions per row (>= 1); None for all that are not 0.
+        """
+        return decode(self.coder, embeddings, top_k)
+
+    def tell_similarity(self, model: SparseEncoder) -> None:
+        """Tell the owning model how codes are compared now, unless somebody else did when it was made."""
+        if self.sets_similarity:
             model.similarity_fn_name = self.similarity_fn_name
 
     @property
-    def similarity_fn_name(self) -> str:
-        """How codes are compared: cosine, or the dot product of dense queries and codes."""
-        return "dot" if self.asymmetric else "cosine"
+    def similarity_fn_name(self) -> Literal["cosine", "dot"]:
+        """How codes are compared: as the coder's configuration says, or the dot product of dense queries and codes."""
+        return "dot" if self.asymmetric else cast(Literal["cosine", "dot"], self.coder.config.similarity_fn_name)
 
     def forward(
         self, features: dict[str, Any], max_active_dims: int | None = None, task: str | None = None, **kwargs: Any

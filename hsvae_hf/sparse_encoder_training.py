@@ -14,6 +14,7 @@ from hsvae_hf.encoding import evaluation_mode
 from hsvae_hf.extras import require
 from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining
 from hsvae_hf.sentence_transformers import find_codes
+from hsvae_hf.statistics import NEIGHBOUR_ROWS, fit_similarity
 
 require("sentence_transformers", extra="sentence-transformers")
 from sentence_transformers import SparseEncoder, SparseEncoderTrainer  # noqa: E402 - once it is known to be there
@@ -109,7 +110,8 @@ class SparseCodesCallback(TrainerCallback):
 
     Before training: the statistics of the vectors, if nobody has set them. While training: the annealing of the KL, and
     the wanted number of non-zeros (`ActiveDimsController`). After training: the threshold that gives this number on
-    rows of `eval_dataset`, or of `train_dataset` without one, and the scale of the codes. Without it, codes keep a
+    rows of `eval_dataset`, or of `train_dataset` without one, the scale of the codes, and whether they are compared by
+    cosine or by dot product, which the encoder takes over unless it was told. Without it, codes keep a
     threshold of 0.5. The monitor of `fit` (`CollapseMonitor`) has no counterpart here.
 
     To be added by `trainer.add_callback(SparseCodesCallback(trainer))`.
@@ -141,6 +143,7 @@ class SparseCodesCallback(TrainerCallback):
     ) -> None:
         """Set what training itself needs."""
         coder = _coder(self.trainer.model)
+        coder.base_model.dimensions_json = None  # names of dimensions as they were
         if not coder.model.standardizer.mean.any():
             coder.model.standardizer.fit(torch.from_numpy(self._vectors(self.trainer.train_dataset, VECTOR_ROWS)))
         self.controller.on_train_begin(args, state, control, model=coder)
@@ -157,19 +160,20 @@ class SparseCodesCallback(TrainerCallback):
         """Set what codes need."""
         coder = _coder(self.trainer.model)
         self.controller.release(coder)
-        vectors = self._vectors(self.trainer.train_dataset, VECTOR_ROWS)
+        held_out = vectors = self._vectors(self.trainer.train_dataset, VECTOR_ROWS)
+        if self.trainer.eval_dataset is not None:
+            held_out = self._vectors(self.trainer.eval_dataset, CALIBRATION_ROWS)
         if coder.model.latent_head.target_active_dims is not None:
-            held_out = vectors
             if self.trainer.eval_dataset is None:
                 logger.warning(
                     "there is no `eval_dataset`: the threshold is set on rows that the model was trained on, whose "
                     "codes are longer than others. Give held-out rows."
                 )
-            else:
-                held_out = self._vectors(self.trainer.eval_dataset, CALIBRATION_ROWS)
             parts = torch.from_numpy(held_out).to(args.device).split(BATCH)
             hold_target(coder, ({"vectors": part} for part in parts))
         fit_code_scale(coder, vectors)
+        fit_similarity(coder, [{"vectors": torch.from_numpy(held_out[:NEIGHBOUR_ROWS]).to(args.device)}])
+        find_codes(self.trainer.model).tell_similarity(unwrap(self.trainer.model))
 
     def _vectors(self, dataset: Any, rows: int) -> np.ndarray:
         """Vectors of an even sample of a data set, all its columns of sentences, `(rows * columns, feature_size)`.

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from hsvae_hf.input_checks import check_positive
-from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining
+from hsvae_hf.encoding import at_length_one, evaluation_mode
+from hsvae_hf.input_checks import check_model, check_positive
+from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining, TextVAEModel
 from hsvae_hf.models.outputs import TextVAEModelOutput
 from hsvae_hf.sparsity_measures import AverageHoyer, Codes, CodeStatistics, Moments, as_matrix
 
@@ -19,6 +21,7 @@ MUTUAL_INFORMATION_ROWS = 512  # the ceiling of the estimate is the logarithm of
 NEIGHBOURS = 10
 NEIGHBOUR_ROWS = 1000
 FEWEST_NEIGHBOUR_ROWS = 100  # ten neighbours are a large share of fewer rows
+SIMILARITIES = ("cosine", "dot")  # how codes are compared; the first where both keep as many neighbours
 AVERAGE_HOYER = {  # name in the report: name of the draw, or in `LatentHead.diagnostics`
     "samples": "z",
     "posterior_means": "posterior_mean",
@@ -75,7 +78,7 @@ def corpus_statistics(model: TextVAEForPreTraining, batches: Iterable[Mapping[st
         `active_units`: dimensions whose posterior mean varies. `kl_per_dimension`: nats, unweighted, of values and
         gate. `mutual_information`, see there. Where vectors are reconstructed, `squared_error` of a draw and
         `squared_error_code` of the deterministic code, per standardised dimension, and `neighbours_kept`, see there, of
-        the first 1,000 rows.
+        the first 1,000 rows, by the model's own `similarity_fn_name`.
 
     Raises:
         ValueError: if there is no batch, or the model diverged.
@@ -98,8 +101,7 @@ class _CorpusStatistics:
         self.posterior_means = Moments()
         self.posteriors = EvenSample(MUTUAL_INFORMATION_ROWS)
         self.kl = np.zeros(model.config.latent_size)  # sum over rows
-        self.neighbour_vectors: list[np.ndarray] = []
-        self.neighbour_codes: list[sparse.csr_matrix] = []
+        self.neighbours = _Neighbours(self.body)
 
     def update(self, inputs: Mapping[str, Tensor]) -> None:
         """Add a batch."""
@@ -109,7 +111,7 @@ class _CorpusStatistics:
         terms = dict(self.model(**inputs, encoder_outputs=posterior, return_dict=True))
         if not self.model.config.decodes_words:
             terms["squared_error_code"] = self._squared_error(posterior)
-            self._add_neighbours(posterior)
+            self.neighbours.update(posterior)
         for name, value in terms.items():
             weight = 1 if name == "num_tokens" else len(posterior.latent)
             self.terms[name] = self.terms.get(name, 0.0) + float(value) * weight
@@ -124,12 +126,6 @@ class _CorpusStatistics:
         """Mean squared error per standardised dimension of the deterministic code."""
         latents = posterior.sparse_embedding / self.body.code_scale
         return (self.model.decoder.mean(latents) - posterior.features).square().mean()
-
-    def _add_neighbours(self, posterior: TextVAEModelOutput) -> None:
-        missing = max(0, NEIGHBOUR_ROWS - self.rows)
-        vectors = self.body.standardizer.undo(posterior.features[:missing])
-        self.neighbour_vectors.append(vectors.float().cpu().numpy())
-        self.neighbour_codes.append(sparse.csr_matrix(posterior.sparse_embedding[:missing].float().cpu().numpy()))
 
     def _add_hoyer(self, representations: Mapping[str, Tensor]) -> None:
         for name, key in AVERAGE_HOYER.items():
@@ -163,9 +159,8 @@ class _CorpusStatistics:
             result["mutual_information"] = mutual_information(*self.posteriors.columns)
         if self.kl.any():
             result["kl_per_dimension"] = (self.kl / self.rows).tolist()
-        if self.neighbour_vectors and self.rows >= FEWEST_NEIGHBOUR_ROWS:
-            vectors, neighbour_codes = np.concatenate(self.neighbour_vectors), sparse.vstack(self.neighbour_codes)
-            result["neighbours_kept"] = neighbours_kept(vectors, neighbour_codes, NEIGHBOURS)
+        if self.neighbours.rows >= FEWEST_NEIGHBOUR_ROWS:
+            result["neighbours_kept"] = self.neighbours.kept(self.model.config.similarity_fn_name)
         return result
 
     def _term_means(self) -> dict[str, float]:
@@ -176,6 +171,57 @@ class _CorpusStatistics:
             means["tokens"] = int(tokens)
             means["perplexity"] = math.exp(self.terms["reconstruction_loss"] / tokens)
         return means
+
+
+class _Neighbours:
+    """The first rows of a corpus, as vectors and as codes."""
+
+    def __init__(self, body: TextVAEModel) -> None:
+        self.body, self.rows = body, 0
+        self.vectors: list[np.ndarray] = []
+        self.codes: list[sparse.csr_matrix] = []
+
+    def update(self, posterior: TextVAEModelOutput) -> None:
+        """Add a batch, as far as rows are missing."""
+        missing = NEIGHBOUR_ROWS - self.rows
+        if missing > 0:
+            vectors = self.body.standardizer.undo(posterior.features[:missing])
+            self.vectors.append(vectors.float().cpu().numpy())
+            self.codes.append(sparse.csr_matrix(posterior.sparse_embedding[:missing].float().cpu().numpy()))
+            self.rows += len(vectors)
+
+    def kept(self, similarity_fn_name: str) -> float:
+        """`neighbours_kept` of these rows."""
+        vectors, codes = np.concatenate(self.vectors), sparse.vstack(self.codes, format="csr")
+        return neighbours_kept(vectors, codes, NEIGHBOURS, similarity_fn_name)
+
+
+def fit_similarity(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Set `similarity_fn_name` of the configuration to what keeps more of the ten nearest rows by vector.
+
+    Args:
+        model: of `decoder_type="vector"`, finished: what the scale and the threshold of codes are decides the answer.
+        batches: held-out rows, as the model takes them; the first 1,000 are looked at.
+
+    Returns:
+        `neighbours_kept` by each scoring, in [0, 1]. Nothing, and nothing is set, of fewer than 100 rows.
+
+    Raises:
+        ValueError: if the model reconstructs words, and so has no vectors to measure by.
+    """
+    check_model(model)
+    if model.config.decodes_words:
+        raise ValueError("`model` must be one of `decoder_type='vector'`, got one of words, which keeps the cosine.")
+    body = cast(TextVAEModel, model.base_model)
+    rows = _Neighbours(body)
+    with evaluation_mode(body):
+        for inputs in batches:
+            rows.update(body(**inputs, return_dict=True))
+    if rows.rows < FEWEST_NEIGHBOUR_ROWS:
+        return {}
+    kept = {name: rows.kept(name) for name in SIMILARITIES}
+    model.config.similarity_fn_name = max(SIMILARITIES, key=kept.__getitem__)
+    return kept
 
 
 def mutual_information(off: Tensor, mean: Tensor, std: Tensor) -> float:
@@ -205,16 +251,19 @@ def mutual_information(off: Tensor, mean: Tensor, std: Tensor) -> float:
     return float(information.mean())
 
 
-def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 10) -> float:
-    """Share of each row's `count` nearest rows by cosine of `vectors` that are nearest by dot product of codes too.
+def neighbours_kept(
+    vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 10, similarity_fn_name: str = "dot"
+) -> float:
+    """Share of each row's `count` nearest rows by cosine of `vectors` that are nearest by codes too, in [0, 1].
 
     Args:
         vectors: `(rows, size)`, some thousand rows at most: all pairs are compared.
         codes: of the same rows, `(rows, latent_size)`.
         count: fewer than there are rows.
+        similarity_fn_name: how codes are compared, "dot" or "cosine".
 
     Raises:
-        ValueError: if there are not so many other rows.
+        ValueError: if there are not so many other rows, or no such comparison.
 
     Example:
         >>> vectors = np.eye(3)[[0, 0, 1, 1, 2, 2]]
@@ -229,6 +278,11 @@ def neighbours_kept(vectors: np.ndarray, codes: sparse.csr_matrix, count: int = 
     check_positive(count=count)
     if count >= len(vectors):
         raise ValueError(f"`count` must be from 1 to {len(vectors) - 1}, the other rows, got {count}; give more rows.")
+    if similarity_fn_name not in SIMILARITIES:
+        rule = " or ".join(map(repr, SIMILARITIES))
+        raise ValueError(f"`similarity_fn_name` must be {rule}, got {similarity_fn_name!r}; choose one.")
+    if similarity_fn_name == "cosine":
+        codes = at_length_one(codes)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     by_vector = _nearest(unit @ unit.T, count)
     by_code = _nearest((codes @ codes.T).toarray(), count)

@@ -81,6 +81,7 @@ def test_every_range_is_checked_whenever_its_field_is_set(model_type):
         ("hsvae", {"target_active_dims": 6}, "`target_active_dims` must be between 0 and 6, got 6"),
         ("hsvae", {"target_active_dims": 2, "gamma_kl_weight": 0}, "`gamma_kl_weight` must be positive with"),
         ("hsvae", {"kl_estimator": "exact"}, "kl_estimator"),
+        ("hsvae", {"similarity_fn_name": "euclidean"}, "similarity_fn_name"),
         ("hsvae", {"latent_size": "64"}, "latent_size"),
         ("hsvae", {"eos_token_id": [1, 99]}, "`eos_token_id` must be an id below `vocab_size` (40), got [1, 99]"),
         ("hsvae", {"pad_token_id": -1}, "`pad_token_id` must be an id below `vocab_size` (40), got -1"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import sparse
 from transformers import AutoModelForPreTraining, BertConfig
+from vector_models import small
 
 from hsvae_hf import (
     HSVAEConfig,
@@ -18,7 +19,7 @@ from hsvae_hf import (
     batching,
     encoding,
 )
-from hsvae_hf.encoding import encode, encode_stream
+from hsvae_hf.encoding import encode, encode_stream, encode_vectors
 from hsvae_hf.files import save_codes
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.tokenization import train_tokenizer
@@ -91,6 +92,27 @@ def test_a_code_does_not_depend_on_its_batch(model, tokenizer, batch_size, monke
     expected = sparse.vstack([encode(model, tokenizer, [sentence]) for sentence in sentences])
     codes = encode(model, tokenizer, sentences, batch_size=batch_size)
     np.testing.assert_allclose(codes.toarray(), expected.toarray(), atol=1e-6)
+
+
+def test_codes_of_length_one_are_the_codes_divided_by_their_lengths(model, tokenizer, monkeypatch):
+    plain = encode(model, tokenizer, SENTENCES).toarray()
+    unit = encode(model, tokenizer, SENTENCES, normalize=True)
+    lengths = np.linalg.norm(plain, axis=1, keepdims=True)
+    np.testing.assert_allclose(unit.toarray() * lengths, plain, rtol=1e-6)
+    assert unit.dtype == np.float32
+    monkeypatch.setattr(model.config, "active_threshold", 1e-9)  # no dimension is on
+    assert encode(model, tokenizer, SENTENCES, normalize=True).nnz == 0
+    coder, vectors = small(), np.random.default_rng(0).normal(size=(9, 5))
+    found = encode_vectors(coder, vectors, normalize=True)
+    np.testing.assert_allclose(found.power(2).sum(axis=1)[found.getnnz(axis=1) > 0], 1, rtol=1e-5)
+    expected = encode_vectors(coder, vectors)
+    np.testing.assert_allclose(found.multiply(np.sqrt(expected.power(2).sum(axis=1))).toarray(), expected.toarray())
+    for refused in (
+        lambda: encode(model, tokenizer, SENTENCES, normalize="l2"),
+        lambda: encode_vectors(coder, vectors, normalize=1),
+    ):
+        with pytest.raises(ValueError, match="`normalize` must be True or False"):
+            refused()
 
 
 def test_blocks_are_the_rows_and_read_no_further(model, tokenizer, monkeypatch):

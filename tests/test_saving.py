@@ -162,6 +162,9 @@ def test_sparse_encoder_gives_the_same_codes(family, tokenizer, tmp_path):
     assert statistics["sparsity_ratio"] == pytest.approx((codes == 0).mean())
     unit = codes / np.linalg.norm(codes, axis=1, keepdims=True).clip(1e-12)  # compared by cosine
     torch.testing.assert_close(encoder.similarity(found, found), torch.tensor(unit @ unit.T), atol=1e-6, rtol=1e-5)
+    model.config.similarity_fn_name = "dot"
+    model.config.save_pretrained(tmp_path)
+    assert SparseEncoder(str(tmp_path), device="cpu").similarity_fn_name == "dot"
     kept = encoder.encode(SENTENCES, max_active_dims=2).to_dense().numpy()
     assert (kept == hsvae_hf.encode(model, tokenizer, SENTENCES, max_active_dims=2).toarray()).all()
 

@@ -336,6 +336,12 @@ def test_the_librarys_trainer_finishes_a_model_by_the_callback(dense, sentences,
     assert (codes.encode(sentences).to_dense() != 0).sum(1).float().mean() == pytest.approx(6, abs=0.6)
     assert coder.model.code_scale.std() > 0
     assert "eval_dataset" not in caplog.text
+    coder.config.similarity_fn_name = "dot"  # as training ends with it where that keeps more neighbours
+    find_codes(codes).tell_similarity(codes)
+    assert codes.similarity_fn_name == "dot"
+    told = SparseEncoder(modules=[*dense, SparseCodes(coder)], similarity_fn_name="cosine", device="cpu")
+    find_codes(told).tell_similarity(told)
+    assert told.similarity_fn_name == "cosine"
 
 
 def test_without_held_out_rows_the_callback_warns_and_a_resumed_run_loads(dense, sentences, tmp_path, caplog):

@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from vector_models import small
 
+from hsvae_hf import HSVAEForPreTraining, encode_vectors
 from hsvae_hf.plots import dimension_order, plot_gate_heatmap
-from hsvae_hf.statistics import EvenSample, class_gate_activity, mutual_information, neighbours_kept
+from hsvae_hf.statistics import (
+    EvenSample,
+    class_gate_activity,
+    corpus_statistics,
+    fit_similarity,
+    mutual_information,
+    neighbours_kept,
+)
 
 
 def class_gates(num_classes=4, per_class=50, seed=0):
@@ -147,3 +156,37 @@ def test_of_identical_sentences_a_code_tells_nothing_and_of_distant_ones_everyth
     assert mutual_information(0.3 * same, same, same) == pytest.approx(0.0, abs=1e-9)
     distant = same * torch.arange(50)[:, None] * 100
     assert mutual_information(0.0 * same, distant, same) == pytest.approx(np.log(50))
+
+
+def test_the_scoring_that_keeps_more_neighbours_is_taken():
+    vectors = np.random.default_rng(0).normal(size=(120, 5)).astype(np.float32)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths = np.random.default_rng(1).uniform(0.1, 10, size=(120, 1))
+    codes = sparse.csr_matrix(np.concatenate([lengths * unit, np.zeros((120, 1))], axis=1))
+    assert neighbours_kept(vectors, codes, similarity_fn_name="cosine") == 1
+    assert neighbours_kept(vectors, codes, similarity_fn_name="dot") < 0.6
+    empty = sparse.vstack([codes[:-1], sparse.csr_matrix((1, 6))])
+    assert 0.9 < neighbours_kept(vectors, empty, similarity_fn_name="cosine") < 1
+    with pytest.raises(ValueError, match="`similarity_fn_name` must be 'cosine' or 'dot', got 'euclidean'; choose"):
+        neighbours_kept(vectors, codes, similarity_fn_name="euclidean")
+
+    model = small(latent_size=16)
+    torch.nn.init.normal_(model.model.latent_head.gate.weight)
+    batches = [{"vectors": part} for part in torch.from_numpy(vectors).split(50)]
+    found = fit_similarity(model, batches)
+    own = encode_vectors(model, vectors)
+    for name, value in found.items():
+        assert value == pytest.approx(neighbours_kept(vectors, own, similarity_fn_name=name))
+    assert found.keys() == {"cosine", "dot"}
+    assert found["cosine"] != found["dot"]
+    assert model.config.similarity_fn_name == max(found, key=found.get)
+    assert corpus_statistics(model, batches)["neighbours_kept"] == max(found.values())
+    model.config.similarity_fn_name = min(found, key=found.get)
+    assert corpus_statistics(model, batches)["neighbours_kept"] == min(found.values())
+    assert fit_similarity(model, batches[:1]) == {}  # 50 rows say nothing
+    assert model.config.similarity_fn_name == min(found, key=found.get)
+
+
+def test_words_have_no_neighbours_to_choose_by(small_config):
+    with pytest.raises(ValueError, match="got one of words, which keeps the cosine"):
+        fit_similarity(HSVAEForPreTraining(small_config), [])

@@ -18,6 +18,7 @@ from hsvae_hf.encoding import encode_vectors, sentence_vectors
 from hsvae_hf.hub import model_card
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.options import code_options, complete, draft, resolve
+from hsvae_hf.statistics import neighbours_kept
 
 TRAIN = ["--latent_size", 6, "--max_steps", 4, "--eval_steps", 2, "--save_steps", 2, "--report_to", "none"]
 
@@ -74,6 +75,7 @@ def test_from_vectors_to_codes_and_on_with_the_same_vectors_alone(tmp_path):
         script("embed", *arguments, "--overwrite", "true", "--input", tmp_path / "text.txt")
     card = str(model_card(run, "me/vectors"))
     assert "| encoder | none; vectors of 5 numbers |" in card
+    assert "| codes are compared by | cosine |" in card  # of 40 rows nothing else is concluded
     assert "SparseEncoder" not in card
     report = tmp_path / "report.json"
     script("evaluate_model", "--model_name_or_path", run, "--vectors", tmp_path / "rows.npy", "--output", report)
@@ -197,3 +199,19 @@ def test_a_real_encoder_trains_saves_reloads(tmp_path):
     np.testing.assert_array_equal(codes, hsvae_hf.encode(*saved, sentences).toarray())
     similarity = codes @ codes.T
     assert similarity[0, 1] > similarity[0, 2]
+
+
+def test_training_ends_with_the_scoring_that_keeps_more_neighbours_of_held_out_rows(tmp_path):
+    generator = np.random.default_rng(0)
+    rows, held_out = (generator.normal(size=(size, 5)) * generator.uniform(0.1, 9, (size, 1)) for size in (200, 150))
+    sizes = {"latent_size": 12, "target_active_dims": 4, "max_steps": 4, "report_to": "none"}
+    coder = hsvae_hf.fit(rows, tmp_path / "run", validation=held_out, **sizes)
+    codes = encode_vectors(coder, held_out)
+    kept = {name: neighbours_kept(held_out, codes, 10, name) for name in ("cosine", "dot")}
+    assert kept["cosine"] != kept["dot"]
+    assert coder.config.similarity_fn_name == max(kept, key=kept.get)
+    results = json.loads((tmp_path / "run/all_results.json").read_text())
+    assert results["eval_neighbours_kept"] == pytest.approx(max(kept.values()))
+    assert AutoModel.from_pretrained(tmp_path / "run").config.similarity_fn_name == coder.config.similarity_fn_name
+    with pytest.raises(ValueError, match="`similarity_fn_name` must be left out with `decoder_type` 'vector'"):
+        hsvae_hf.fit(rows, **sizes, similarity_fn_name="dot")

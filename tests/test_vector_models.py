@@ -133,7 +133,9 @@ def test_the_report_is_of_the_codes_as_they_are_given():
     assert codes.getnnz(axis=1).max() == 2
     error = (model.decoder.mean(torch.tensor(codes.toarray()) / 3) - vectors).square().mean()
     assert report["squared_error_code"] == pytest.approx(error.item(), rel=1e-5)
-    assert report["neighbours_kept"] == pytest.approx(neighbours_kept(vectors.numpy(), codes))
+    assert report["neighbours_kept"] == pytest.approx(
+        neighbours_kept(vectors.numpy(), codes, similarity_fn_name="cosine")
+    )
     assert "neighbours_kept" not in corpus_statistics(model, [{"vectors": vectors[:99]}])
 
 

@@ -131,6 +131,9 @@ class TextVAEConfig(PreTrainedConfig):
         nonnegative_codes: whether codes have no negative value, for search engines that refuse those. It is chosen
             before training, for HSVAE where vectors are reconstructed. With `code_ridge`, a dimension whose best value
             is not positive is left out, so a code may have fewer non-zeros than it should.
+        similarity_fn_name: how codes are compared, by `"cosine"` or by their dot product (`"dot"`). Training codes of
+            vectors ends by setting it to what keeps more of the neighbours of held-out vectors; where words are
+            reconstructed there are no vectors to measure it by, and it stays the cosine.
         num_samples: K, the Monte-Carlo samples of the classification head; 0 classifies the deterministic code.
         classifier_hidden_size: width of the classifier's two dense layers.
         freeze_encoder: train the classifier alone, on a frozen encoder and latent head.
@@ -197,6 +200,7 @@ class TextVAEConfig(PreTrainedConfig):
     )
     min_active_dims: int = at_least(0, "0 lets the gates decide alone")(default=0)
     max_active_dims: int | None = at_least(1, "choose a positive number, or None to keep all")(default=None)
+    similarity_fn_name: Literal["cosine", "dot"] = "cosine"
     num_samples: int = at_least(0, "0 uses the deterministic code")(default=5)
     classifier_hidden_size: int = positive(default=32)
     freeze_encoder: bool = True

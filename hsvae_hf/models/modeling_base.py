@@ -14,7 +14,7 @@ from transformers import initialization as init
 from .configuration_text_vae import TextVAEConfig
 from .modeling_encoders import TransformerEncoder
 from .pooling import read_pooling
-from .saving import auto_map
+from .saving import auto_map, read_dimensions, write_dimensions
 from .sources import check_source
 from .vocabulary import tokenizer_checksum, tokenizer_fields
 
@@ -38,6 +38,7 @@ class TextVAEPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     _no_split_modules = ["GRUEncoder", "TransformerEncoder", "GRUDecoder"]
     # Which of these a transformer has is for it to say; a GRU has no attention, so any will do.
+    dimensions_json: str | None = None  # of the body: the names of dimensions, as they were saved with it
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: TextVAEConfig) -> None:
@@ -100,6 +101,13 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         """
         self.config.auto_map = auto_map(self.config, type(self).__module__)
         super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            write_dimensions(save_directory, self.base_model)
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        # Of `save_pretrained(push_to_hub=True)`, which uploads before it returns.
+        write_dimensions(working_dir, self.base_model)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -121,6 +129,11 @@ class TextVAEPreTrainedModel(PreTrainedModel):
             raise
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.freeze()
+        source = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        if source is not None:
+            commit = getattr(model.config, "_commit_hash", None)  # of the weights, where they are from the Hub
+            place = kwargs if commit is None else kwargs | {"revision": commit}
+            model.base_model.dimensions_json = read_dimensions(source, **place)
         return loaded
 
     def _resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
@@ -149,6 +162,7 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         light = type(self)(config)
         kept = light.state_dict().keys()
         light.load_state_dict({name: value for name, value in self.state_dict().items() if name in kept})
+        light.base_model.dimensions_json = self.base_model.dimensions_json
         return light.train(self.training)
 
     @classmethod

@@ -1,8 +1,14 @@
 """Files of a saved folder besides weights: which class is which, and how sentence-transformers reads the model."""
 
 import json
+from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from transformers.utils import cached_file
+
+DIMENSIONS_FILE = "dimensions.json"  # words for dimensions, where somebody named them
+_PLACE = ("cache_dir", "force_download", "token", "revision", "local_files_only", "subfolder")  # options of loading
 
 _FILES: dict[str, Any] = {  # sentence-transformers' SparseEncoder, made of its own Transformer module
     "modules.json": [
@@ -17,7 +23,6 @@ _FILES: dict[str, Any] = {  # sentence-transformers' SparseEncoder, made of its 
         "model_type": "SparseEncoder",
         "prompts": {"query": "", "document": ""},
         "default_prompt_name": None,
-        "similarity_fn_name": "cosine",
     },
 }
 
@@ -42,8 +47,45 @@ def write_sentence_transformers_files(folder: str | Path, config: Any) -> None:
     if not config.reads_text:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
-    own = {"prompts": config.prompts, "default_prompt_name": config.default_prompt_name} if config.prompts else {}
+    own = {"similarity_fn_name": config.similarity_fn_name}
+    if config.prompts:
+        own |= {"prompts": config.prompts, "default_prompt_name": config.default_prompt_name}
     for name, content in _FILES.items():
         if name == "config_sentence_transformers.json":
             content = content | own
         (Path(folder) / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def find_file(source: str | Path, name: str, **options: Any) -> str | None:
+    """The path of a file of a saved model; None if there is none, or the Hub does not answer.
+
+    Args:
+        source: a folder or a Hub id.
+        name: of the file.
+        options: as of `from_pretrained`; of those, what says where the file is.
+    """
+    return cached_file(
+        source,
+        name,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **{key: value for key, value in options.items() if key in _PLACE and value is not None},
+    )
+
+
+def read_dimensions(source: str | Path, **options: Any) -> str | None:
+    """The file that names dimensions, as it is, which travels with the model; None if there is none.
+
+    Args:
+        source: as of `find_file`.
+        options: likewise.
+    """
+    path = find_file(source, DIMENSIONS_FILE, **options)
+    return None if path is None else Path(path).read_text(encoding="utf-8", errors="replace")
+
+
+def write_dimensions(folder: "str | PathLike[str]", body: Any) -> None:
+    """Write what `read_dimensions` gave for a model without its heads, if anything."""
+    if body.dimensions_json is not None:
+        (Path(folder) / DIMENSIONS_FILE).write_text(body.dimensions_json, encoding="utf-8")
