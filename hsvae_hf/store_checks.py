@@ -81,9 +81,11 @@ def check_target(store: Store, form: str, target: Any, overwrite: bool, describe
         ValueError: if it is neither, or a file that may not be written.
     """
     if isinstance(target, str | Path):
-        if form == "milvus":  # a data base, which holds other collections too
-            return check_output(target, True, store.suffixes, "target")
         path = Path(target)
+        if form == "milvus":  # a data base, a folder, which may hold other collections
+            if path.suffix not in store.suffixes:
+                raise ValueError(f"`target` must end in .db, got {str(path)!r}; rename it, or pass a MilvusClient.")
+            return path
         if path.exists() and not overwrite and path.suffix in store.suffixes:
             raise ValueError(f"`target` must be a new file, got {str(path)!r}; pass `overwrite=True` to replace it.")
         return check_output(path, overwrite, store.suffixes, "target")
@@ -205,26 +207,22 @@ def check_limits(rows: sparse.csr_matrix, first: int, store: Store, nonzeros: in
             f"`codes` must have at most {nonzeros:,} non-zeros in a row for {store.title}{hnsw}, got "
             f"{lengths[row]:,} in row {first + row}; pass `max_active_dims={nonzeros}`."
         )
-    unsigned = not store.signed or coding.quantize == "uint8"
-    for wrong, rule in (
-        (rows.indices.astype(np.int64) >= (store.dimensions or 2**63 - 1), f"have dimensions below {store.dimensions}"),
-        (unsigned & (rows.data < 0), "have no negative value"),
-        (
-            coding.quantize is None and np.abs(rows.data) < store.smallest,
-            f"have values of {store.smallest:.3g} or more",
-        ),
+    unsigned, reason = not store.signed, store.title
+    if coding.quantize == "uint8" and store.signed:
+        unsigned, reason = True, "uint8"
+    beyond = f"have dimensions below {store.dimensions} for {store.title}", "drop those beyond"
+    negative = f"have no negative value for {reason}", "pass `nonnegative='split'` or `'abs'`"
+    small = f"have values of {store.smallest:.3g} or more for {store.title}", "scale them, or drop the smallest"
+    for wrong, (rule, remedy) in (
+        (rows.indices.astype(np.int64) >= (store.dimensions or 2**63 - 1), beyond),
+        (unsigned & (rows.data < 0), negative),
+        ((coding.quantize is None) & (np.abs(rows.data) < store.smallest), small),
     ):
-        if np.any(wrong):
-            position = int(np.argmax(wrong))
-            value, index = rows.data[position], rows.indices[position]
-            remedy = (
-                "pass `nonnegative='split'` or `'abs'`" if value < 0 and "negative" in rule
-                else "drop or scale what is beyond it"
-            )  # fmt: skip
-            reason = "uint8" if store.signed and "negative" in rule else store.title
-            row = first + row_of(rows, position)
+        if wrong.any():
+            position = int(wrong.argmax())
             raise ValueError(
-                f"`codes` must {rule} for {reason}, got {value:.6g} in dimension {index} of row {row}; {remedy}."
+                f"`codes` must {rule}, got {rows.data[position]:.6g} in dimension {rows.indices[position]} of row "
+                f"{first + row_of(rows, position)}; {remedy}."
             )
 
 
@@ -291,7 +289,7 @@ def survey(
     Raises:
         ValueError: naming a row that the store does not take.
     """
-    seen = Survey()
+    seen, blocks_read = Survey(), False
     for block in blocks:
         rows = coding(block)
         check_limits(rows, seen.rows, store, nonzeros, coding)
@@ -307,5 +305,7 @@ def survey(
         if store.named:
             seen.indices = np.union1d(seen.indices, rows.indices)
         seen.largest = max(seen.largest, float(np.abs(rows.data).max(initial=0)))
-        seen.rows, seen.dimensions = seen.rows + block.shape[0], block.shape[1]
+        seen.rows, seen.dimensions, blocks_read = seen.rows + block.shape[0], block.shape[1], True
+    if not blocks_read:
+        raise ValueError("`codes` must be at least one block, got none; pass a matrix without rows for no codes.")
     return seen

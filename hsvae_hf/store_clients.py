@@ -28,6 +28,7 @@ def is_client(form: str, target: object) -> bool:
 def milvus_file(path: Path) -> Iterator[Any]:
     """A client of milvus-lite on a data base of its own, which is removed after a failure if it is new."""
     require("pymilvus", "milvus_lite", extra="stores")
+    from milvus_lite.server_manager import server_manager_instance
     from pymilvus import MilvusClient
 
     new = not path.exists()
@@ -36,11 +37,12 @@ def milvus_file(path: Path) -> Iterator[Any]:
     try:
         yield client
     except BaseException:
-        client.close()
         if new:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            server_manager_instance.release_server(str(path))  # else it would go on to serve what is no more there
+            shutil.rmtree(path, ignore_errors=True)
         raise
-    client.close()
+    finally:
+        client.close()
 
 
 def check_client(form: str, client: Any, name: str, overwrite: bool) -> None:
