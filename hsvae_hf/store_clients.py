@@ -5,9 +5,11 @@ Milvus an end that can't be caught (SIGKILL, the network) leaves an unfinished c
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hsvae_hf.store_formats import FIELD, Batch, Layout, sparsevec
 
 _METHODS = {"qdrant": "upsert", "milvus": "insert", "pgvector": "cursor"}  # by which a client is known
 _PACKAGES = {"qdrant": "qdrant_client", "milvus": "pymilvus"}
+_MILVUS_LITE = [3, 2, 2]
 MAX_TEXT = 65_535  # bytes of a VARCHAR of Milvus
 
 
@@ -28,6 +31,12 @@ def is_client(form: str, target: object) -> bool:
 def milvus_file(path: Path) -> Iterator[Any]:
     """A client of milvus-lite on a data base of its own, which is removed after a failure if it is new."""
     require("pymilvus", "milvus_lite", extra="stores")
+    installed = version("milvus-lite")
+    if [int(number) for number in re.findall(r"\d+", installed)[:3]] < _MILVUS_LITE:
+        raise ImportError(
+            f"milvus-lite {installed} ranks by BM25 where the inner product is asked for; run: pip install "
+            "'hsvae_hf[stores]'"
+        )
     from milvus_lite.server_manager import server_manager_instance
     from pymilvus import MilvusClient
 
@@ -153,7 +162,7 @@ def _milvus(client: Any, layout: Layout) -> _Steps:
     def add(batch: Batch) -> None:
         rows = []
         for identity, indices, values, text in batch.rows():
-            row = {"id": identity, FIELD: dict(zip(indices, values, strict=True))}
+            row = {"id": identity, FIELD: dict(zip(indices, map(float, values), strict=True))}  # it takes no int
             rows.append(row if text is None else {**row, "text": text})
         if rows:
             client.insert(name, rows)

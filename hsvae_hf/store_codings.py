@@ -223,9 +223,9 @@ def nonnegative_loss(codes: Any, nonnegative: str = "split", neighbors: int = 10
     Raises:
         ValueError: if the codes are none, or an option is out of range.
 
-    >>> codes = sparse.csr_matrix([[1.0, 1.0], [1.0, -0.9], [0.2, 1.0]])
-    >>> nonnegative_loss(codes, "split", neighbors=1), round(nonnegative_loss(codes, "abs", neighbors=1), 2)
-    (0.0, 0.67)
+    >>> codes = sparse.csr_matrix([[1.0, 0.5], [0.9, -0.6], [0.2, 1.0]])
+    >>> [round(nonnegative_loss(codes, how, neighbors=1), 2) for how in ("split", "abs")]
+    [0.33, 0.67]
     """
     if nonnegative not in SIGNS[:2]:
         raise ValueError(f"`nonnegative` must be 'split' or 'abs', got {nonnegative!r}; choose one.")

@@ -128,8 +128,10 @@ def export(
         normalize: divide rows by their length, so that the inner product is the cosine.
         max_active_dims: keep so many non-zeros of each row, the largest magnitudes (>= 1).
         quantize: `"int8"` (-127 to 127) or `"uint8"` (0 to 255, for codes without negative values): whole numbers with
-            one scale for all codes. The report has it, and so do Arrow's metadata (`hsvae_hf`) and what describes a
-            collection or table. None is `"uint8"` for Anserini, else no quantisation.
+            one scale for all codes, the largest magnitude on the largest number. None is `"uint8"` for Anserini, else
+            no quantisation. The report has the scale. As JSON so do the metadata of Arrow (`hsvae_hf`) and of a
+            collection of Qdrant, the description of one of Milvus (milvus-lite keeps none) and the comment on a table;
+            files of text have no place for it.
         names: words for dimensions, where the store has words (Elasticsearch, OpenSearch, Anserini); others are called
             by their number. That of negative values after a split begins with `-`.
         name: of the collection, table or index.
