@@ -94,6 +94,8 @@ def canonical(block: Any, first: int = 0) -> sparse.csr_matrix:
         raise ValueError(
             f"`codes` must be a valid CSR matrix, got one that is not: {error}; build it again."
         ) from error
+    if codes.dtype == np.float16:
+        codes = codes.astype(np.float32)  # scipy sums no halves
     codes.sum_duplicates()
     with np.errstate(over="ignore"):
         codes = codes.astype(np.float32)

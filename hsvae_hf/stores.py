@@ -37,7 +37,8 @@ from hsvae_hf.store_formats import (
     write_file,
 )
 
-_BATCH = 512  # rows that a client sends together
+_BATCH = 512  # rows that a client sends together, fewer where they have many non-zeros:
+_NONZEROS = 200_000  # as JSON some 6 MB; Qdrant takes 32 at a time
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,15 @@ def export(
     | `"dicts"` | `.jsonl`, or a list to which `{index: value}` are appended | kept | kept |
     | `"arrow"` | `.parquet` or `.arrow`: lists of uint32 and float32 | kept | kept |
 
-    The code is in the field or column `code` (in Arrow: `indices` and `values`), the text in `text` (Anserini:
+    A file for COPY goes into a table of `id bigint, code sparsevec(dimensions)`, and `text text` if there are texts.
+    Everywhere the code is in `code` (in Arrow: `indices` and `values`), the text in `text` (Anserini:
     `contents`). Elasticsearch and OpenSearch keep 9 significant bits of a value. New indices of Elasticsearch drop
     frequent dimensions of small weight unless the mapping says `"index_options": {"prune": false}`.
 
     Args:
         codes: `(rows, latent_size)`, any sparse matrix of scipy, or an iterable of such blocks, as `encode_stream`
-            gives. One that can be read only once is kept in a temporary folder: memory does not grow with it. Duplicate
-            entries are summed, zeros dropped; the codes themselves are left as they are.
+            gives. One that can be read only once is kept in a temporary folder meanwhile, so that memory does not grow
+            with it. Duplicate entries are summed, zeros dropped; the codes themselves are left as they are.
         target: see the table.
         format: see the table.
         ids: one for each row, all whole numbers or all strings, each once; None numbers rows from 0. Strings for Qdrant
@@ -125,7 +127,7 @@ def export(
         nonnegative: `"split"` gives each dimension a second one, `latent_size` later, for its negative values, negated.
             `"abs"` stores magnitudes. `"none"` keeps signs, or refuses negative values where the store does. None is
             `"split"` where the store refuses them, else `"none"`.
-        normalize: divide rows by their length, so that the inner product is the cosine.
+        normalize: divide what is left of a row by its length, so that the inner product is the cosine.
         max_active_dims: keep so many non-zeros of each row, the largest magnitudes (>= 1).
         quantize: `"int8"` (-127 to 127) or `"uint8"` (0 to 255, for codes without negative values): whole numbers with
             one scale for all codes, the largest magnitude on the largest number. None is `"uint8"` for Anserini, else
@@ -227,8 +229,10 @@ class _Rows:
             exact = self.coding(block)
             rows = quantized(exact, self.coding.quantize, self.scale or 1.0)
             self.rounded_to_zero += exact.nnz - rows.nnz
-            for start in range(0, rows.shape[0], _BATCH):
-                part = rows[start : start + _BATCH]
+            longest = max(1, int(np.diff(rows.indptr).max(initial=0)))
+            size = max(1, min(_BATCH, _NONZEROS // longest))
+            for start in range(0, rows.shape[0], size):
+                part = rows[start : start + size]
                 numbers = np.arange(first + start, first + start + part.shape[0])
                 full = np.diff(part.indptr) > 0
                 if self.store.empty:

@@ -15,7 +15,7 @@ from scipy import sparse
 import hsvae_hf
 from hsvae_hf import export, export_query, nonnegative_loss
 from hsvae_hf.store_codings import canonical, keep_largest_of_rows, unit_rows
-from hsvae_hf.store_formats import STORES
+from hsvae_hf.store_formats import STORES, Batch
 
 ROWS, DIMS, K = 400, 64, 10
 SUFFIXES = {name: store.suffixes[0] for name, store in STORES.items() if name != "milvus"}
@@ -131,6 +131,28 @@ def test_the_same_bytes_for_a_matrix_and_its_blocks(tmp_path, name):
         export(given, tmp_path / f"{number}{SUFFIXES[name]}", name, **options)
     files = {path.read_bytes() for path in tmp_path.iterdir()} if name != "arrow" else {0}
     assert len(files) == 1
+
+
+def test_long_rows_are_sent_a_few_at_a_time(monkeypatch):
+    codes, sizes, rows = random_codes(), [], []
+    monkeypatch.setattr("hsvae_hf.stores._NONZEROS", 50)
+    monkeypatch.setattr("hsvae_hf.stores.Batch", lambda *parts: sizes.append(parts[1].nnz) or Batch(*parts))
+    export(codes, rows, "dicts")
+    assert max(sizes) <= 50
+    assert (sum(sizes), len(rows)) == (codes.nnz, ROWS)
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_array, sparse.coo_matrix, sparse.lil_matrix, sparse.csc_array])
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.uint8])
+def test_any_sparse_matrix_of_numbers_will_do(kind, dtype):
+    rows = []
+    export(kind(np.array([[0, 3, 1], [2, 0, 0]], dtype)), rows, "dicts")
+    assert rows == [{1: 3.0, 2: 1.0}, {0: 2.0}]
+
+
+def test_halves_are_numbers_too():
+    halves = np.array([1, 0.5, 0.5], np.float16)
+    assert canonical(sparse.csr_matrix((halves, [1, 0, 0], [0, 3]), shape=(1, 2))).toarray().tolist() == [[1.0, 1.0]]
 
 
 def test_ids_and_texts_stand_beside_the_codes(tmp_path):
