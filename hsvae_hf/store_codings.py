@@ -82,11 +82,9 @@ def canonical(block: Any, first: int = 0) -> sparse.csr_matrix:
     Raises:
         ValueError: if it is no matrix of numbers, or damaged, or not finite.
     """
-    if not sparse.issparse(block) or block.ndim != 2 or block.dtype.kind not in "fiu":
-        shown = f"{type(block).__name__} of {getattr(block, 'dtype', 'no type')}"
-        raise ValueError(
-            f"`codes` must be sparse matrices of numbers, got a {shown}; pass scipy.sparse.csr_matrix(...)."
-        )
+    if not sparse.issparse(block) or block.ndim != 2 or block.dtype.kind not in "fiu" or block.dtype == np.float16:
+        shown = f"{type(block).__name__} of {getattr(block, 'dtype', 'no type')}"  # scipy itself takes no float16
+        raise ValueError(f"`codes` must be sparse matrices of numbers, got a {shown}; pass csr_matrix(..., float32).")
     codes = sparse.csr_matrix(block, copy=True)
     try:
         codes.check_format(full_check=True)
@@ -94,8 +92,6 @@ def canonical(block: Any, first: int = 0) -> sparse.csr_matrix:
         raise ValueError(
             f"`codes` must be a valid CSR matrix, got one that is not: {error}; build it again."
         ) from error
-    if codes.dtype == np.float16:
-        codes = codes.astype(np.float32)  # scipy sums no halves
     codes.sum_duplicates()
     with np.errstate(over="ignore"):
         codes = codes.astype(np.float32)
