@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hsvae_hf.explanation import explain
     from hsvae_hf.loading import load_for_inference
     from hsvae_hf.sentence_transformers import SparseCodes, add_codes, fit_sentence_encoder  # noqa: F401 - see `__all__`
+    from hsvae_hf.store_codings import nonnegative_loss
+    from hsvae_hf.stores import export, export_query
     from hsvae_hf.training import fit, train
 
 __version__ = "0.1.0"
@@ -39,11 +41,14 @@ _HOMES = {  # functions and classes, and the modules that they are in
     "encode_vectors": "encoding",
     "evaluate_codes": "evaluation",
     "explain": "explanation",
+    "export": "stores",
+    "export_query": "stores",
     "fit": "training",
     "fit_sentence_encoder": "sentence_transformers",
     "load_for_inference": "loading",
     "load_text_dataset": "data",
     "name_dimensions": "dimension_names",
+    "nonnegative_loss": "store_codings",
     "train": "training",
 }
 __all__ = [  # what needs an extra is not of `from hsvae_hf import *`
@@ -58,10 +63,13 @@ __all__ = [  # what needs an extra is not of `from hsvae_hf import *`
     "encode_vectors",
     "evaluate_codes",
     "explain",
+    "export",
+    "export_query",
     "fit",
     "load_for_inference",
     "load_text_dataset",
     "name_dimensions",
+    "nonnegative_loss",
     "train",
     *models.__all__,
 ]
