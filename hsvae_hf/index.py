@@ -55,6 +55,7 @@ class Index:
         keep: what `search(rerank=...)` may read: "vectors", "codes", or None.
         precision: of the values of codes, "float16" or "float32". Half precision moves a score by at most .0005 of it.
         vector_precision: of vectors that are kept, "float16" or "int8".
+        metadata: of yours, fit for JSON, to be kept with it; `settings.metadata` has them again.
 
     Raises:
         ValueError: naming the argument that is not such.
@@ -73,6 +74,7 @@ class Index:
         keep: str | None = None,
         precision: str = "float16",
         vector_precision: str = "float16",
+        metadata: dict[str, Any] | None = None,
     ) -> None:
         self.encoder = IndexEncoder(encoder)
         similarity = self.encoder.similarity or "cosine" if similarity is None else similarity
@@ -89,7 +91,7 @@ class Index:
                 '`encoder` must decode codes for `keep="codes"`, got none; pass a SparseEncoder with `SparseCodes`, or '
                 "the model of `hsvae_hf.fit` that made the codes."
             )
-        self.settings = Manifest(similarity, keep, precision, vector_precision)
+        self.settings = Manifest(similarity, keep, precision, vector_precision, metadata or {})
         self.segments: list[Segment] = []
         self.folder: Path | None = None  # where it was loaded from or saved to
 
@@ -137,7 +139,8 @@ class Index:
         check_positive(segment_rows=segment_rows)
         index = cls(**settings)
         with IndexFolder.claim(folder, "folder") as place:
-            done = place.resumed(index.settings, resume)
+            index.segments = place.resumed(index.settings, resume)
+            done = len(index)
             numbers = itertools.count() if ids is None else iter(ids)
             collections.deque(itertools.islice(numbers, done), maxlen=0)
             for block in gathered(index._blocks(after(rows, done)), segment_rows):
@@ -249,6 +252,12 @@ class Index:
         contributions = [(int(codes.indices[place]), float(products[place])) for place in order if products[place]]
         similarity = math.fsum(value for _, value in contributions)
         return Explanation(similarity, similarity / lengths if lengths > 0 else 0.0, contributions)
+
+    def blocks(self) -> Iterator[tuple[sparse.csr_matrix, list[int | str], list[str | None]]]:
+        """Codes, ids and texts of all rows, a segment at a time; codes are at length 1 where they are compared so."""
+        for segment in self.segments:
+            codes, table, _ = segment.without_removed()
+            yield codes, table["id"].to_pylist(), table["text"].to_pylist()
 
     def save(self, folder: "str | PathLike[str]") -> None:
         """Write the index, whole or not at all. In the folder that it was loaded from, only what is new is written.

@@ -7,11 +7,39 @@ from typing import Any, Literal
 import numpy as np
 from scipy import sparse
 from transformers import PreTrainedModel
+from transformers.utils import cached_file
 
 from hsvae_hf.decoding import code_lengths, encode_queries
 from hsvae_hf.encoding import encode
+from hsvae_hf.extras import require
+from hsvae_hf.loading import load_for_inference
 
 Task = Literal["query", "document"]
+
+
+def load_index_encoder(name: str, codes: str | None = None) -> Any:
+    """An encoder by its name, in the form that `Index` takes.
+
+    Args:
+        name: folder or Hub id of a `SparseEncoder`, of a model of words of this package, or, with `codes`, of any
+            model of sentence-transformers.
+        codes: folder or Hub id of a model of `hsvae_hf.fit` for the vectors of that encoder.
+
+    Raises:
+        ValueError: if it cannot be loaded, or takes vectors alone.
+        ImportError: without sentence-transformers, where it is needed.
+    """
+    if codes is None and cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False) is None:
+        model, tokenizer = load_for_inference(name)
+        if tokenizer is None:
+            raise ValueError(f"`encoder` must read sentences, got {name!r} of vectors; pass it as `codes` instead.")
+        return model, tokenizer
+    require("sentence_transformers", extra="sentence-transformers")
+    from sentence_transformers import SentenceTransformer, SparseEncoder
+
+    from hsvae_hf.sentence_transformers import add_codes
+
+    return SparseEncoder(name) if codes is None else add_codes(SentenceTransformer(name), codes)
 
 
 @dataclass(frozen=True)

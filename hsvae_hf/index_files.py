@@ -10,7 +10,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Manifest:
     keep: str | None
     precision: str
     vector_precision: str
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -62,8 +63,8 @@ class IndexFolder:
                 )
             yield cls(path)
 
-    def resumed(self, settings: Manifest, resume: bool) -> int:
-        """How many rows an interrupted build has written.
+    def resumed(self, settings: Manifest, resume: bool) -> list[Segment]:
+        """What an interrupted build has written.
 
         Raises:
             ValueError: if there is an index; if there is a build that is not to go on, or was made in another way.
@@ -73,7 +74,7 @@ class IndexFolder:
         self.entries = []
         if not (self.path / PARTIAL).exists():
             shutil.rmtree(self.path / SEGMENTS, ignore_errors=True)  # not yet named in the list
-            return 0
+            return []
         content = self._read(PARTIAL)
         rows = sum(entry["rows"] for entry in content["segments"])
         if not resume:
@@ -84,7 +85,7 @@ class IndexFolder:
         if content["settings"] != asdict(settings):
             raise ValueError(f"`resume` needs the settings of before, {content['settings']}, got {asdict(settings)}.")
         self.entries = content["segments"]
-        return rows
+        return self._segments(content["segments"])
 
     def add(self, segment: Segment, settings: Manifest) -> Segment:
         """Write a segment of a build; the same, mapped into memory."""
