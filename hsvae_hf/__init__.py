@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hsvae_hf.encoding import encode, encode_stream, encode_vectors
     from hsvae_hf.evaluation import evaluate_codes
     from hsvae_hf.explanation import explain
+    from hsvae_hf.hybrid import HybridIndex
     from hsvae_hf.index import Index
     from hsvae_hf.loading import load_for_inference
     from hsvae_hf.sentence_transformers import SparseCodes, add_codes, fit_sentence_encoder  # noqa: F401 - see `__all__`
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {  # functions and classes, and the modules that they are in
+    "HybridIndex": "hybrid",
     "Index": "index",
     "SparseCodes": "sentence_transformers",
     "add_codes": "sentence_transformers",
@@ -45,6 +47,7 @@ _HOMES = {  # functions and classes, and the modules that they are in
     "train": "training",
 }
 __all__ = [  # what needs an extra is not of `from hsvae_hf import *`
+    "HybridIndex",
     "Index",
     "calibrate_threshold",
     "code_lengths",

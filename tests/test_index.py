@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from vector_models import small
 
-from hsvae_hf import Index, code_lengths, decode_codes, encode_queries, encode_vectors
+from hsvae_hf import HybridIndex, Index, code_lengths, decode_codes, encode_queries, encode_vectors
 from hsvae_hf.index import Hit
 from hsvae_hf.index_segments import SEGMENT_ROWS
 
@@ -295,3 +295,39 @@ def test_two_writers_get_one_clear_error(codes, tmp_path):
         process.wait()
     index.save(tmp_path / "index")
     assert len(Index.load(tmp_path / "index")) == ROWS
+
+
+def test_words_and_codes_are_fused_by_rank(codes):
+    pytest.importorskip("bm25s", reason="bm25s, of the extra `search`, is missing")
+
+    class Encoder:
+        """Gives the code of a text's number."""
+
+        similarity_fn_name = "cosine"
+
+        def encode_document(self, texts, **options):
+            return torch.from_numpy(codes[[int(text.split()[-1]) - 100 for text in texts]].toarray()).to_sparse()
+
+        encode_query = encode_document
+
+        def modules(self):
+            return []
+
+    texts = [f"{'apple' if row % 3 else 'pear'} number {row + 100}" for row in range(60)]
+    index = Index(Encoder())
+    index.add(texts)
+    hybrid = HybridIndex(index)
+    query = ["apple 105"]
+    by_codes = [hit.id for hit in index.search(query, k=100)[0]]
+    by_words = [row for row in [5] + [row for row in range(60) if row % 3 and row != 5]]
+    scores = {
+        row: sum(1 / (60 + ranks.index(row) + 1) for ranks in (by_codes, by_words) if row in ranks) for row in range(60)
+    }
+    hits = hybrid.search(query, k=8)[0]
+    assert hits[0].id == 5 and hits[0].text == texts[5]
+    assert [hit.score for hit in hits] == pytest.approx(sorted(scores.values(), reverse=True)[:8])
+    assert [hit.id for hit in hybrid.search(["nothing 101"], k=1)[0]] == [1]
+    bare = Index()
+    bare.add(codes)
+    with pytest.raises(ValueError, match="`index` must have the text of every row"):
+        HybridIndex(bare)
