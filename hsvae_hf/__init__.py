@@ -13,6 +13,7 @@ from hsvae_hf.models import *  # noqa: F403 - its `__all__` is the list of model
 
 if TYPE_CHECKING:
     from hsvae_hf.active_dims import calibrate_threshold
+    from hsvae_hf.approximate import ApproximateIndex
     from hsvae_hf.data import load_text_dataset
     from hsvae_hf.decoding import code_lengths, decode_codes, encode_queries
     from hsvae_hf.encoding import encode, encode_stream, encode_vectors
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {  # functions and classes, and the modules that they are in
+    "ApproximateIndex": "approximate",
     "HybridIndex": "hybrid",
     "Index": "index",
     "SparseCodes": "sentence_transformers",
@@ -47,6 +49,7 @@ _HOMES = {  # functions and classes, and the modules that they are in
     "train": "training",
 }
 __all__ = [  # what needs an extra is not of `from hsvae_hf import *`
+    "ApproximateIndex",
     "HybridIndex",
     "Index",
     "calibrate_threshold",

@@ -83,14 +83,15 @@ class HybridIndex:
         check_sentences(queries, "queries")
         check_positive(k=k, candidates=candidates)
         by_codes = self.index.search(queries, candidates, **options)
-        by_words = self._by_words(list(queries), candidates)
+        by_words = self.by_words(list(queries), candidates)
         return [reciprocal_rank_fusion(pair, k, constant) for pair in zip(by_codes, by_words, strict=True)]
 
-    def _by_words(self, queries: list[str], count: int) -> list[list[Hit]]:
+    def by_words(self, queries: Sequence[str], count: int) -> list[list[Hit]]:
+        """The hits of BM25 alone; the arguments are those of `search`."""
         import bm25s
 
         found = []
-        for words in bm25s.tokenize(queries, stopwords=self.stopwords, show_progress=False, return_ids=False):
+        for words in bm25s.tokenize(list(queries), stopwords=self.stopwords, show_progress=False, return_ids=False):
             known = [word for word in words if word in self._words.vocab_dict]
             if not known:
                 found.append([])

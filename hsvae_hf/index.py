@@ -245,13 +245,32 @@ class Index:
         codes, _ = self._queries([query] if isinstance(query, str) else query, None, False)
         ((number, row),) = self._places([hit.id if isinstance(hit, Hit) else hit])
         segment = self.segments[number]
-        products = codes.data.astype(np.float64) * segment.values_at(row, codes.indices)
-        every = segment.values_at(row, np.arange(segment.latent_size))
+        products = codes.data.astype(np.float64) * segment.values_at(np.array([row]), codes.indices)[0]
+        every = segment.values_at(np.array([row]), np.arange(segment.latent_size))[0]
         lengths = math.hypot(*codes.data.tolist()) * math.hypot(*every.tolist())
         order = np.argsort(-np.abs(products), kind="stable")
         contributions = [(int(codes.indices[place]), float(products[place])) for place in order if products[place]]
         similarity = math.fsum(value for _, value in contributions)
         return Explanation(similarity, similarity / lengths if lengths > 0 else 0.0, contributions)
+
+    def query_codes(self, queries: Queries) -> sparse.csr_matrix:
+        """Codes of queries, `(queries, latent_size)`, at length 1 where they are compared so."""
+        return self._queries(queries, None, False)[0]
+
+    def hits_at(self, places: np.ndarray, query: sparse.csr_matrix, k: int) -> list[Hit]:
+        """The best of some rows for a query.
+
+        Args:
+            places: segment and row of each, `(rows, 2)`.
+            query: of `query_codes`, `(1, latent_size)`.
+            k: hits.
+        """
+        found = np.column_stack([places, np.zeros(len(places))]).astype(float)
+        for number in np.unique(places[:, 0]).tolist():
+            chosen = places[:, 0] == number
+            values = self.segments[number].values_at(places[chosen, 1], query.indices)
+            found[chosen, 2] = values @ query.data
+        return self._hits(_best(found[found[:, 2] > 0], k))
 
     def blocks(self) -> Iterator[tuple[sparse.csr_matrix, list[int | str], list[str | None]]]:
         """Codes, ids and texts of all rows, a segment at a time; codes are at length 1 where they are compared so."""

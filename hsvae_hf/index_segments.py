@@ -89,14 +89,15 @@ class Segment:
             start, end = int(self.ends[dimension]), int(self.ends[dimension + 1])
             scores.index_add_(0, rows[start:end], values[start:end].float(), alpha=weight)
 
-    def values_at(self, row: int, dimensions: np.ndarray) -> np.ndarray:
-        """The values of a row at some dimensions, float64."""
-        found = np.zeros(len(dimensions))
+    def values_at(self, rows: np.ndarray, dimensions: np.ndarray) -> np.ndarray:
+        """The values of some rows at some dimensions, `(rows, dimensions)`, float64."""
+        found = np.zeros((len(rows), len(dimensions)))
         for place, dimension in enumerate(dimensions.tolist()):
             start, end = self.ends[dimension], self.ends[dimension + 1]
-            at = start + np.searchsorted(self.rows[start:end], row)
-            if at < end and self.rows[at] == row:
-                found[place] = self.values[at]
+            at = np.searchsorted(self.rows[start:end], rows).clip(max=max(0, end - start - 1))
+            if end > start:
+                values = self.values[start:end][at]
+                found[:, place] = np.where(self.rows[start:end][at] == rows, values, 0)
         return found
 
     def positions(self, ids: pa.Array) -> np.ndarray:
@@ -105,10 +106,14 @@ class Segment:
         places[(places >= 0) & self.removed[places]] = -1
         return cast(np.ndarray, places)
 
+    def codes(self) -> sparse.csr_matrix:
+        """The codes of all rows, `(rows, latent_size)`, float32."""
+        shape = (len(self), self.latent_size)
+        return sparse.csc_matrix((self.values.astype(np.float32), self.rows, self.ends), shape=shape).tocsr()
+
     def without_removed(self) -> tuple[sparse.csr_matrix, pa.Table, dict[str, np.ndarray]]:
         """Codes, table and what is kept, of the rows that are not removed."""
-        shape = (len(self), self.latent_size)
-        codes = sparse.csc_matrix((self.values.astype(np.float32), self.rows, self.ends), shape=shape).tocsr()
+        codes = self.codes()
         left = np.flatnonzero(~self.removed)
         kept = {name: array[left] for name, array in self.kept.items() if not name.startswith("code_")}
         if "code_ends" in self.kept:

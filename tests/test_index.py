@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from vector_models import small
 
-from hsvae_hf import HybridIndex, Index, code_lengths, decode_codes, encode_queries, encode_vectors
+from hsvae_hf import ApproximateIndex, HybridIndex, Index, code_lengths, decode_codes, encode_queries, encode_vectors
 from hsvae_hf.index import Hit
 from hsvae_hf.index_segments import SEGMENT_ROWS
 
@@ -331,3 +331,23 @@ def test_words_and_codes_are_fused_by_rank(codes):
     bare.add(codes)
     with pytest.raises(ValueError, match="`index` must have the text of every row"):
         HybridIndex(bare)
+
+
+def test_approximate_hits_have_exact_scores():
+    pytest.importorskip("seismic", reason="pyseismic-lsr, of the extra `seismic`, is missing")
+    draw = np.random.default_rng(5)
+    centres = sparse.random(60, WIDTH, 0.15, "csr", dtype=np.float32, random_state=6)
+    centres.data = draw.standard_normal(centres.nnz).astype(np.float32)
+    codes = sparse.vstack([centres] * 20, format="csr")
+    codes.data *= 1 + 0.3 * draw.standard_normal(codes.nnz).astype(np.float32)
+    index = Index(precision="float32")
+    index.add(codes)
+    index.remove([3])
+    approximate = ApproximateIndex(index)
+    wanted, found = index.search(codes[:30]), approximate.search(codes[:30], candidates=40)
+    kept = [len({hit.id for hit in a} & {hit.id for hit in b}) / 10 for a, b in zip(wanted, found, strict=True)]
+    assert np.mean(kept) > 0.9 and all(hit.id != 3 for hits in found for hit in hits)
+    scores = {hit.id: hit.score for hit in index.search(codes[4], k=len(index))[0]}
+    for hit in found[4]:
+        assert hit.score == pytest.approx(scores[hit.id], abs=1e-5)
+    assert approximate.search(np.zeros((1, WIDTH))) == [[]]

@@ -24,7 +24,7 @@ import torch
 from numpy.lib.format import open_memmap
 from scipy import sparse
 
-from hsvae_hf import Index, encode_vectors
+from hsvae_hf import ApproximateIndex, Index, encode_vectors
 from hsvae_hf.command_line import parse
 from hsvae_hf.files import load_vectors, write_json
 from hsvae_hf.loading import load_for_inference
@@ -99,9 +99,14 @@ def blocks_of(files: list[Path], count: int) -> Iterator[sparse.csr_matrix]:
             yield sparse.load_npz(path)[: count - number * BLOCK]
 
 
+def index_name(active_dims: int, count: int) -> str:
+    """Folder of an index."""
+    return f"index-{active_dims}-{count}"
+
+
 def index_of(options: SearchArguments, files: list[Path], count: int) -> tuple[Index, dict[str, float]]:
     """The index of `count` rows, and what it takes to build and to open."""
-    folder = Path(options.output_dir) / f"index-{options.active_dims}-{count}"
+    folder = Path(options.output_dir) / index_name(options.active_dims, count)
     figures = {}
     if not (folder / "index.json").exists():
         started = time.process_time()
@@ -140,6 +145,18 @@ def others(rows: np.ndarray, files: list[Path], count: int, queries: np.ndarray,
         postings = sparse.vstack(list(blocks_of(files, count)), format="csr").T.tocsr()
         search = partial(sp_matmul_topn, codes, postings, top_n=K, sort=True, n_threads=1)
         report["sparse-dot-topn"] = {"ms_per_query": 1000 * seconds_per_query(search, len(queries))}
+    if find_spec("seismic"):
+        index = Index.load(Path(files[0]).parent / index_name(codes[0].nnz, count))
+        started = time.process_time()
+        approximate = ApproximateIndex(index)
+        report["seismic"] = {"build_rows_per_second": count / (time.process_time() - started)}
+        exact = np.array([[hit.id for hit in hits] for hits in index.search(codes, K)])
+        for cut, heap in ((8, 0.9), (16, 0.8), (32, 0.7)):
+            search = partial(approximate.search, codes, K, 50, cut, heap)
+            report["seismic"][f"cut {cut}, heap factor {heap}"] = {
+                "ms_per_query": 1000 * seconds_per_query(search, len(queries)),
+                "recall_of_exact_codes": recall([[hit.id for hit in hits] for hits in search()], exact),
+            }
     if find_spec("faiss"):
         import faiss
 
