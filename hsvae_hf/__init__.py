@@ -13,12 +13,15 @@ from hsvae_hf.models import *  # noqa: F403 - its `__all__` is the list of model
 
 if TYPE_CHECKING:
     from hsvae_hf.active_dims import calibrate_threshold
+    from hsvae_hf.approximate import ApproximateIndex
     from hsvae_hf.data import load_text_dataset
     from hsvae_hf.decoding import code_lengths, decode_codes, encode_queries
     from hsvae_hf.dimension_names import DimensionNames, decode, name_dimensions
     from hsvae_hf.encoding import encode, encode_stream, encode_vectors
     from hsvae_hf.evaluation import evaluate_codes
     from hsvae_hf.explanation import explain
+    from hsvae_hf.hybrid import HybridIndex
+    from hsvae_hf.index import Index
     from hsvae_hf.loading import load_for_inference
     from hsvae_hf.sentence_transformers import SparseCodes, add_codes, fit_sentence_encoder  # noqa: F401 - see `__all__`
     from hsvae_hf.store_codings import nonnegative_loss
@@ -29,6 +32,9 @@ __version__ = "0.1.0"
 
 _HOMES = {  # functions and classes, and the modules that they are in
     "DimensionNames": "dimension_names",
+    "ApproximateIndex": "approximate",
+    "HybridIndex": "hybrid",
+    "Index": "index",
     "SparseCodes": "sentence_transformers",
     "add_codes": "sentence_transformers",
     "calibrate_threshold": "active_dims",
@@ -53,6 +59,9 @@ _HOMES = {  # functions and classes, and the modules that they are in
 }
 __all__ = [  # what needs an extra is not of `from hsvae_hf import *`
     "DimensionNames",
+    "ApproximateIndex",
+    "HybridIndex",
+    "Index",
     "calibrate_threshold",
     "code_lengths",
     "decode",

@@ -226,19 +226,31 @@ def check_codes(model: Any, codes: Any) -> sparse.csr_matrix:
     return as_codes(codes, model.config.latent_size)
 
 
-def as_codes(codes: Any, size: int) -> sparse.csr_matrix:
-    """`check_codes` where only their width, `size`, is known."""
+def as_codes(codes: Any, size: int | None = None, name: str = "codes") -> sparse.csr_matrix:
+    """Codes as a CSR matrix, float32.
+
+    Args:
+        codes: `(rows, size)`, as of `check_codes`.
+        size: that they must have; None for any.
+        name: how to call them in an error.
+
+    Raises:
+        ValueError: if they have another shape, or hold something else than finite numbers.
+    """
     try:
         array = _as_matrix(codes)
     except (ValueError, TypeError):  # rows of different lengths, or no numbers
         array = np.asarray(None)
-    if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != size:
-        raise ValueError(f"`codes` must be numbers, (rows, {size}), got {_described(codes)}; give codes of this model.")
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != (size or array.shape[1]):
+        wanted = size or "latent_size"
+        raise ValueError(
+            f"`{name}` must be numbers, (rows, {wanted}), got {_described(codes)}; give codes of one model."
+        )
     with np.errstate(over="ignore"):
         matrix = sparse.csr_matrix(array, dtype=np.float32)
     if not np.isfinite(matrix.data).all():
         row = int(np.searchsorted(matrix.indptr, np.isfinite(matrix.data).argmin(), side="right")) - 1
-        raise ValueError(f"`codes` must be finite, got NaN or infinity in row {row}; drop or repair it.")
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity in row {row}; drop or repair it.")
     return matrix
 
 

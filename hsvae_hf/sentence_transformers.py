@@ -134,6 +134,36 @@ def encode_sentences(
     Raises:
         ValueError: if `encoder` has no `SparseCodes`, `sentences` are no list of strings, or it has no such prompt.
     """
+    return encode_with_vectors(
+        encoder, sentences, batch_size, max_active_dims, task, prompt_name, show_progress_bar, with_vectors=False
+    )[0]
+
+
+def encode_with_vectors(
+    encoder: SparseEncoder,
+    sentences: Sequence[str],
+    batch_size: int = 256,
+    max_active_dims: int | None = None,
+    task: Literal["query", "document"] | None = None,
+    prompt_name: str | None = None,
+    show_progress_bar: bool = False,
+    with_vectors: bool = True,
+) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """The codes of `encode_sentences`, and the dense vectors that they are made of, `(len(sentences), feature_size)`.
+
+    Args:
+        encoder: as of `encode_sentences`, like all that follow.
+        sentences: likewise.
+        batch_size: likewise.
+        max_active_dims: likewise.
+        task: likewise.
+        prompt_name: likewise.
+        show_progress_bar: likewise.
+        with_vectors: whether to keep the vectors; else none are returned.
+
+    Raises:
+        ValueError: as `encode_sentences`.
+    """
     codes = find_codes(encoder)
     check_sentences(sentences)
     check_positive(batch_size=batch_size)
@@ -143,14 +173,18 @@ def encode_sentences(
     encoder.eval()
     order = np.argsort([-len(sentence) for sentence in sentences], kind="stable")  # little padding
     blocks = [sparse.csr_matrix((0, codes.get_embedding_dimension()), dtype=np.float32)]
+    vectors = [np.empty((0, codes.coder.config.feature_size), dtype=np.float32)]
     with torch.inference_mode():
         for start in trange(0, len(order), batch_size, desc="encode", disable=not show_progress_bar):
             batch = [sentences[row] for row in order[start : start + batch_size]]
             features = encoder.preprocess(batch, prompt=prompt, **({"task": task} if task else {}))
             features = {name: _moved(value, encoder.device) for name, value in features.items()}
-            found = encoder(features, **options)["sentence_embedding"]
-            blocks.append(sparse.csr_matrix(found.float().cpu().numpy()))
-    return sparse.vstack(blocks, format="csr")[np.argsort(order)]
+            found = encoder(features, **options)
+            blocks.append(sparse.csr_matrix(found["sentence_embedding"].float().cpu().numpy()))
+            if with_vectors:
+                vectors.append(found["sentence_vectors"].float().cpu().numpy())
+    back = np.argsort(order)
+    return sparse.vstack(blocks, format="csr")[back], np.concatenate(vectors)[back] if with_vectors else vectors[0]
 
 
 class SparseCodes(Module):

@@ -9,6 +9,7 @@
 | batches | CPU time of `encode` by batch size | that of sentence-transformers' SparseEncoder |
 | memory | peak of a training step | that with the logits of all words at once (Linux) |
 | vectors | a training step on vectors | a step of sentence-transformers' SparseAutoEncoder |
+| search | an index of codes; see `benchmark_search.py` | dense vectors, faiss, sparse-dot-topn |
 
 Sides take turns and medians are reported: compare ratios, not seconds. A task takes one to ten minutes.
 """
@@ -26,6 +27,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from benchmark_search import search
 from peer_coders import csr_loss
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
@@ -302,6 +304,9 @@ TASKS = {task.__name__: task for task in (train, encode, batches, memory, vector
 def main() -> None:
     """Measure and print."""
     words = sys.argv[1:]
+    if words[:1] == ["search"]:
+        search(words[1:])
+        return
     if words and not words[0].startswith("-"):
         words.insert(0, "--task")  # `benchmark.py train` reads better
     arguments = parse(BenchmarkArguments, __doc__.partition("\n")[0], words)

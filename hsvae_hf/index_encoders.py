@@ -1,0 +1,121 @@
+"""Encoders of an index: of sentence-transformers, models of words, or coders of vectors, in one form."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import sparse
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+from hsvae_hf.decoding import code_lengths, encode_queries
+from hsvae_hf.encoding import encode
+from hsvae_hf.extras import require
+from hsvae_hf.loading import load_for_inference
+
+Task = Literal["query", "document"]
+
+
+def load_index_encoder(name: str, codes: str | None = None) -> Any:
+    """An encoder by its name, in the form that `Index` takes.
+
+    Args:
+        name: folder or Hub id of a `SparseEncoder`, of a model of words of this package, or, with `codes`, of any
+            model of sentence-transformers.
+        codes: folder or Hub id of a model of `hsvae_hf.fit` for the vectors of that encoder.
+
+    Raises:
+        ValueError: if it cannot be loaded, or takes vectors alone.
+        ImportError: without sentence-transformers, where it is needed.
+    """
+    if codes is None and cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False) is None:
+        model, tokenizer = load_for_inference(name)
+        if tokenizer is None:
+            raise ValueError(f"`encoder` must read sentences, got {name!r} of vectors; pass it as `codes` instead.")
+        return model, tokenizer
+    require("sentence_transformers", extra="sentence-transformers")
+    from sentence_transformers import SentenceTransformer, SparseEncoder
+
+    from hsvae_hf.sentence_transformers import add_codes
+
+    return SparseEncoder(name) if codes is None else add_codes(SentenceTransformer(name), codes)
+
+
+@dataclass(frozen=True)
+class IndexEncoder:
+    """One form for all encoders.
+
+    Attributes:
+        encoder: as it was given: a `SparseEncoder`; a model of words and its tokenizer, as a pair; a model of
+            `hsvae_hf.fit`, which takes vectors alone; or None.
+    """
+
+    encoder: Any = None
+
+    def __post_init__(self) -> None:
+        pair = isinstance(self.encoder, tuple) and len(self.encoder) == 2
+        if not (self.encoder is None or pair or hasattr(self.encoder, "encode_document") or self._is_coder):
+            raise ValueError(
+                f"`encoder` must be a SparseEncoder, a model of words with its tokenizer, as a pair, or a model of "
+                f"`hsvae_hf.fit`, got a {type(self.encoder).__name__}; load one."
+            )
+
+    @property
+    def _is_coder(self) -> bool:
+        return isinstance(self.encoder, PreTrainedModel) and not getattr(self.encoder.config, "decodes_words", True)
+
+    @property
+    def similarity(self) -> str | None:
+        """How codes are compared, where the encoder says it."""
+        name = getattr(self.encoder, "similarity_fn_name", None)
+        return name if name in ("cosine", "dot") else None
+
+    @property
+    def coder(self) -> PreTrainedModel | None:
+        """The model that decodes codes, where there is one."""
+        if self._is_coder:
+            return self.encoder
+        if not hasattr(self.encoder, "encode_document"):
+            return None
+        from hsvae_hf.sentence_transformers import SparseCodes
+
+        found: Any = next((module for module in self.encoder.modules() if isinstance(module, SparseCodes)), None)
+        return None if found is None else found.coder
+
+    def encode(self, sentences: Sequence[str], task: Task) -> tuple[sparse.csr_matrix, np.ndarray | None]:
+        """Codes `(sentences, latent_size)`, and where the encoder has them vectors `(sentences, size)`.
+
+        Raises:
+            ValueError: if this encoder takes no sentences.
+        """
+        if isinstance(self.encoder, tuple):
+            model, tokenizer = self.encoder
+            return encode(model, tokenizer, list(sentences)), None
+        if not hasattr(self.encoder, "encode_document"):
+            raise ValueError(
+                "`encoder` must be given to index or ask with sentences: a SparseEncoder, or a model of words with its "
+                "tokenizer as a pair; or pass codes."
+            )
+        if self.coder is not None:
+            from hsvae_hf.sentence_transformers import encode_with_vectors
+
+            return encode_with_vectors(self.encoder, sentences, task=task)
+        ask = self.encoder.encode_query if task == "query" else self.encoder.encode_document
+        codes = ask(list(sentences), convert_to_tensor=True, show_progress_bar=False).cpu().to_sparse_csr()
+        parts = codes.values().numpy(), codes.col_indices().numpy(), codes.crow_indices().numpy()
+        return sparse.csr_matrix(parts, shape=tuple(codes.shape)), None
+
+    def decodable(self, codes: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Codes whose dot product with `dense_queries` is that of a vector and the decoded code at length 1."""
+        model = self._decoder()
+        return sparse.csr_matrix(codes.multiply(1 / code_lengths(model, codes)[:, None]), dtype=np.float32)
+
+    def dense_queries(self, vectors: np.ndarray) -> np.ndarray:
+        """`D^T x` of query vectors, `(queries, latent_size)`; see `hsvae_hf.encode_queries`."""
+        return encode_queries(self._decoder(), vectors)
+
+    def _decoder(self) -> PreTrainedModel:
+        if self.coder is None:
+            raise ValueError('`encoder` must decode codes for "codes": one with `SparseCodes`, or a model of `fit`.')
+        return self.coder
