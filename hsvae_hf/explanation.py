@@ -62,12 +62,26 @@ def explain(
             kind = type(sentence).__name__
             raise ValueError(f"`{name}` must be a sentence, got {kind} {str(sentence)[:50]!r}; pass its text.")
     first, second = encode(model, tokenizer, [a, b]).toarray().astype(np.float64)  # products are exact
+    return explain_codes(first, second, names_of_model(model) if names is None else names)
+
+
+def explain_codes(first: np.ndarray, second: np.ndarray, names: DimensionNames | None = None) -> Explanation:
+    """The dimensions that two codes share, and what each adds to their dot product.
+
+    Args:
+        first: float64, `(latent_size,)`.
+        second: likewise.
+        names: of their dimensions, if there are any.
+
+    Example:
+        >>> explain_codes(np.array([1.0, 2.0, 0.0]), np.array([3.0, -1.0, 4.0])).contributions
+        [(0, 3.0), (1, -2.0)]
+    """
     products = first * second
     order = np.argsort(-np.abs(products), kind="stable")
     contributions = [(int(index), float(products[index])) for index in order if products[index] != 0]
     similarity = math.fsum(value for _, value in contributions)
     lengths = math.hypot(*first) * math.hypot(*second)
-    names = names_of_model(model) if names is None else names
     shown = None if names is None else [_shared_name(names, index, first, second) for index, _ in contributions]
     return Explanation(similarity, similarity / lengths if lengths > 0 else 0.0, contributions, shown)
 

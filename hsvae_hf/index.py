@@ -2,7 +2,6 @@
 
 import collections
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
@@ -15,7 +14,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from hsvae_hf.explanation import Explanation
+from hsvae_hf.explanation import Explanation, explain_codes
 from hsvae_hf.index_blocks import Block, after, gathered
 from hsvae_hf.index_encoders import IndexEncoder, Task
 from hsvae_hf.index_files import INDEX, IndexFolder, Manifest
@@ -235,7 +234,8 @@ class Index:
             hit: of `search`, or the id of a row.
 
         Returns:
-            Its `similarity` is the score, its `contributions` sum to it.
+            Its `similarity` is the score, its `contributions` sum to it; `names` are there if the model of the codes
+            has them.
 
         Raises:
             ValueError: if there is no such row.
@@ -245,13 +245,8 @@ class Index:
         codes, _ = self._queries([query] if isinstance(query, str) else query, None, False)
         ((number, row),) = self._places([hit.id if isinstance(hit, Hit) else hit])
         segment = self.segments[number]
-        products = codes.data.astype(np.float64) * segment.values_at(np.array([row]), codes.indices)[0]
-        every = segment.values_at(np.array([row]), np.arange(segment.latent_size))[0]
-        lengths = math.hypot(*codes.data.tolist()) * math.hypot(*every.tolist())
-        order = np.argsort(-np.abs(products), kind="stable")
-        contributions = [(int(codes.indices[place]), float(products[place])) for place in order if products[place]]
-        similarity = math.fsum(value for _, value in contributions)
-        return Explanation(similarity, similarity / lengths if lengths > 0 else 0.0, contributions)
+        values = segment.values_at(np.array([row]), np.arange(segment.latent_size))[0]
+        return explain_codes(codes.toarray()[0].astype(np.float64), values, self.encoder.names)
 
     def query_codes(self, queries: Queries) -> sparse.csr_matrix:
         """Codes of queries, `(queries, latent_size)`, at length 1 where they are compared so."""

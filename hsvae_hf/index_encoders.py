@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from scipy import sparse
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from hsvae_hf.decoding import code_lengths, encode_queries
+from hsvae_hf.dimension_names import DimensionNames, names_of_model
 from hsvae_hf.encoding import encode
 from hsvae_hf.extras import require
 from hsvae_hf.loading import load_for_inference
@@ -68,14 +69,28 @@ class IndexEncoder:
     @property
     def similarity(self) -> str | None:
         """How codes are compared, where the encoder says it."""
-        name = getattr(self.encoder, "similarity_fn_name", None)
+        owner = self.encoder if self._model is None else self._model.config
+        name = getattr(owner, "similarity_fn_name", None)
         return name if name in ("cosine", "dot") else None
+
+    @property
+    def _model(self) -> PreTrainedModel | None:
+        """The model of this package that was given, alone or with its tokenizer."""
+        if isinstance(self.encoder, tuple):
+            return cast(PreTrainedModel, self.encoder[0])
+        return cast(PreTrainedModel, self.encoder) if self._is_coder else None
+
+    @property
+    def names(self) -> DimensionNames | None:
+        """Names of dimensions, where the model has them."""
+        model = self.coder if self._model is None else self._model
+        return None if model is None else names_of_model(model)
 
     @property
     def coder(self) -> PreTrainedModel | None:
         """The model that decodes codes, where there is one."""
         if self._is_coder:
-            return self.encoder
+            return self._model
         if not hasattr(self.encoder, "encode_document"):
             return None
         from hsvae_hf.sentence_transformers import SparseCodes

@@ -26,6 +26,7 @@ from hsvae_hf.data import load_text_dataset
 from hsvae_hf.index import Hit, Index
 from hsvae_hf.index_encoders import load_index_encoder
 from hsvae_hf.input_checks import check_positive
+from hsvae_hf.stores import export
 from hsvae_hf.text_files import SUFFIXES, find_text_column, read_columns, read_rows
 
 SEGMENT_ROWS = 8192  # sentences that an interruption may cost
@@ -107,7 +108,11 @@ def index_rows(words: list[str]) -> None:
         metadata=sources,
     )
     figures = {"rows": len(index), "MB": index.nbytes / 1e6, "time": duration(time.perf_counter() - started)}
-    finish(options.index, figures, command_line("search.py query", index=options.index, query="..."))
+    finish(
+        options.index,
+        figures,
+        command_line("search.py", index=options.index, query="...").replace(" --", " query --", 1),
+    )
 
 
 def read_input(options: IndexArguments) -> tuple[Iterator[str], Iterable[Any] | None, int | None]:
@@ -148,7 +153,7 @@ def ask(words: list[str]) -> None:
             candidates=options.candidates,
             mute=options.mute,  # type: ignore[arg-type]
         )[0]
-        reasons = [index.explain(query, hit).contributions[:REASONS] for hit in hits]
+        reasons = [reasons_of(index, query, hit) for hit in hits]
         if options.json:
             found = [asdict(hit) | {"reasons": why} for hit, why in zip(hits, reasons, strict=True)]
             print(json.dumps({"query": query, "hits": found}), flush=True)
@@ -179,15 +184,51 @@ def typed() -> Iterator[str]:
         yield line
 
 
-def shown(hit: Hit, reasons: list[tuple[int, float]]) -> str:
+def reasons_of(index: Index, query: str, hit: Hit) -> list[tuple[str, float]]:
+    """The dimensions that add most to a score, by name where they have one, and what they add."""
+    found = index.explain(query, hit)
+    names = found.names or [str(dimension) for dimension, _ in found.contributions]
+    return [(name, share) for name, (_, share) in zip(names, found.contributions, strict=True)][:REASONS]
+
+
+def shown(hit: Hit, reasons: list[tuple[str, float]]) -> str:
     """A hit in two lines."""
-    why = ", ".join(f"{dimension} ({share:+.2f})" for dimension, share in reasons)
+    why = ", ".join(f"{name} ({share:+.2f})" for name, share in reasons)
     return f"  {hit.score:.3f}  {hit.id}  {(hit.text or '')[:200]}\n         by {why}"
 
 
 def export_codes(words: list[str]) -> None:
     """Write the codes of an index in the form of a store."""
-    raise NotImplementedError
+    options = parse(ExportArguments, __doc__, words)
+    index = Index.load(options.index)
+    names: list[int | str] = []
+    texts: list[str | None] = []
+    for _, ids, part in index.blocks():
+        names += ids
+        texts += part
+    say(f"search.py: {options.index}, {len(names):,} rows, for {options.format}, to {options.output}")
+    report = export(
+        Codes(index),
+        options.output,
+        options.format,
+        ids=names,
+        texts=None if None in texts else texts,
+        nonnegative=options.nonnegative,
+        max_active_dims=options.max_active_dims,
+        quantize=options.quantize,
+        overwrite=options.overwrite,
+    )
+    finish(options.output, {name: value for name, value in asdict(report).items() if name not in ("format", "skipped")})
+
+
+@dataclass
+class Codes:
+    """The codes of an index, which can be gone over several times."""
+
+    index: Index
+
+    def __iter__(self) -> Iterator[Any]:
+        return (codes for codes, _, _ in self.index.blocks())
 
 
 ACTIONS = {"index": index_rows, "query": ask, "export": export_codes}

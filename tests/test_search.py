@@ -46,6 +46,17 @@ def test_a_file_is_indexed_and_asked(reviews, saved_model, sentences, tmp_path, 
     assert len(Index.load(folder)) == len(sentences)
 
 
+def test_an_index_is_exported(reviews, saved_model, sentences, tmp_path):
+    folder, output = tmp_path / "index", tmp_path / "codes.ndjson"
+    script(
+        "search", "index", "--input", reviews, "--encoder", saved_model, "--index", folder, "--text_column", "review"
+    )
+    script("search", "export", "--index", folder, "--format", "opensearch", "--output", output)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["text"] for line in lines[1::2]] == list(sentences)
+    assert all(value > 0 for line in lines[1::2] for value in line["code"].values())
+
+
 def test_questions_may_be_typed(reviews, saved_model, sentences, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "index"
     script(
