@@ -28,15 +28,16 @@ def trained(**fields):
     return model.eval()
 
 
-def test_the_posterior_mean_is_ridge_regression_on_the_columns_that_are_on():
-    model, vectors = trained(), torch.randn(7, 5)
+@pytest.mark.parametrize("rows", [7, 70])  # the products of columns are computed for each row, or for all together
+def test_the_posterior_mean_is_ridge_regression_on_the_columns_that_are_on(rows):
+    model, vectors = trained(), torch.randn(rows, 5)
     chosen = torch.stack([torch.randperm(12)[:4] for _ in vectors])
-    used = torch.rand(7, 4) < 0.7
+    used = torch.rand(rows, 4) < 0.7
     found = model.decoder.posterior_mean(vectors, chosen, used, 0.3).detach()
     weight, bias = (
         value.detach().double().numpy() for value in (model.decoder.output.weight, model.decoder.output.bias)
     )
-    for row in range(7):
+    for row in range(rows):
         columns = weight[:, chosen[row][used[row]].numpy()]
         stacked = np.vstack([columns, np.sqrt(0.3) * np.eye(columns.shape[1])])
         aim = np.concatenate([vectors[row].double().numpy() - bias, np.zeros(columns.shape[1])])

@@ -3,6 +3,9 @@
 import json
 import os
 import struct
+import subprocess
+import sys
+import time
 import weakref
 from itertools import pairwise
 
@@ -810,3 +813,27 @@ def test_milvus_bytes_are_those_of_its_protocol():
 def test_the_functions_are_public():
     assert hsvae_hf.export is export
     assert {"export", "export_query", "nonnegative_loss"} <= set(hsvae_hf.__all__)
+
+
+EXPORTING = """
+import sys, numpy as np
+from scipy import sparse
+from hsvae_hf import export
+codes = sparse.random(20_000, 512, 0.06, "csr", dtype=np.float32, random_state=0)
+while True:
+    export(codes, sys.argv[1], "pgvector", overwrite=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_export_leaves_a_whole_file_or_none(tmp_path):
+    path = tmp_path / "codes.copy"
+    for pause in np.random.default_rng(0).uniform(0.0, 4.0, size=10):
+        process = subprocess.Popen([sys.executable, "-c", EXPORTING, str(path)])
+        while not list(tmp_path.glob(".*unfinished")) and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(pause)
+        process.kill()
+        process.wait()
+        if path.exists():
+            assert sum(1 for _ in path.open()) == 20_000
