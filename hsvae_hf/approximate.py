@@ -65,7 +65,7 @@ class ApproximateIndex:
         codes = self.index.query_codes(queries)
         split = _split(codes)
         names = np.arange(split.shape[1]).astype(self._kind)
-        hits = []
+        hits: list[list[Hit]] = []
         for row in range(codes.shape[0]):
             part = slice(split.indptr[row], split.indptr[row + 1])
             if part.start == part.stop:

@@ -90,7 +90,7 @@ class HybridIndex:
         """The hits of BM25 alone; the arguments are those of `search`."""
         import bm25s
 
-        found = []
+        found: list[list[Hit]] = []
         for words in bm25s.tokenize(list(queries), stopwords=self.stopwords, show_progress=False, return_ids=False):
             known = [word for word in words if word in self._words.vocab_dict]
             if not known:

@@ -183,7 +183,7 @@ class Index:
         self,
         queries: Queries,
         k: int = 10,
-        rerank: Literal["vectors", "codes"] | None = None,
+        rerank: str | None = None,
         candidates: int = 200,
         vectors: np.ndarray | None = None,
         boost: Mapping[int, float] | None = None,

@@ -151,7 +151,7 @@ def ask(words: list[str]) -> None:
             options.k,
             options.rerank,
             candidates=options.candidates,
-            mute=options.mute,  # type: ignore[arg-type]
+            mute=options.mute,
         )[0]
         reasons = [reasons_of(index, query, hit) for hit in hits]
         if options.json:

@@ -26,6 +26,7 @@ from scipy import sparse
 
 from hsvae_hf import ApproximateIndex, Index, encode_vectors
 from hsvae_hf.command_line import parse
+from hsvae_hf.extras import require
 from hsvae_hf.files import load_vectors, write_json
 from hsvae_hf.loading import load_for_inference
 
@@ -229,9 +230,36 @@ def peak_of_build(options: SearchArguments, files: list[Path], count: int) -> fl
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Time of a query by the number of rows; recall of the dense ten by the number of candidates."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    times, found = figure.subplots(1, 2)
+    sizes = sorted(map(int, report["sizes"]))
+    for name, label, colour, marker in (
+        ("dense_ms_per_query", "dense vectors, one query", "#D55E00", "s"),
+        ("dense_ms_per_query_in_batch", "dense vectors, 100 queries together", "#E69F00", "D"),
+        ("ms_per_query", "codes", "#0072B2", "o"),
+    ):
+        values = [report["sizes"][str(size)][name] for size in sizes]
+        times.plot(sizes, values, color=colour, marker=marker, label=label)
+        beyond = sizes[-1] * 10
+        times.plot([sizes[-1], beyond], [values[-1], values[-1] * 10], color=colour, linestyle=":")
+    times.set(xscale="log", yscale="log", xlabel="rows (dotted: expected)", ylabel="ms of CPU per query")
+    times.legend(frameon=False, fontsize=8)
+    recalls = report["sizes"][str(sizes[-1])]["recall_of_dense_ten"]
+    found.plot([int(count) for count in recalls], list(recalls.values()), color="#0072B2", marker="o")
+    found.set(xscale="log", xlabel="candidates from the codes", ylabel="share of the ten nearest by dense vectors")
+    found.set_title(f"{sizes[-1]:,} rows", fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
 def search(words: list[str]) -> None:
     """Measure and print."""
     options = parse(SearchArguments, __doc__.partition("\n")[0], words)
+    require("matplotlib")
     report = measure(options)
     write_json(Path(options.output_dir) / "search.json", report)
+    draw(report, Path(options.output_dir) / "search-speed.png")
     print(json.dumps(report, indent=None if options.json else 2))
