@@ -167,7 +167,10 @@ class Index:
         Raises:
             ValueError: if these do not fit one another or the index; nothing is added then.
         """
-        self.segments.append(self._segment(rows, ids, texts, vectors))
+        segment = self._segment(rows, ids, texts, vectors)
+        while self.segments and _is_small(self.segments[-1], len(segment)):  # each row is moved a few times at most
+            segment = joined([self.segments.pop(), segment], self.settings.precision)
+        self.segments.append(segment)
 
     def remove(self, ids: Ids) -> None:
         """Take rows out.
@@ -468,6 +471,11 @@ def _are_sentences(rows: Any) -> bool:
     if sparse.issparse(rows) or isinstance(rows, Tensor) or (isinstance(rows, np.ndarray) and rows.dtype.kind in "fiu"):
         return False
     return isinstance(rows, str) or not len(rows) or isinstance(rows[0], str)
+
+
+def _is_small(segment: Segment, rows: int) -> bool:
+    """Whether a segment that is in no file is to become one with the next, of so many rows."""
+    return segment.folder is None and len(segment) < 2 * rows and len(segment) + rows <= SEGMENT_ROWS
 
 
 def _compacted(segments: Sequence[Segment], precision: str) -> list[Segment]:

@@ -65,6 +65,15 @@ def test_hits_are_those_of_the_whole_product(codes, similarity, parts):
             same(hits, expected(rows @ query, ROWS))
 
 
+def test_rows_that_come_one_by_one_make_few_segments(codes):
+    index, whole = Index(), Index()
+    whole.add(codes)
+    for row in range(ROWS):
+        index.add(codes[row])
+    assert len(index.segments) < 12 and len(index) == ROWS
+    assert index.search(codes[:20]) == whole.search(codes[:20])
+
+
 def test_half_precision_moves_scores_by_little(codes):
     index = Index()
     index.add(codes)
