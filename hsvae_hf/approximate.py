@@ -15,7 +15,8 @@ class ApproximateIndex:
 
     Seismic takes no negative values. So each dimension is two there, its positive and its negative values; of a product
     of unlike signs it knows nothing. The index scores what Seismic finds, so that scores are exact, and rows may be
-    missing. Seismic's structure is in memory, made anew of the codes of the index when this is created.
+    missing. Seismic's structure is in memory. It is made when this is created, and anew at the first
+    search after rows came or went.
 
     Args:
         index: of codes.
@@ -34,20 +35,29 @@ class ApproximateIndex:
 
     def __init__(self, index: Index, n_postings: int = 3500, summary_energy: float = 0.4, **options: Any) -> None:
         require("seismic", extra="seismic")
+        check_positive(n_postings=n_postings)
+        check_share(summary_energy=summary_energy)
+        self.index, self._changes = index, -1
+        self._options = {"n_postings": n_postings, "summary_energy": summary_energy, "num_threads": 1} | options
+        self._ids: list[int | str] = []
+        self._found: Any = None
+        self._build()
+
+    def _build(self) -> None:
+        """Make Seismic's structure of the codes that the index has now."""
         import seismic
 
-        check_positive(n_postings=n_postings)
-        self.index, self._kind = index, seismic.get_seismic_string()
-        data = seismic.SeismicDataset()
-        for number, segment in enumerate(index.segments):
-            codes, rows = _split(segment.codes()), np.flatnonzero(~segment.removed)
+        data, self._kind, self._ids = seismic.SeismicDataset(), seismic.get_seismic_string(), []
+        for block, ids, _ in self.index.blocks():
+            codes = _split(block)
             names = np.arange(codes.shape[1]).astype(self._kind)
-            for row in rows.tolist():
+            for row, name in enumerate(ids):
                 part = slice(codes.indptr[row], codes.indptr[row + 1])
-                data.add_document(f"{number} {row}", names[codes.indices[part]], codes.data[part])
-        self._found = seismic.SeismicIndex.build_from_dataset(
-            data, n_postings=n_postings, summary_energy=summary_energy, num_threads=1, **options
-        )
+                if part.start < part.stop:
+                    data.add_document(str(len(self._ids)), names[codes.indices[part]], codes.data[part])
+                    self._ids.append(name)
+        self._found = seismic.SeismicIndex.build_from_dataset(data, **self._options) if self._ids else None
+        self._changes = self.index.changes
 
     def search(
         self, queries: Queries, k: int = 10, candidates: int = 50, query_cut: int = 16, heap_factor: float = 0.8
@@ -62,20 +72,34 @@ class ApproximateIndex:
             heap_factor: above 0 to 1; less finds more and takes longer.
         """
         check_positive(k=k, candidates=candidates, query_cut=query_cut)
+        check_share(heap_factor=heap_factor)
+        if self._changes != self.index.changes:
+            self._build()
         codes = self.index.query_codes(queries)
         split = _split(codes)
         names = np.arange(split.shape[1]).astype(self._kind)
         hits: list[list[Hit]] = []
         for row in range(codes.shape[0]):
             part = slice(split.indptr[row], split.indptr[row + 1])
-            if part.start == part.stop:
+            if part.start == part.stop or self._found is None:
                 hits.append([])
                 continue
             asked = names[split.indices[part]], split.data[part]
             found = self._found.search("query", *asked, max(k, candidates), query_cut, heap_factor)
-            places = np.array([name.split() for _, _, name in found], dtype=int).reshape(-1, 2)
-            hits.append(self.index.hits_at(places, codes[row], k))
+            ids: Any = [self._ids[int(number)] for _, _, number in found]
+            hits.append(self.index.hits_at(ids, codes[row], k))
         return hits
+
+
+def check_share(**numbers: Any) -> None:
+    """Refuse what is not above 0 and at most 1.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name, value in numbers.items():
+        if not 0 < value <= 1:
+            raise ValueError(f"`{name}` must be above 0 and at most 1, got {value!r}; choose such a share.")
 
 
 def _split(codes: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -96,8 +96,18 @@ class DimensionNames:
         Where several ends have the same words, the end stands behind them: "password, reset (17+)".
         """
         plain = {end: ", ".join(self.ends.get(end, {}).get("words", ())) for end in _all_ends(self.latent_size)}
-        count = Counter(plain.values())
-        return {end: f"{words} ({end})" if words and count[words] > 1 else words or end for end, words in plain.items()}
+        taken = Counter(words or end for end, words in plain.items())
+        labels = {
+            end: f"{words} ({end})" if words and (taken[words] > 1 or words in plain) else words or end
+            for end, words in plain.items()
+        }
+        twice = Counter(labels.values())  # words that look like the name of another end
+        return {end: label if twice[label] == 1 else end for end, label in labels.items()}
+
+    def __repr__(self) -> str:
+        return (
+            f"DimensionNames({self.latent_size} dimensions, words for {len(self.ends)} ends, of {self.sentences} texts)"
+        )
 
     def save(self, folder: "str | PathLike[str]") -> None:
         """Write `dimensions.json`, whole or not at all, into the folder of the model.
@@ -167,7 +177,9 @@ class DimensionNames:
             ) from error
 
 
-def name_dimensions(codes: sparse.csr_matrix, texts: Sequence[str], num_words: int = 3) -> DimensionNames:
+def name_dimensions(
+    codes: "sparse.csr_matrix | np.ndarray | torch.Tensor", texts: Sequence[str], num_words: int = 3
+) -> DimensionNames:
     """Name dimensions by the words of the sentences that switch them on, as `describe_dimensions` finds them.
 
     Words come by their log odds in the sentences of an end against all others. They say what is frequent where a
@@ -175,7 +187,8 @@ def name_dimensions(codes: sparse.csr_matrix, texts: Sequence[str], num_words: i
     loses them.
 
     Args:
-        codes: of `texts`, `(sentences, latent_size)`; some thousand sentences at least.
+        codes: of `texts`, `(sentences, latent_size)`, of scipy, numpy or torch; of tens of thousands of sentences where
+            words are to be telling.
         texts: raw sentences, like those that are to be encoded.
         num_words: at most so many for each end.
 
@@ -193,7 +206,7 @@ def name_dimensions(codes: sparse.csr_matrix, texts: Sequence[str], num_words: i
     from hsvae_hf.explanation import describe_dimensions  # which names what it explains
 
     check_positive(num_words=num_words)
-    described = describe_dimensions(codes, texts, num_words, num_sentences=0)
+    described = describe_dimensions(as_codes(codes), texts, num_words, num_sentences=0)
     ends = {
         f"{one['dimension']}{sign}": {"share": float(f"{one[end]['share']:.4g}"), "words": one[end]["words"]}
         for one in described

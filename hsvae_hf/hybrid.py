@@ -35,7 +35,8 @@ def reciprocal_rank_fusion(rankings: Sequence[Sequence[Hit]], k: int = 10, const
 class HybridIndex:
     """An index of codes, and BM25 over its texts, asked together.
 
-    BM25 is that of bm25s with its defaults, in memory, made anew of the texts of the index when this is created.
+    BM25 is that of bm25s with its defaults, in memory. It is made of the texts of the index when this is created, and
+    anew at the first search after rows came or went.
 
     Args:
         index: with an encoder and texts.
@@ -53,20 +54,27 @@ class HybridIndex:
 
     def __init__(self, index: Index, stopwords: str | list[str] = "en") -> None:
         require("bm25s", extra="search")
+        self.index, self.stopwords, self._changes = index, stopwords, -1
+        self._build()
+
+    def _build(self) -> None:
+        """Count the words of the texts that the index has now."""
         import bm25s
 
-        self.index, self.stopwords = index, stopwords
-        self.ids: list[int | str] = []
-        texts: list[str] = []
-        for _, ids, part in index.blocks():
+        self._ids: list[int | str] = []
+        self._texts: list[str] = []
+        for _, ids, part in self.index.blocks():
             missing = next((name for name, text in zip(ids, part, strict=True) if text is None), None)
             if missing is not None:
                 raise ValueError(f"`index` must have the text of every row, got none of {missing!r}; add `texts`.")
-            self.ids += ids
-            texts += [str(text) for text in part]
-        self._texts = texts
-        self._words: Any = bm25s.BM25()
-        self._words.index(bm25s.tokenize(texts, stopwords=stopwords, show_progress=False), show_progress=False)
+            self._ids += ids
+            self._texts += [str(text) for text in part]
+        tokens = bm25s.tokenize(self._texts, stopwords=self.stopwords, show_progress=False)
+        self._words: Any = None  # where no text has a word
+        if any(len(words) for words in tokens.ids):
+            self._words = bm25s.BM25()
+            self._words.index(tokens, show_progress=False)
+        self._changes = self.index.changes
 
     def search(
         self, queries: Sequence[str], k: int = 10, candidates: int = 100, constant: int = 60, **options: Any
@@ -90,13 +98,15 @@ class HybridIndex:
         """The hits of BM25 alone; the arguments are those of `search`."""
         import bm25s
 
+        if self._changes != self.index.changes:
+            self._build()
         found: list[list[Hit]] = []
         for words in bm25s.tokenize(list(queries), stopwords=self.stopwords, show_progress=False, return_ids=False):
-            known = [word for word in words if word in self._words.vocab_dict]
+            known = [] if self._words is None else [word for word in words if word in self._words.vocab_dict]
             if not known:
                 found.append([])
                 continue
             scores = self._words.get_scores(known)
             order = [row for row in (-scores).argsort(kind="stable")[:count] if scores[row] > 0]
-            found.append([Hit(self.ids[row], float(scores[row]), self._texts[row]) for row in order])
+            found.append([Hit(self._ids[row], float(scores[row]), self._texts[row]) for row in order])
         return found

@@ -1,7 +1,9 @@
 """Encoders of an index: of sentence-transformers, models of words, or coders of vectors, in one form."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -40,7 +42,21 @@ def load_index_encoder(name: str, codes: str | None = None) -> Any:
 
     from hsvae_hf.sentence_transformers import add_codes
 
-    return SparseEncoder(name) if codes is None else add_codes(SentenceTransformer(name), codes)
+    if codes is not None:
+        return add_codes(SentenceTransformer(name), codes)
+    modules, settings = (_json_of(name, file) for file in ("modules.json", "config_sentence_transformers.json"))
+    if settings.get("model_type") != "SparseEncoder":
+        raise ValueError(
+            f"`encoder` must give sparse codes, got {name!r}, a SentenceTransformer; name codes for its vectors "
+            "besides, as `codes`."
+        )
+    own = all(module["type"].startswith(("sentence_transformers.", "hsvae_hf.")) for module in modules)
+    return SparseEncoder(name, trust_remote_code=own)  # of modules that are installed already
+
+
+def _json_of(name: str, file: str) -> Any:
+    path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -55,12 +71,17 @@ class IndexEncoder:
     encoder: Any = None
 
     def __post_init__(self) -> None:
-        pair = isinstance(self.encoder, tuple) and len(self.encoder) == 2
-        if not (self.encoder is None or pair or hasattr(self.encoder, "encode_document") or self._is_coder):
+        pair = isinstance(self.encoder, tuple) and len(self.encoder) == 2 and hasattr(self.encoder[0], "config")
+        sparse_encoder = self._is_sentence_encoder and type(self.encoder).__name__ != "SentenceTransformer"
+        if not (self.encoder is None or pair or sparse_encoder or self._is_coder):
             raise ValueError(
                 f"`encoder` must be a SparseEncoder, a model of words with its tokenizer, as a pair, or a model of "
                 f"`hsvae_hf.fit`, got a {type(self.encoder).__name__}; load one."
             )
+
+    @property
+    def _is_sentence_encoder(self) -> bool:
+        return hasattr(self.encoder, "encode_document")
 
     @property
     def _is_coder(self) -> bool:
@@ -91,7 +112,7 @@ class IndexEncoder:
         """The model that decodes codes, where there is one."""
         if self._is_coder:
             return self._model
-        if not hasattr(self.encoder, "encode_document"):
+        if not self._is_sentence_encoder:
             return None
         from hsvae_hf.sentence_transformers import SparseCodes
 
@@ -107,10 +128,10 @@ class IndexEncoder:
         if isinstance(self.encoder, tuple):
             model, tokenizer = self.encoder
             return encode(model, tokenizer, list(sentences)), None
-        if not hasattr(self.encoder, "encode_document"):
+        if not self._is_sentence_encoder:
             raise ValueError(
-                "`encoder` must be given to index or ask with sentences: a SparseEncoder, or a model of words with its "
-                "tokenizer as a pair; or pass codes."
+                "`encoder` must take sentences, to index or ask with them: a SparseEncoder, or a model of words with "
+                "its tokenizer as a pair; or pass codes."
             )
         if self.coder is not None:
             from hsvae_hf.sentence_transformers import encode_with_vectors

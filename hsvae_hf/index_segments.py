@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,11 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from hsvae_hf.index_checks import at_unit_length
+
 SEGMENT_ROWS = 262_144  # whose scores fit a processor's cache
 TABLE = "rows.arrow"
 INT8_RANGE = 127
-Ids: TypeAlias = Sequence[int] | Sequence[str] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,6 @@ class Segment:
         """Dimensions of a code."""
         return len(self.ends) - 1
 
-    @property
-    def next_id(self) -> int:
-        """One more than the largest id, where ids are numbers."""
-        if not len(self) or not pa.types.is_integer(self.table["id"].type):
-            return 0
-        return int(pc.max(self.table["id"]).as_py()) + 1
-
     def add_scores(self, dimensions: np.ndarray, weights: np.ndarray, scores: Tensor) -> None:
         """Add what a query and each row share.
 
@@ -102,6 +96,8 @@ class Segment:
 
     def positions(self, ids: pa.Array) -> np.ndarray:
         """The row of each id, -1 of one that is not there or was removed, `(ids,)`."""
+        if not len(self) or ids.type != self.table["id"].type:
+            return np.full(len(ids), -1)
         places = pc.index_in(ids, value_set=self.table["id"]).fill_null(-1).to_numpy(zero_copy_only=False).copy()
         places[(places >= 0) & self.removed[places]] = -1
         return cast(np.ndarray, places)
@@ -157,6 +153,10 @@ class Segment:
         arrays = {path.stem: np.load(path, mmap_mode="c", allow_pickle=False) for path in folder.glob("*.npy")}
         table = pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
         ends, rows, values = (arrays.pop(name) for name in ("ends", "rows", "values"))
+        lengths = {"vectors": table.num_rows, "vector_scales": table.num_rows, "code_ends": table.num_rows + 1}
+        wrong = [name for name, array in arrays.items() if len(array) != lengths.get(name, len(array))]
+        if wrong or ends.dtype != np.int64 or not ends[-1] == len(rows) == len(values):
+            raise ValueError(f"arrays of {folder.name} do not fit one another")
         return cls(ends, rows, values, table, arrays, np.zeros(table.num_rows, dtype=bool), folder)
 
     @property
@@ -187,7 +187,7 @@ def vector_arrays(vectors: np.ndarray, precision: str) -> dict[str, np.ndarray]:
     >>> arrays["vectors"].tolist()
     [[95, 127]]
     """
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    unit = at_unit_length(vectors)
     if precision != "int8":
         return {"vectors": unit.astype(precision)}
     scales = np.abs(unit).max(axis=1).clip(1e-12) / INT8_RANGE
@@ -204,3 +204,27 @@ def joined(segments: Sequence[Segment], precision: str) -> Segment:
         lengths = np.concatenate([np.diff(part[2]["code_ends"]) for part in parts])
         kept["code_ends"] = np.concatenate([[0], lengths.cumsum()])
     return Segment.build(codes, table, kept, precision)
+
+
+def compacted(segments: Sequence[Segment], precision: str) -> list[Segment]:
+    """The same rows in few segments: neighbours of together at most `SEGMENT_ROWS` become one."""
+    groups: list[list[Segment]] = []
+    for segment in segments:
+        if segment.removed.all():
+            continue
+        if groups and sum(map(len, groups[-1])) + len(segment) <= SEGMENT_ROWS:
+            groups[-1].append(segment)
+        else:
+            groups.append([segment])
+    return [group[0] if len(group) == 1 else joined(group, precision) for group in groups]
+
+
+def is_small(segment: Segment, rows: int) -> bool:
+    """Whether a segment that is in no file is to become one with the next, of so many rows."""
+    return segment.folder is None and len(segment) < 2 * rows and len(segment) + rows <= SEGMENT_ROWS
+
+
+def largest_id(segment: Segment) -> int:
+    """The largest id, -1 where ids are strings."""
+    ids = segment.table["id"]
+    return int(pc.max(ids).as_py()) if pa.types.is_integer(ids.type) else -1

@@ -218,7 +218,7 @@ def check_codes(model: Any, codes: Any) -> sparse.csr_matrix:
         codes: `(rows, latent_size)`, a matrix of scipy, an array, nested lists, or a tensor, sparse ones too.
 
     Returns:
-        The same numbers in float32.
+        The same numbers in float32: indices ascending and once each, no zeros.
 
     Raises:
         ValueError: if they have another shape, or hold something else than finite numbers.
@@ -238,23 +238,32 @@ def as_codes(codes: Any, size: int | None = None, name: str = "codes") -> sparse
         ValueError: if they have another shape, or hold something else than finite numbers.
     """
     try:
-        array = _as_matrix(codes)
+        array = as_matrix(codes)
     except (ValueError, TypeError):  # rows of different lengths, or no numbers
         array = np.asarray(None)
-    if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != (size or array.shape[1]):
+    if array.dtype.kind not in "fiu" or array.ndim != 2 or array.shape[1] != (size or array.shape[1] or None):
         wanted = size or "latent_size"
         raise ValueError(
             f"`{name}` must be numbers, (rows, {wanted}), got {_described(codes)}; give codes of one model."
         )
     with np.errstate(over="ignore"):
-        matrix = sparse.csr_matrix(array, dtype=np.float32)
+        matrix = sparse.csr_matrix(array, dtype=np.float32, copy=True)
+    try:
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` must be a valid sparse matrix, got one that is not: {error}; build it again."
+        ) from error
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
     if not np.isfinite(matrix.data).all():
         row = int(np.searchsorted(matrix.indptr, np.isfinite(matrix.data).argmin(), side="right")) - 1
         raise ValueError(f"`{name}` must be finite, got NaN or infinity in row {row}; drop or repair it.")
     return matrix
 
 
-def _as_matrix(codes: Any) -> Any:
+def as_matrix(codes: Any) -> Any:
+    """Codes or vectors as an array or a matrix of scipy; a tensor is copied to the CPU, a sparse one becomes COO."""
     if sparse.issparse(codes):
         return codes
     if not isinstance(codes, torch.Tensor):

@@ -47,6 +47,16 @@ def check_options(
     return store, Coding(nonnegative, bool(normalize), max_active_dims, quantize)
 
 
+_END = re.compile(r"\d+[+-]")  # of a dimension, as `DimensionNames` writes it
+
+
+def _is_place(key: Any) -> bool:
+    """Whether this is the number of a dimension, or one of its ends."""
+    if isinstance(key, str):
+        return _END.fullmatch(key) is not None
+    return isinstance(key, Integral) and not isinstance(key, bool)
+
+
 def check_names(store: Store, names: Any, name: str, index: str | None) -> None:
     """Refuse names and an index that the store does not have.
 
@@ -55,10 +65,13 @@ def check_names(store: Store, names: Any, name: str, index: str | None) -> None:
     """
     if names is not None and not store.named:
         raise ValueError(f"`names` must be left out for {store.title}, whose dimensions are numbers; drop it.")
+    if not isinstance(names, Mapping | None):
+        raise ValueError(f"`names` must map dimensions to strings, got a {type(names).__name__}; write {{3: 'sport'}}.")
     for key, word in (names or {}).items():
-        if isinstance(key, bool) or not isinstance(key, Integral) or not isinstance(word, str):
+        if not _is_place(key) or not isinstance(word, str):
             raise ValueError(
-                f"`names` must map dimensions to strings, got {key!r}: {word!r}; write it as {{3: 'sport'}}."
+                f"`names` must map dimensions to strings, got {key!r}: {word!r}; write it as {{3: 'sport'}}, or for one "
+                "end of a dimension {'3+': 'sport'}."
             )
         _check_unicode(word, "names")
     if not isinstance(name, str) or not re.fullmatch(store.name, name):
@@ -114,7 +127,7 @@ def check_ids(form: str, store: Store, ids: Any, rows: int) -> Sequence[int] | S
     values = _column("ids", ids, rows)
     strings = bool(values) and isinstance(values[0], str)
     low, high = _INTEGERS.get(form, (-(2**63), 2**63 - 1))
-    seen: dict[int | str, int] = {}
+    seen: dict[Any, int] = {}
     for row, value in enumerate(values):
         if strings:
             rule = _string_rule(form, store, value)
@@ -123,8 +136,11 @@ def check_ids(form: str, store: Store, ids: Any, rows: int) -> Sequence[int] | S
             rule = None if whole and low <= value <= high else f"whole numbers from {low} to {high}, or all strings"
         if rule:
             raise ValueError(f"`ids` must be {rule}, for {store.title}, got {value!r:.80} in row {row}; change it.")
-        if seen.setdefault(value, row) != row:
-            raise ValueError(f"`ids` must differ, got {value!r:.80} in the rows {seen[value]} and {row}; change one.")
+        identity = uuid.UUID(value) if strings and form == "qdrant" else value
+        if seen.setdefault(identity, row) != row:
+            raise ValueError(
+                f"`ids` must differ, got {value!r:.80} in the rows {seen[identity]} and {row}; change one."
+            )
     return values if strings else [int(value) for value in values]
 
 

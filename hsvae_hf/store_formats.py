@@ -117,7 +117,7 @@ class Layout:
     dimensions: int
     split: bool
     values: str = "float32"
-    names: Mapping[int, str] = field(default_factory=dict)
+    names: Mapping[int | str, str] = field(default_factory=dict)
     collection: str = "codes"
     string_ids: bool = False
     texts: bool = False
@@ -130,9 +130,10 @@ class Layout:
         return self.dimensions * 2 if self.split else self.dimensions
 
     def term(self, index: int) -> str:
-        """The word that stands for a dimension; that of negative values begins with `-`."""
+        """The word that stands for a dimension; that of negative values begins with `-`, or is the name of this end."""
         negative, dimension = divmod(index, self.dimensions) if self.split else (0, index)
-        return "-" * negative + self.names.get(dimension, str(dimension))
+        end = self.names.get(f"{dimension}{'-' if negative else '+'}")
+        return "-" * negative + self.names.get(dimension, str(dimension)) if end is None else end
 
     def check_terms(self, store: Store, indices: np.ndarray) -> None:
         """Refuse words that the store can't tell apart, or doesn't take.

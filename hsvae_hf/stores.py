@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from hsvae_hf.dimension_names import DimensionNames
 from hsvae_hf.files import staged_file
 from hsvae_hf.input_checks import check_switch
 from hsvae_hf.store_checks import (
@@ -87,7 +88,7 @@ def export(
     normalize: bool = False,
     max_active_dims: int | None = None,
     quantize: str | None = None,
-    names: Mapping[int, str] | None = None,
+    names: Mapping[int, str] | Mapping[str, str] | DimensionNames | None = None,
     name: str = "codes",
     index: str | None = None,
     overwrite: bool = False,
@@ -134,8 +135,8 @@ def export(
             no quantisation. The report has the scale. As JSON so do the metadata of Arrow (`hsvae_hf`) and of a
             collection of Qdrant, the description of one of Milvus (milvus-lite keeps none) and the comment on a table;
             files of text have no place for it.
-        names: words for dimensions, where the store has words (Elasticsearch, OpenSearch, Anserini); others are called
-            by their number. That of negative values after a split begins with `-`.
+        names: `DimensionNames`, or words for dimensions, `{3: "sport"}`, or for their ends, `{"3+": "sport"}`, where
+            the store has words (Elasticsearch, OpenSearch, Anserini); other dimensions are called by their number. That of negative values after a split begins with `-`.
         name: of the collection, table or index.
         index: for pgvector, `"hnsw"` holds the codes to 1,000 non-zeros and, through a connection, builds that index
             for inner products.
@@ -157,7 +158,8 @@ def export(
     """
     store, coding = check_options(format, nonnegative, normalize, max_active_dims, quantize)
     check_switch(overwrite=overwrite)
-    check_names(store, names, name, index)
+    words = _plain(names)
+    check_names(store, words, name, index)
     path = check_target(store, format, target, overwrite, ids is not None or texts is not None)
     with ExitStack() as stack:
         if format == "milvus" and path:
@@ -175,7 +177,7 @@ def export(
             seen.dimensions,
             coding.nonnegative == "split",
             values=coding.quantize or "float32",
-            names=names or {},
+            names=words or {},
             collection=name,
             string_ids=bool(identities) and isinstance(identities[0], str),
             texts=texts is not None,
@@ -254,7 +256,7 @@ def export_query(
     nonnegative: str | None = None,
     normalize: bool = False,
     max_active_dims: int | None = None,
-    names: Mapping[int, str] | None = None,
+    names: Mapping[int, str] | Mapping[str, str] | DimensionNames | None = None,
 ) -> list[Any]:
     """What to send a store to search by codes, one query for each row.
 
@@ -286,13 +288,14 @@ def export_query(
     [{0: 0.5, 2: -2.0, 3: -0.5, 5: 2.0}]
     """
     store, coding = check_options(format, nonnegative, normalize, max_active_dims, None)
-    check_names(store, names, "codes", None)
+    words = _plain(names)
+    check_names(store, words, "codes", None)
     codes = canonical(codes)
     split = coding.nonnegative == "split"
     rows = both_signs(replace(coding, nonnegative="none")(codes)) if store.signed and split else coding(codes)
     check_limits(rows, 0, store, store.nonzeros, coding)
     check_query(rows, store)
-    layout = Layout(codes.shape[1], split, names=names or {})
+    layout = Layout(codes.shape[1], split, names=words or {})
     if store.named:
         layout.check_terms(store, np.unique(rows.indices))
     queries = []
@@ -318,3 +321,10 @@ def _query(format: str, layout: Layout, indices: Sequence[int], values: Sequence
     if format == "opensearch":
         return {"neural_sparse": {FIELD: {"query_tokens": weights}}}
     return weights
+
+
+def _plain(names: Any) -> Any:
+    """The words of the ends that have some, of `DimensionNames`; other names as they are."""
+    if not isinstance(names, DimensionNames):
+        return names
+    return {end: label for end, label in names.labels.items() if end in names.ends}

@@ -10,27 +10,36 @@ import before_imports  # noqa: F401 - first: see there
 
 import itertools
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from scipy import sparse
 from tqdm import tqdm
 
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import choose, parse
-from hsvae_hf.console import command_line, duration, finish, say
+from hsvae_hf.console import duration, finish, say
 from hsvae_hf.data import load_text_dataset
+from hsvae_hf.dimension_names import name_dimensions
+from hsvae_hf.explanation import Explanation
+from hsvae_hf.files import check_output
 from hsvae_hf.index import Hit, Index
 from hsvae_hf.index_encoders import load_index_encoder
+from hsvae_hf.index_files import INDEX
 from hsvae_hf.input_checks import check_positive
+from hsvae_hf.store_formats import STORES
 from hsvae_hf.stores import export
-from hsvae_hf.text_files import SUFFIXES, find_text_column, read_columns, read_rows
+from hsvae_hf.text_files import SUFFIXES, find_text_column, read_cells, read_columns, read_rows
 
 SEGMENT_ROWS = 8192  # sentences that an interruption may cost
 REASONS = 3  # dimensions that are shown with a hit
+NAMED_ROWS, MOST_ROWS = 500, 100_000  # from how many rows on dimensions get names, and by how many
 
 
 @dataclass(kw_only=True)
@@ -49,8 +58,8 @@ class IndexArguments:
     id_column: str | None = field(
         default=None, metadata={"help": "Column of ids of a file; rows have numbers without."}
     )
-    split: str = field(default="train", metadata={"help": "Of a data set."})
-    keep: str | None = field(
+    split: str | None = field(default=None, metadata={"help": "Of a data set; train without."})
+    keep: Literal["vectors", "codes"] | None = field(
         default=None, metadata={"help": "vectors or codes: what a query may rerank hits by; neither by default."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on with an interrupted run of the same command."})
@@ -61,10 +70,14 @@ class QueryArguments:
     """Which index, what to ask."""
 
     index: str = field(metadata={"help": "Folder of the index."})
+    encoder: str | None = field(default=None, metadata={"help": "If not where it was when the index was made."})
+    codes: str | None = field(default=None, metadata={"help": "Likewise."})
     query: list[str] = field(default_factory=list, metadata={"help": "What to look for; several are asked in order."})
     interactive: bool = field(default=False, metadata={"help": "Ask line by line until an empty one."})
     k: int = field(default=5, metadata={"help": "Hits per query."})
-    rerank: str | None = field(default=None, metadata={"help": "vectors or codes, whichever the index keeps."})
+    rerank: Literal["vectors", "codes"] | None = field(
+        default=None, metadata={"help": "vectors or codes, whichever the index keeps."}
+    )
     candidates: int = field(default=200, metadata={"help": "Rows that reranking looks at."})
     mute: list[int] = field(default_factory=list, metadata={"help": "Dimensions to leave out of the query."})
     json: bool = field(default=False, metadata={"help": "Print a JSON object for each query."})
@@ -75,8 +88,8 @@ class ExportArguments:
     """Which index, for which store, to where."""
 
     index: str = field(metadata={"help": "Folder of the index."})
-    format: str = field(metadata={"help": "Of the store; see help(hsvae_hf.export)."})
-    output: str = field(metadata={"help": "File to write."})
+    format: str = field(metadata={"help": f"{', '.join(STORES)}; help(hsvae_hf.export) has a table of them."})
+    output: str = field(metadata={"help": "File to write; its suffix is of the format."})
     nonnegative: str | None = field(
         default=None, metadata={"help": "split, abs or none: what becomes of negative values; else as the store needs."}
     )
@@ -89,52 +102,80 @@ def index_rows(words: list[str]) -> None:
     """Index all sentences; the folder is an index once they are in it."""
     options = parse(IndexArguments, __doc__, words)
     started = time.perf_counter()
+    check_new(options.index)
     sentences, ids, count = read_input(options)
     first = list(itertools.islice(sentences, 1))
     if not first:
         raise ValueError(f"`input` must hold at least one sentence, got none in {options.input!r}.")
     say(f"search.py: {options.input}, by {options.encoder}, to {options.index}")
     encoder = load_index_encoder(options.encoder, options.codes)
-    rows = tqdm(itertools.chain(first, sentences), total=count, unit=" rows", disable=not sys.stderr.isatty())
-    sources = {"encoder": options.encoder, "codes": options.codes}
     index = Index.build(
-        rows,
+        tqdm(itertools.chain(first, sentences), total=count, unit=" rows", disable=not sys.stderr.isatty()),
         options.index,
         ids=ids,
         resume=options.resume,
         segment_rows=SEGMENT_ROWS,
         encoder=encoder,
         keep=options.keep,
-        metadata=sources,
+        metadata={name: place_of(getattr(options, name)) for name in ("encoder", "codes")},
     )
-    figures = {"rows": len(index), "MB": index.nbytes / 1e6, "time": duration(time.perf_counter() - started)}
-    finish(
-        options.index,
-        figures,
-        command_line("search.py", index=options.index, query="...").replace(" --", " query --", 1),
-    )
+    named = name_rows(index)
+    nonzeros = sum(len(segment.rows) for segment in index.segments)
+    figures: dict[str, Any] = {"rows": len(index), "dimensions": index.latent_size, "with names": named}
+    figures |= {"non-zeros per row": nonzeros / len(index), "MB": index.nbytes / 1e6}
+    figures |= {"time": duration(time.perf_counter() - started)}
+    finish(options.index, figures, f"python {sys.argv[0]} query --index {shlex.quote(options.index)} --interactive")
+
+
+def check_new(folder: str) -> None:
+    """Refuse the folder of an index before the encoder is loaded."""
+    if (Path(folder) / INDEX).exists():
+        raise ValueError(f"`index` must be a new folder, got {folder!r} with an index; name another.")
+
+
+def place_of(name: str | None) -> str | None:
+    """The name of a model, as it is known from any folder."""
+    return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
+
+
+def name_rows(index: Index) -> int | None:
+    """Name the dimensions by the rows, where there are enough and the model has no names; how many have one."""
+    if len(index) < NAMED_ROWS or find_spec("sklearn") is None or index.encoder.names is not None:
+        return None
+    parts, texts = [], []
+    for codes, _, part in index.blocks():
+        parts.append(codes)
+        texts += part
+        if len(texts) > MOST_ROWS:
+            break
+    names = name_dimensions(sparse.vstack(parts, format="csr"), texts)
+    names.save(next(iter(index.folders)))
+    return len({end[:-1] for end in names.ends})
 
 
 def read_input(options: IndexArguments) -> tuple[Iterator[str], Iterable[Any] | None, int | None]:
     """Sentences, ids and the number of rows, where it is known."""
     path = Path(options.input)
     if path.suffix.lower() not in SUFFIXES:
-        splits = load_text_dataset(
-            options.input, options.text_column, with_labels=False, needs_train=options.split == "train"
-        )
-        if options.split not in splits:
-            raise ValueError(f"`split` must be one of {sorted(splits)}, got {options.split!r}; name one of them.")
-        return iter(splits[options.split]["text"]), None, len(splits[options.split])
+        split = options.split or "train"
+        splits = load_text_dataset(options.input, options.text_column, with_labels=False, needs_train=split == "train")
+        if split not in splits:
+            raise ValueError(f"`split` must be one of {sorted(splits)}, got {split!r}; name one of them.")
+        if options.id_column is not None:
+            raise ValueError("`id_column` must be left out with a data set, whose rows have numbers.")
+        return iter(splits[split]["text"]), None, len(splits[split])
+    if options.split is not None:
+        raise ValueError(f"`split` must be left out with a file, got {options.split!r}; all its rows are indexed.")
     if not path.is_file():
         raise ValueError(f"`input` must be a file or a data set, got {options.input!r}; check the path.")
     columns = read_columns(path)
-    text = find_text_column(columns, options.text_column, str(path))
-    if options.id_column is None:
-        return (str(row[text]) for _, row in read_rows(path, [text])), None, None
-    if options.id_column not in columns:
-        raise ValueError(f"`id_column` must be one of {sorted(columns)}, got {options.id_column!r}; name one of them.")
-    ids = (row[options.id_column] for _, row in read_rows(path, [options.id_column]))
-    return (str(row[text]) for _, row in read_rows(path, [text])), ids, None
+    text, name = find_text_column(columns, options.text_column, str(path)), options.id_column
+    sentences = (str(row["text"]) for row in read_cells([str(path)], text))
+    if name is None:
+        return sentences, None, None
+    if name not in columns:
+        raise ValueError(f"`id_column` must be one of {sorted(columns)}, got {name!r}; name one of them.")
+    return sentences, (row.get(name) for _, row in read_rows(path, [name])), None
 
 
 def ask(words: list[str]) -> None:
@@ -143,33 +184,30 @@ def ask(words: list[str]) -> None:
     check_positive(k=options.k, candidates=options.candidates)
     if not options.query and not options.interactive:
         raise ValueError('`query` must be given, got none; write --query "...", or --interactive.')
-    index = load(options.index)
+    index = load(options)
     for query in itertools.chain(options.query, typed() if options.interactive else ()):
         started = time.perf_counter()
-        hits = index.search(
-            [query],
-            options.k,
-            options.rerank,
-            candidates=options.candidates,
-            mute=options.mute,
-        )[0]
-        reasons = [reasons_of(index, query, hit) for hit in hits]
+        hits = index.search([query], options.k, options.rerank, options.candidates, mute=options.mute)[0]
+        seconds = time.perf_counter() - started
+        reasons = [reasons_of(index.explain(query, hit, mute=options.mute)) for hit in hits]
         if options.json:
             found = [asdict(hit) | {"reasons": why} for hit, why in zip(hits, reasons, strict=True)]
             print(json.dumps({"query": query, "hits": found}), flush=True)
             continue
-        say(f"\n{query} ({1000 * (time.perf_counter() - started):.0f} ms)")
+        kind = f"cosine of {options.rerank}" if options.rerank else index.settings.similarity
+        say(f"\n{query}\n  {kind}, {1000 * seconds:.0f} ms with the encoding of the query")
         say(*(shown(hit, why) for hit, why in zip(hits, reasons, strict=True)))
         if not hits:
             say("  nothing shares a dimension with it")
 
 
-def load(folder: str) -> Index:
-    """The index and the encoder that it was made with."""
-    sources = Index.load(folder).settings.metadata
-    if "encoder" not in sources:
-        raise ValueError(f"`index` must be one of `search.py index`, got {folder!r}; open it with `hsvae_hf.Index`.")
-    return Index.load(folder, load_index_encoder(sources["encoder"], sources.get("codes")))
+def load(options: QueryArguments) -> Index:
+    """The index and its encoder, that of the command line or else the one that it was made with."""
+    sources = Index.load(options.index).settings.metadata
+    encoder, codes = options.encoder or sources.get("encoder"), options.codes or sources.get("codes")
+    if encoder is None:
+        raise ValueError(f"`encoder` must be given for {options.index!r}, which `search.py index` has not made.")
+    return Index.load(options.index, load_index_encoder(encoder, codes))
 
 
 def typed() -> Iterator[str]:
@@ -184,22 +222,31 @@ def typed() -> Iterator[str]:
         yield line
 
 
-def reasons_of(index: Index, query: str, hit: Hit) -> list[tuple[str, float]]:
-    """The dimensions that add most to a score, by name where they have one, and what they add."""
-    found = index.explain(query, hit)
+def reasons_of(found: Explanation) -> list[dict[str, Any]]:
+    """The dimensions that add most to the score of the codes, their names where they have one, and what they add."""
     names = found.names or [str(dimension) for dimension, _ in found.contributions]
-    return [(name, share) for name, (_, share) in zip(names, found.contributions, strict=True)][:REASONS]
+    reasons = [
+        {"dimension": dimension, "name": name, "share": share}
+        for name, (dimension, share) in zip(names, found.contributions, strict=True)
+    ]
+    return reasons[:REASONS]
 
 
-def shown(hit: Hit, reasons: list[tuple[str, float]]) -> str:
+def shown(hit: Hit, reasons: list[dict[str, Any]]) -> str:
     """A hit in two lines."""
-    why = ", ".join(f"{name} ({share:+.2f})" for name, share in reasons)
-    return f"  {hit.score:.3f}  {hit.id}  {(hit.text or '')[:200]}\n         by {why}"
+    why = "; ".join(f"{one['dimension']} {named(one)}{one['share']:+.2f}" for one in reasons)
+    return f"  {hit.score:.3f}  {hit.id}  {(hit.text or '')[:200]}\n         shares {why}"
+
+
+def named(reason: dict[str, Any]) -> str:
+    """The words of a dimension, if it has any, for a line."""
+    return "" if reason["name"].rstrip("+-") == str(reason["dimension"]) else f"({reason['name']}) "
 
 
 def export_codes(words: list[str]) -> None:
     """Write the codes of an index in the form of a store."""
     options = parse(ExportArguments, __doc__, words)
+    check_output(options.output, options.overwrite, Path(options.output).suffix, inputs=[options.index])
     index = Index.load(options.index)
     names: list[int | str] = []
     texts: list[str | None] = []

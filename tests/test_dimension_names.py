@@ -257,7 +257,7 @@ def test_what_cannot_be_named_is_refused(saved_model, tmp_path):
         (lambda: decode(names, np.ones(6), top_k=0), "`top_k` must be at least 1"),
         (lambda: name_dimensions(CODES, TEXTS, num_words=0), "`num_words` must be at least 1"),
         (lambda: name_dimensions(CODES, TEXTS[1:]), "`texts` must be those of the 24 codes, got 23"),
-        (lambda: name_dimensions(CODES.toarray(), TEXTS), "`codes` must be a sparse matrix"),
+        (lambda: name_dimensions(CODES.toarray()[0], TEXTS), r"`codes` must be numbers, \(rows, latent_size\)"),
         (lambda: name_dimensions(CODES, "one string"), "`texts` must be several strings"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -265,3 +265,9 @@ def test_what_cannot_be_named_is_refused(saved_model, tmp_path):
     (saved_model / "dimensions.json").write_text(json.dumps({"latent_size": 4, "sentences": 9, "ends": {}}))
     with pytest.raises(ValueError, match="`model` must have names of its 6 dimensions, got those of 4"):
         names_of_model(AutoModel.from_pretrained(saved_model))
+
+
+def test_no_two_labels_are_alike():
+    words = {"0+": ["x"], "1+": ["x"], "2+": ["x (0+)"], "2-": ["1-"]}
+    labels = DimensionNames(3, 9, {end: {"share": 0.1, "words": found} for end, found in words.items()}).labels
+    assert len(set(labels.values())) == 6

@@ -1,6 +1,7 @@
 """Search against products of whole matrices; an index in a folder after whatever happens to its process."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,14 +101,30 @@ def test_removed_rows_are_not_found_and_their_ids_are_free(codes):
     for wrong, message in (
         (lambda: index.add(codes[:1], ids=["row 9"]), "`ids` must be new"),
         (lambda: index.add(codes[:2], ids=["a", "a"]), "`ids` must be new"),
-        (lambda: index.add(codes[:1]), "`ids` must be of the kind in the index"),
-        (lambda: index.add(codes[:1], ids=[1.5]), "`ids` must be of the kind"),
+        (lambda: index.add(codes[:1]), "`ids` must be given, strings"),
+        (lambda: index.add(codes[:1], ids=[1.5]), "`ids` must be whole numbers of 64 bits, or all strings"),
         (lambda: index.add(codes[:2], ids=["a"]), "`ids` must be as many as the 2 rows"),
         (lambda: index.add(codes[:, :9]), r"`rows` must be numbers, \(rows, 48\)"),
         (lambda: index.add(np.full((1, WIDTH), np.nan), ids=["n"]), "`rows` must be finite"),
-        (lambda: index.add(["text"], ids=["t"]), "`encoder` must be given"),
+        (lambda: index.add(["text"], ids=["t"]), "`encoder` must take sentences"),
         (lambda: index.remove(["row 0", "none"]), "`ids` must be in the index, got 'none'"),
         (lambda: index.remove("row 0"), "`ids` must be a list"),
+        (lambda: index.remove({"row 0"}), "`ids` must be a list"),
+        (lambda: index.add(codes[:2], ids=["a", 1]), "`ids` must be strings, as the first"),
+        (lambda: index.add(codes[:1], ids=[True]), "`ids` must be whole numbers"),
+        (lambda: index.add(codes[:1], ids=[2**70]), "`ids` must be whole numbers"),
+        (lambda: index.add(codes[:1], ids=["t"], texts=["a\ud800"]), "`texts` must be valid Unicode"),
+        (lambda: index.add(codes[:1], ids=["t"], texts=[5]), "`texts` must be strings, got int"),
+        (lambda: index.search(codes[0], mute=3), "`mute` must be a list"),
+        (lambda: index.search(codes[0], mute=[True]), "`mute` must name dimensions"),
+        (lambda: index.search(codes[0], boost={0: np.nan}), "`boost` must have finite factors"),
+        (lambda: index.search(codes[0], boost=[0]), "`boost` must map dimensions"),
+        (lambda: index.search("text"), "`queries` must be several strings"),
+        (lambda: index.search(codes[0], k=None), "`k` and `candidates` must be at least 1"),
+        (lambda: index.explain(codes[:2], "row 0"), "`query` must be a single one"),
+        (lambda: Index(metadata={"a": object()}), "`metadata` must be fit for JSON"),
+        (lambda: Index(similarity="dot").add(np.full((1, 4), 1e6)), "below 65,504"),
+        (lambda: Index(similarity="dot").add(np.full((1, 4), 1e-9)), "above 1e-7"),
         (lambda: index.search(codes[0], k=0), "`k` must be at least 1"),
         (lambda: index.search(codes[0], rerank="vectors"), "`rerank` must be what the index keeps, None"),
         (lambda: index.search(codes[0], mute=[WIDTH]), "`mute` must name dimensions from 0 to 47"),
@@ -188,11 +205,13 @@ def test_a_saved_index_is_the_same_and_grows_in_place(codes, tmp_path):
     again.remove([1])
     again.save(tmp_path / "index")
     assert len(Index.load(tmp_path / "index")) == ROWS - 3
-    with pytest.raises(ValueError, match="`folder` must be new, or that of this index"):
-        index.save(tmp_path / "index") if index.folder != (tmp_path / "index") else Index().save(tmp_path / "index")
+    for other in (index, Index()):  # what was saved since would be lost
+        with pytest.raises(ValueError, match="`folder` must be new, or as this index knows it"):
+            other.save(tmp_path / "index")
+    assert len(Index.load(tmp_path / "index")) == ROWS - 3
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="`folder` must be a folder of an index"):
+    with pytest.raises(ValueError, match="`folder` must hold an index alone"):
         index.save(tmp_path / "other")
     assert SEGMENT_ROWS > ROWS
 
@@ -306,6 +325,117 @@ def test_two_writers_get_one_clear_error(codes, tmp_path):
     assert len(Index.load(tmp_path / "index")) == ROWS
 
 
+def test_the_order_of_equal_rows_and_scale_do_not_matter():
+    index = Index(similarity="dot")
+    codes = np.ones((6, 1))
+    codes[2] = 2
+    index.add(codes)
+    for k in range(1, 7):
+        assert [hit.id for hit in index.search(np.ones((1, 1)), k=k)[0]] == [2, 0, 1, 3, 4, 5][:k]
+    for scale in (1e20, 1e-25):
+        index = Index(precision="float32")
+        index.add(np.array([[1.0, 2.0], [2.0, -1.0]]) * scale)
+        (hits,) = index.search(np.array([[1.0, 2.0]]) / scale)
+        assert [(hit.id, round(hit.score, 5)) for hit in hits] == [(0, 1.0)]
+
+
+def test_codes_are_brought_into_one_form():
+    twice = sparse.csr_matrix((np.array([2.0, 1, 3]), np.array([0, 0, 1]), np.array([0, 3])), shape=(1, 4))
+    index = Index(similarity="dot")
+    index.add(twice)
+    assert index.search(np.ones((1, 4)))[0][0].score == index.explain(np.ones(4), 0).similarity == 6
+    wrong = sparse.csr_matrix((np.ones(2), np.array([0, 1]), np.array([0, 2])), shape=(1, 4))
+    wrong.indices[1] = 9
+    with pytest.raises(ValueError, match="`rows` must be a valid sparse matrix"):
+        index.add(wrong)
+    index.add(np.zeros((0, 4)))
+    index.add([[0.0, 0, 0, 5]])
+    assert [hit.id for hit in index.search([[0.0, 0, 0, 1]])[0]] == [1]
+    index.remove([0, 1])
+    assert index.search(np.ones((1, 4))) == [[]]
+
+
+def test_an_emptied_index_goes_on_and_numbers_are_not_given_twice(tmp_path):
+    index = Index()
+    index.add(np.eye(3))
+    index.remove([1, 2])
+    index.save(tmp_path / "index")
+    index = Index.load(tmp_path / "index")
+    index.add(np.eye(3)[:1])
+    assert [hit.id for hit in index.search(np.eye(3)[:1])[0]] == [0, 3]
+    index.remove([0, 3])
+    index.save(tmp_path / "index")
+    index = Index.load(tmp_path / "index")
+    assert len(index) == 0 and index.search(np.eye(3)) == [[], [], []]
+    index.add(np.eye(3))
+    assert [hit.id for hit in index.search(np.eye(3)[:1])[0]] == [4]
+
+
+def test_another_copy_of_an_index_is_not_lost(codes, tmp_path):
+    index = Index()
+    index.add(codes[:10])
+    index.save(tmp_path / "index")
+    first, second = Index.load(tmp_path / "index"), Index.load(tmp_path / "index")
+    first.add(codes[10:20])
+    first.save(tmp_path / "index")
+    second.remove([1])
+    with pytest.raises(ValueError, match="that was changed since; load it"):
+        second.save(tmp_path / "index")
+    assert len(Index.load(tmp_path / "index")) == 20
+    shutil.rmtree(tmp_path / "index")
+    first.save(tmp_path / "index")  # its files are open still
+    assert len(Index.load(tmp_path / "index")) == 20
+    (tmp_path / "index/segments/mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="mine.txt"):
+        first.save(tmp_path / "index")
+
+
+def test_vectors_are_checked_before_anything_is_added(codes):
+    index = Index(keep="vectors")
+    index.add(codes[:3], vectors=np.ones((3, 2)))
+    for vectors, message in (
+        (np.ones((3, 3)), "must have 2 numbers"),
+        (np.ones((2, 2)), "must be as many as the 3 rows"),
+        (np.ones(3), r"must be numbers, \(rows, size\)"),
+        (np.full((3, 2), np.nan), "must be finite, got NaN or infinity in row 0"),
+    ):
+        with pytest.raises(ValueError, match=f"`vectors` {message}"):
+            index.add(codes[3:6], vectors=vectors)
+    assert len(index) == 3
+    with pytest.raises(ValueError, match="`vectors` must have 2 numbers"):
+        index.search(codes[:1], rerank="vectors", vectors=np.ones((1, 5)))
+    large = Index(keep="vectors")
+    large.add(codes[:3], vectors=np.array([[3e30, 0], [0, 3e30], [1e-30, 1e-30]], dtype=np.float32))
+    (hits,) = large.search(codes[:1], k=3, rerank="vectors", vectors=np.float32([[1e30, 0]]))
+    assert hits[0].id == 0 and hits[0].score == pytest.approx(1)
+
+
+def test_resuming_needs_the_same_rows(codes, tmp_path):
+    def failing(matrix):
+        yield matrix[:100].toarray()
+        raise RuntimeError
+
+    for number, (rows, ids, message) in enumerate(
+        [
+            ([codes[1:]], None, "`rows` must be those of before"),
+            ([codes[:50]], None, "`rows` must be those of before"),
+            ([codes], range(5, 5 + ROWS), "`ids` must be those of before"),
+            ([torch.from_numpy(codes.toarray())], None, None),
+            (codes, None, None),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        with pytest.raises(RuntimeError):
+            Index.build(failing(codes), folder, segment_rows=40)
+        if message is None:
+            assert len(Index.build(rows, folder, resume=True)) == ROWS
+        else:
+            with pytest.raises(ValueError, match=message):
+                Index.build(rows, folder, ids=ids, resume=True)
+    with pytest.raises(ValueError, match="`ids` must be as many as the 400 rows"):
+        Index.build([codes], tmp_path / "more", ids=range(ROWS + 1))
+
+
 def test_words_and_codes_are_fused_by_rank(codes):
     pytest.importorskip("bm25s", reason="bm25s, of the extra `search`, is missing")
 
@@ -336,6 +466,11 @@ def test_words_and_codes_are_fused_by_rank(codes):
     assert hits[0].id == 5 and hits[0].text == texts[5]
     assert [hit.score for hit in hits] == pytest.approx(sorted(scores.values(), reverse=True)[:8])
     assert [hit.id for hit in hybrid.search(["nothing 101"], k=1)[0]] == [1]
+    index.remove([5])
+    index.add(["apple tart 109"], ids=[5])
+    assert hybrid.by_words(["tart"], 3)[0][0].text == "apple tart 109"
+    empty = Index(Encoder())
+    assert HybridIndex(empty).search(["word 101"]) == [[]]
     bare = Index()
     bare.add(codes)
     with pytest.raises(ValueError, match="`index` must have the text of every row"):
@@ -360,3 +495,8 @@ def test_approximate_hits_have_exact_scores():
     for hit in found[4]:
         assert hit.score == pytest.approx(scores[hit.id], abs=1e-5)
     assert approximate.search(np.zeros((1, WIDTH))) == [[]]
+    index.remove([4])
+    assert all(hit.id != 4 for hits in approximate.search(codes[:30]) for hit in hits)
+    assert ApproximateIndex(Index()).search(np.zeros((0, WIDTH))) == []
+    with pytest.raises(ValueError, match="`summary_energy` must be above 0"):
+        ApproximateIndex(index, summary_energy=0)

@@ -40,7 +40,15 @@ def test_a_file_is_indexed_and_asked(reviews, saved_model, sentences, tmp_path, 
     scores = np.sort(unit @ unit[3])[::-1][:4]
     assert [hit["score"] for hit in hits] == pytest.approx(scores.tolist(), abs=2e-3)
     assert all(hit["text"] == sentences[int(hit["id"][1:])] and hit["reasons"] for hit in hits)
-    assert sum(share for _, share in hits[0]["reasons"]) <= hits[0]["score"] + 1e-3
+    shares = [reason["share"] for reason in hits[0]["reasons"]]
+    assert len(shares) == 3 and shares == sorted(shares, key=abs, reverse=True)
+    muted = hits[1]["reasons"][0]
+    (line,) = asked(
+        capsys, "--index", folder, "--query", sentences[3], "--k", 9, "--json", "--mute", muted["dimension"]
+    )
+    again = next(hit for hit in json.loads(line)["hits"] if hit["id"] == hits[1]["id"])
+    assert again["score"] == pytest.approx(hits[1]["score"] - muted["share"], abs=2e-3)
+    assert muted["dimension"] not in [reason["dimension"] for reason in again["reasons"]]
     shown = asked(capsys, "--index", folder, "--query", sentences[3], sentences[5], "--k", 2)
     assert sum(text.startswith("  0") or text.startswith("  1") for text in shown) == 4
     assert len(Index.load(folder)) == len(sentences)
@@ -76,9 +84,14 @@ def test_what_cannot_be_is_refused(reviews, saved_model, tmp_path, refused):
     assert "did you mean" in refused("search", "qury")
     assert "`query` must be given" in refused("search", "query", "--index", tmp_path / "index")
     assert "`folder` must hold an index" in refused("search", "query", "--index", tmp_path / "index", "--query", "a")
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": 5}\n')
+    assert "must hold a string in every row" in refused("search", "index", "--input", tmp_path / "bad.jsonl", *made)
+    assert "`split` must be left out" in refused("search", "index", "--input", reviews, *made, "--split", "test")
     index = Index()
     index.add(np.eye(3))
     index.save(tmp_path / "index")
-    assert "`index` must be one of `search.py index`" in refused(
-        "search", "query", "--index", tmp_path / "index", "--query", "a"
+    assert "`index` must be a new folder" in refused("search", "index", "--input", reviews, *made)
+    assert "part of what is read" in refused(
+        "search", "export", "--index", tmp_path / "index", "--format", "dicts", "--output", tmp_path / "index/a.jsonl"
     )
+    assert "`encoder` must be given" in refused("search", "query", "--index", tmp_path / "index", "--query", "a")

@@ -837,3 +837,19 @@ def test_a_killed_export_leaves_a_whole_file_or_none(tmp_path):
         process.wait()
         if path.exists():
             assert sum(1 for _ in path.open()) == 20_000
+
+
+def test_names_of_dimensions_go_into_a_store(tmp_path):
+    names = hsvae_hf.DimensionNames(
+        3, 9, {"0+": {"share": 0.5, "words": ["sport"]}, "0-": {"share": 0.5, "words": ["law"]}}
+    )
+    codes = sparse.csr_matrix([[1.0, 0, 2], [-1.0, 3, 0]])
+    export(codes, tmp_path / "codes.ndjson", "opensearch", names=names)
+    lines = [json.loads(line) for line in (tmp_path / "codes.ndjson").read_text().splitlines()]
+    assert [set(line["code"]) for line in lines[1::2]] == [{"sport", "2"}, {"law", "1"}]
+    for wrong in ([3], {"0*": "x"}, {0: 5}):
+        with pytest.raises(ValueError, match="`names` must map dimensions"):
+            export(codes, tmp_path / "other.ndjson", "opensearch", names=wrong)
+    with pytest.raises(ValueError, match="`ids` must differ"):
+        ids = ["00000000-0000-0000-0000-00000000000a", "00000000-0000-0000-0000-00000000000A"]
+        export(codes, tmp_path / "points.jsonl", "qdrant", ids=ids)
