@@ -70,8 +70,8 @@ def check_names(store: Store, names: Any, name: str, index: str | None) -> None:
     for key, word in (names or {}).items():
         if not _is_place(key) or not isinstance(word, str):
             raise ValueError(
-                f"`names` must map dimensions to strings, got {key!r}: {word!r}; write it as {{3: 'sport'}}, or for one "
-                "end of a dimension {'3+': 'sport'}."
+                f"`names` must map dimensions to strings, got {key!r}: {word!r}; write it as {{3: 'sport'}}, or "
+                "{'3+': 'sport'} for one end."
             )
         _check_unicode(word, "names")
     if not isinstance(name, str) or not re.fullmatch(store.name, name):

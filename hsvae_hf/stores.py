@@ -136,7 +136,8 @@ def export(
             collection of Qdrant, the description of one of Milvus (milvus-lite keeps none) and the comment on a table;
             files of text have no place for it.
         names: `DimensionNames`, or words for dimensions, `{3: "sport"}`, or for their ends, `{"3+": "sport"}`, where
-            the store has words (Elasticsearch, OpenSearch, Anserini); other dimensions are called by their number. That of negative values after a split begins with `-`.
+            the store has words (Elasticsearch, OpenSearch, Anserini); other dimensions are called by their number. That
+            of negative values after a split begins with `-`.
         name: of the collection, table or index.
         index: for pgvector, `"hnsw"` holds the codes to 1,000 non-zeros and, through a connection, builds that index
             for inner products.
