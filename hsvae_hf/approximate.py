@@ -48,8 +48,9 @@ class ApproximateIndex:
         import seismic
 
         data, self._kind, self._ids = seismic.SeismicDataset(), seismic.get_seismic_string(), []
+        largest = max((float(np.abs(block.data).max(initial=0)) for block, _, _ in self.index.blocks()), default=1.0)
         for block, ids, _ in self.index.blocks():
-            codes = _split(block)
+            codes = _split(block * (1 / max(largest, 1e-30)))  # Seismic keeps values in half precision
             names = np.arange(codes.shape[1]).astype(self._kind)
             for row, name in enumerate(ids):
                 part = slice(codes.indptr[row], codes.indptr[row + 1])

@@ -1,6 +1,6 @@
 """Hybrid search: codes and words together, by reciprocal rank fusion."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hsvae_hf.extras import require
@@ -88,6 +88,7 @@ class HybridIndex:
             constant: as of `reciprocal_rank_fusion`.
             options: of `Index.search`.
         """
+        queries = list(queries) if isinstance(queries, Iterator) else queries
         check_sentences(queries, "queries")
         check_positive(k=k, candidates=candidates)
         by_codes = self.index.search(queries, candidates, **options)

@@ -153,7 +153,7 @@ class Index:
                 names = list(itertools.islice(numbers, len(block)))
                 segment = index._segment(block, names)
                 ledger.written(len(block))
-                version = place.add(version, segment, ledger.value, done + len(segment) if ids is None else 0)
+                version = place.add(version, segment, ledger.value, max(version.next_id, largest_id(segment) + 1))
                 done += len(segment)
                 index.segments.append(place.segments(version)[-1])
             if ids is not None and next(numbers, None) is not None:
@@ -246,6 +246,8 @@ class Index:
                 f"`keep={rerank!r}`."
             )
         codes, vectors = self._queries(queries, vectors, rerank is not None)
+        if not codes.shape[0]:
+            return []
         places = nearest(self.segments, self._steered(codes, boost, mute), k if rerank is None else max(k, candidates))
         if rerank is not None:
             unit = at_unit_length(cast(np.ndarray, vectors))
@@ -289,7 +291,7 @@ class Index:
         segment = self.segments[number]
         values = segment.values_at(np.array([row]), np.arange(segment.latent_size))[0]
         asked = self._steered(codes, boost, mute).toarray()[0].astype(np.float64)
-        kept = (IndexFolder(path).names() for path in self._seen)
+        kept = (IndexFolder(path).names(segment.latent_size) for path in self._seen)
         return explain_codes(asked, values, self.encoder.names or next(filter(None, kept), None))
 
     def query_codes(self, queries: Queries) -> sparse.csr_matrix:
@@ -425,7 +427,7 @@ class Index:
         """Codes of queries, at length 1 for cosine, and their vectors."""
         blocks = list(self._blocks_of(queries, "queries", "query"))
         if not blocks:
-            return sparse.csr_matrix((0, self.latent_size or 0), dtype=np.float32), np.empty((0, 1))
+            return sparse.csr_matrix((0, self.latent_size or 0), dtype=np.float32), None
         whole = joined_blocks(blocks)
         vectors = whole.vectors if vectors is None else vectors
         if with_vectors and vectors is None:

@@ -3,7 +3,7 @@
 import collections
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -44,7 +44,8 @@ def parts_of(rows: Any, latent_size: int | None = None) -> Iterator[list[str] | 
     """
     if sparse.issparse(rows) or isinstance(rows, Tensor) or (isinstance(rows, np.ndarray) and rows.ndim == 2):
         rows = [rows]
-    if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
+    unordered = isinstance(rows, str | bytes | Mapping | set | frozenset) or hasattr(rows, "columns")
+    if unordered or not isinstance(rows, Iterable):
         raise ValueError(f"`rows` must be sentences or blocks of codes, got a {type(rows).__name__}; pass a list.")
     source = iter(rows)
     for first in source:
@@ -67,7 +68,8 @@ def checksum(part: list[str] | sparse.csr_matrix, value: int = 0) -> int:
     """A number that tells rows from others, carried on from those before."""
     if isinstance(part, list):
         for text in part:
-            value = zlib.crc32(text.encode("utf-8", "surrogatepass") + b"\n", value)
+            letters = text.encode("utf-8", "surrogatepass")
+            value = zlib.crc32(letters, zlib.crc32(b"%d:" % len(letters), value))
         return value
     for row in range(part.shape[0]):
         places = slice(part.indptr[row], part.indptr[row + 1])

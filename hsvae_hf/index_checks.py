@@ -12,6 +12,7 @@ from scipy import sparse
 from hsvae_hf.input_checks import as_matrix
 
 INTEGERS = np.iinfo(np.int64)
+MOST_BOOST = 1_000_000
 
 
 def as_list(values: Any, name: str, count: int | None = None) -> list[Any]:
@@ -134,8 +135,10 @@ def steering(boost: Mapping[int, float] | None, mute: Sequence[int] | None, size
                     f"`{name}` must name dimensions from 0 to {size - 1}, got {dimension!r}; see `explain`."
                 )
             value: Any = factor
-            if not isinstance(value, Real) or not np.isfinite(float(value)):
-                raise ValueError(f"`{name}` must have finite factors, got {factor!r} for {dimension}; write 2.0.")
+            number = isinstance(factor, Real)
+            if not number or not -MOST_BOOST <= value <= MOST_BOOST:
+                rule = f"at most {MOST_BOOST:,} either way"
+                raise ValueError(f"`{name}` must have factors of {rule}, got {factor!r} for {dimension}; write 2.0.")
             factors[dimension] = value
     return factors
 

@@ -162,9 +162,21 @@ class IndexFolder:
         version = self._read(INDEX)
         return version, self.segments(version)
 
-    def names(self) -> DimensionNames | None:
-        """Names of dimensions that `DimensionNames.save` has put beside the index."""
-        return DimensionNames.load(self.path) if (self.path / DIMENSIONS_FILE).exists() else None
+    def names(self, latent_size: int) -> DimensionNames | None:
+        """Names of dimensions that `DimensionNames.save` has put beside the index.
+
+        Raises:
+            ValueError: if they are of another number of dimensions.
+        """
+        if not (self.path / DIMENSIONS_FILE).exists():
+            return None
+        names = DimensionNames.load(self.path)
+        if names.latent_size != latent_size:
+            raise ValueError(
+                f"`folder` must have names of its {latent_size} dimensions, got {str(self.path)!r} with names of "
+                f"{names.latent_size}; name them again, or delete {DIMENSIONS_FILE}."
+            )
+        return names
 
     def segments(self, version: Version) -> list[Segment]:
         """The segments of a version, mapped into memory.
@@ -211,6 +223,8 @@ class IndexFolder:
             if (found := content.pop("format")) != FORMAT:
                 raise ValueError(f"format {found} of another version of this package")
             version = Version(**content | {"settings": Manifest(**content["settings"])})
+            if not {"segments", "next_id", "generation"} <= content.keys() or not isinstance(version.generation, str):
+                raise ValueError("a list without segments")
             names = [entry["name"] for entry in version.segments]
             if len(set(names)) < len(names) or not all(isinstance(entry["rows"], int) for entry in version.segments):
                 raise ValueError("a list of segments that is none")

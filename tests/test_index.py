@@ -117,7 +117,7 @@ def test_removed_rows_are_not_found_and_their_ids_are_free(codes):
         (lambda: index.add(codes[:1], ids=["t"], texts=[5]), "`texts` must be strings, got int"),
         (lambda: index.search(codes[0], mute=3), "`mute` must be a list"),
         (lambda: index.search(codes[0], mute=[True]), "`mute` must name dimensions"),
-        (lambda: index.search(codes[0], boost={0: np.nan}), "`boost` must have finite factors"),
+        (lambda: index.search(codes[0], boost={0: np.nan}), "`boost` must have factors of at most"),
         (lambda: index.search(codes[0], boost=[0]), "`boost` must map dimensions"),
         (lambda: index.search("text"), "`queries` must be several strings"),
         (lambda: index.search(codes[0], k=None), "`k` and `candidates` must be at least 1"),
@@ -434,6 +434,12 @@ def test_resuming_needs_the_same_rows(codes, tmp_path):
                 Index.build(rows, folder, ids=ids, resume=True)
     with pytest.raises(ValueError, match="`ids` must be as many as the 400 rows"):
         Index.build([codes], tmp_path / "more", ids=range(ROWS + 1))
+    for rows in ({"a", "b"}, {"text": ["a"]}, "text"):
+        with pytest.raises(ValueError, match="`rows` must be sentences or blocks of codes"):
+            Index.build(rows, tmp_path / "unordered")
+    index = Index.build([codes], tmp_path / "named", ids=range(7, 7 + ROWS))
+    index.add(codes[:1])
+    assert index.search(codes[:1], k=2)[0][1].id == 7 + ROWS and index.search([]) == []
 
 
 def test_words_and_codes_are_fused_by_rank(codes):
