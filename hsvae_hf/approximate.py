@@ -39,7 +39,7 @@ class ApproximateIndex:
         check_share(summary_energy=summary_energy)
         self.index, self._changes = index, -1
         self._options = {"n_postings": n_postings, "summary_energy": summary_energy, "num_threads": 1} | options
-        self._ids: list[int | str] = []
+        self._places = np.empty((0, 2), dtype=int)  # number of the segment and row in it, of each of Seismic's rows
         self._found: Any = None
         self._build()
 
@@ -47,17 +47,19 @@ class ApproximateIndex:
         """Make Seismic's structure of the codes that the index has now."""
         import seismic
 
-        data, self._kind, self._ids = seismic.SeismicDataset(), seismic.get_seismic_string(), []
+        data, self._kind = seismic.SeismicDataset(), seismic.get_seismic_string()
+        places: list[tuple[int, int]] = []
         largest = max((float(np.abs(block.data).max(initial=0)) for block, _, _ in self.index.blocks()), default=1.0)
-        for block, ids, _ in self.index.blocks():
-            codes = _split(block * (1 / max(largest, 1e-30)))  # Seismic keeps values in half precision
+        for number, segment in enumerate(self.index.segments):
+            codes = _split(segment.codes() * (1 / max(largest, 1e-30)))  # Seismic keeps values in half precision
             names = np.arange(codes.shape[1]).astype(self._kind)
-            for row, name in enumerate(ids):
+            for row in np.flatnonzero(~segment.removed).tolist():
                 part = slice(codes.indptr[row], codes.indptr[row + 1])
                 if part.start < part.stop:
-                    data.add_document(str(len(self._ids)), names[codes.indices[part]], codes.data[part])
-                    self._ids.append(name)
-        self._found = seismic.SeismicIndex.build_from_dataset(data, **self._options) if self._ids else None
+                    data.add_document(str(len(places)), names[codes.indices[part]], codes.data[part])
+                    places.append((number, row))
+        self._places = np.array(places, dtype=int).reshape(-1, 2)
+        self._found = seismic.SeismicIndex.build_from_dataset(data, **self._options) if places else None
         self._changes = self.index.changes
 
     def search(
@@ -87,8 +89,8 @@ class ApproximateIndex:
                 continue
             asked = names[split.indices[part]], split.data[part]
             found = self._found.search("query", *asked, max(k, candidates), query_cut, heap_factor)
-            ids: Any = [self._ids[int(number)] for _, _, number in found]
-            hits.append(self.index.hits_at(ids, codes[row], k))
+            rows = [int(number) for _, _, number in found]
+            hits.append(self.index.hits_at(self._places[rows], codes[row], k))
         return hits
 
 

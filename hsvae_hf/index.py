@@ -298,15 +298,14 @@ class Index:
         """Codes of queries, `(queries, latent_size)`, at length 1 where they are compared so."""
         return self._queries(queries, None, False)[0]
 
-    def hits_at(self, ids: Sequence[int] | Sequence[str], query: sparse.csr_matrix, k: int) -> list[Hit]:
+    def hits_at(self, places: np.ndarray, query: sparse.csr_matrix, k: int) -> list[Hit]:
         """The best of some rows for a query.
 
         Args:
-            ids: of the rows.
+            places: number of the segment and row in it, `(rows, 2)`.
             query: of `query_codes`, `(1, latent_size)`.
             k: hits.
         """
-        places = self._places(ids)
         found = np.column_stack([places, np.zeros(len(places))]).astype(float)
         found = scored(self.segments, found, by_codes(query), k)
         return self._hits(found[found[:, 2] > 0])

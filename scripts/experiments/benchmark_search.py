@@ -220,10 +220,10 @@ def measure(options: SearchArguments) -> dict[str, Any]:
 def peak_of_build(options: SearchArguments, files: list[Path], count: int) -> float:
     """The most memory that a process of its own takes to build the largest index and to answer one query, MB."""
     script = (
-        "import sys, resource; from scipy import sparse; from hsvae_hf import Index; "
+        "import sys; from scipy import sparse; from hsvae_hf import Index; "
         "blocks = (sparse.load_npz(path) for path in sys.argv[2:]); index = Index.build(blocks, sys.argv[1]); "
         "index.search(sparse.load_npz(sys.argv[2])[:1]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
+        "print(next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) / 1000)"
     )
     folder = Path(options.output_dir) / f"index-{options.active_dims}-{count}-again"
     command = [sys.executable, "-c", script, str(folder), *map(str, files)]
