@@ -285,8 +285,8 @@ def main() -> None:
     """The first word says what to do."""
     action = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if action in ("-h", "--help"):
-        print(f"{__doc__}\n`search.py index --help`, `query --help` and `export --help` tell the options.")
-        return
+        print(f"usage: search.py {'|'.join(ACTIONS)} [options]\n\n{__doc__}\nEach of the three has its own --help.")
+        raise SystemExit(0)
     ACTIONS[choose("action", action, list(ACTIONS), rule="of")](sys.argv[2:])
 
 

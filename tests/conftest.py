@@ -42,6 +42,7 @@ TOPICS = {
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+    torch.set_flush_denormal(False)  # which scripts switch on for their whole process
 
 
 @pytest.fixture
