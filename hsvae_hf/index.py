@@ -45,7 +45,7 @@ class Index:
             `hsvae_hf.fit` is enough for `keep="codes"`. None for codes alone.
         similarity: "cosine" or "dot"; None takes the encoder's, or "cosine".
         keep: what `search(rerank=...)` may read: "vectors", "codes", or None.
-        precision: of the values of codes, "float16" or "float32". Half precision moves a score by at most .0005 of it.
+        precision: of the values of codes, "float16" or "float32". Half precision moves those above .00006 by .0005.
         vector_precision: of vectors that are kept, "float16" or "int8".
         metadata: of yours, fit for JSON, to be kept with it; `settings.metadata` has them again.
 
