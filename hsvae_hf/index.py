@@ -45,7 +45,8 @@ class Index:
             `hsvae_hf.fit` is enough for `keep="codes"`. None for codes alone.
         similarity: "cosine" or "dot"; None takes the encoder's, or "cosine".
         keep: what `search(rerank=...)` may read: "vectors", "codes", or None.
-        precision: of the values of codes, "float16" or "float32". Half precision moves those above .00006 by .0005.
+        precision: of the values of codes, "float16" or "float32". Half precision moves a value above .00006 by at most
+            .0005 of itself.
         vector_precision: of vectors that are kept, "float16" or "int8".
         metadata: of yours, fit for JSON, to be kept with it; `settings.metadata` has them again.
 
