@@ -17,9 +17,21 @@ NEVER = -1e30  # the log of a probability of 0, finite so that 0 times it is 0
 _TINY = torch.finfo(torch.float32).tiny  # smallest normal number: its log is finite, about -87
 
 
+class _StraightThrough(torch.autograd.Function):
+    """Neither pass computes anything."""
+
+    @staticmethod
+    def forward(ctx: Any, hard: Tensor, soft: Tensor) -> Tensor:
+        return hard.view_as(hard)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient
+
+
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
-    """`hard` in the forward pass, the gradient of `soft` in the backward pass."""
-    return hard.detach() + (soft - soft.detach())
+    """`hard` in the forward pass, the gradient of `soft`, of the same shape, in the backward pass."""
+    return cast(Tensor, _StraightThrough.apply(hard.detach(), soft))
 
 
 def clamp_with_gradient(value: Tensor, low: float, high: float) -> Tensor:
@@ -187,13 +199,38 @@ def neighbour_kl(vectors: Tensor, codes: Tensor, temperature: float) -> Tensor:
     if len(codes) < 2:
         return codes.sum() * 0.0
     itself = torch.eye(len(codes), dtype=torch.bool, device=codes.device)
-    log_shares = []
-    for rows, shortest in ((vectors.detach(), 1e-6), (codes, 1e-2)):  # a code may be all zeros
-        scale = rows.detach().norm(dim=-1).mean().clamp_min(_TINY)
-        unit = F.normalize(rows / scale, dim=-1, eps=shortest)
-        log_shares.append((unit @ unit.T / temperature).masked_fill(itself, NEVER).log_softmax(-1))
-    by_vectors, by_codes = log_shares
+    by_vectors, by_codes = (
+        (cosines(rows, shortest) / temperature).masked_fill(itself, NEVER).log_softmax(-1)
+        for rows, shortest in ((vectors.detach(), 1e-6), (codes, 1e-2))  # a code may be all zeros
+    )
     return (by_vectors.exp() * (by_vectors - by_codes).masked_fill(itself, 0.0)).sum(-1).mean()
+
+
+class _Gram(torch.autograd.Function):
+    """`rows @ rows.T`; its gradient is one product, where autograd takes two."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return rows @ rows.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (rows,) = ctx.saved_tensors
+        return (gradient + gradient.T) @ rows
+
+
+def cosines(rows: Tensor, shortest: float) -> Tensor:
+    """Cosines of all pairs of rows, `(batch, batch)`.
+
+    Args:
+        rows: `(batch, size)`.
+        shortest: a row below this share of the mean length counts as that long.
+    """
+    products = _Gram.apply(rows / rows.detach().norm(dim=-1).mean().clamp_min(_TINY))
+    inverse = products.diagonal().clamp_min(shortest**2).rsqrt()  # of the lengths
+    return cast(Tensor, products * inverse * inverse.unsqueeze(1))
 
 
 def gumbel_like(value: Tensor) -> Tensor:
@@ -289,10 +326,10 @@ class _MMD(torch.autograd.Function):
             kernel, slope = _kernel(z - twice[offset : offset + rows])
             value = value + weight * kernel
             gradient.add_(slope - slope.roll(offset, 0), alpha=weight)
-        for node, share in zip(nodes.tolist(), weights.tolist(), strict=True):
+        for node, share in zip(nodes, 2 / rows * weights, strict=True):  # scalars on the CPU, wherever z is
             kernel, slope = _kernel(z - node)
-            value = value - 2 * share / rows * kernel
-            gradient.sub_(slope, alpha=2 * share / rows)
+            value = value - (share * kernel).to(z.dtype)
+            gradient.sub_(slope.mul_(share))
         between = sum(2 * scale / (2 * scale + (nodes - nodes.unsqueeze(1)) ** 2) for scale in _SCALES)
         ctx.save_for_backward(gradient)
         return value + z.shape[1] * (weights @ between @ weights).to(z.dtype)

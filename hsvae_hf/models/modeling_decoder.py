@@ -12,7 +12,7 @@ from transformers import Cache
 from transformers import initialization as init
 
 from .configuration_text_vae import TextVAEConfig
-from .modeling_encoders import check_ids, real_tokens_first
+from .modeling_encoders import at_hand, check_ids, real_tokens_first
 from .modeling_latent import Float32Linear
 from .outputs import TextVAEModelOutput
 
@@ -27,7 +27,7 @@ def vocabulary_loss(states: Tensor, head: nn.Module, targets: Tensor, chunk_size
     Args:
         states: decoder states, `(tokens, hidden_size)`.
         head: the vocabulary projection, from `(tokens, hidden_size)` to `(tokens, vocab_size)`.
-        targets: ids, `(tokens,)`.
+        targets: ids, `(tokens,)`; -100 is left out.
         chunk_size: tokens per chunk; the default is within 5% of the fastest from 3,000 tokens up.
 
     Returns:
@@ -229,7 +229,11 @@ class GRUDecoder(Decoder):
             drop[:, 0] = False  # the start token stays
             words = words.masked_fill(drop, self.config.unk_token_id)
         states, _ = self.gru(self._inputs(z, words))
-        nats = vocabulary_loss(states[real], self.lm_head, labels[real])
+        if at_hand(real):  # else the loss leaves out padding: the number of real tokens would be waited for
+            states, labels = states[real], labels[real]
+        else:
+            states, labels = states.flatten(0, 1), labels.masked_fill(~real, -100).flatten()
+        nats = vocabulary_loss(states, self.lm_head, labels)
         return nats, {"num_tokens": real.sum()}
 
     def step(self, z: Tensor, input_ids: Tensor, cache: GRUCache | None) -> tuple[Tensor, Tensor, GRUCache]:
@@ -275,10 +279,15 @@ class VectorDecoder(Decoder):
     def forward(self, z: Tensor, *targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, in fp32; and `squared_error`, its mean per dimension."""
         (vectors,) = targets
-        squared_error = (vectors - self.mean(z)).square().mean()
+        nats, squared_error = self.nats(self.mean(z), vectors)
+        return nats, {"squared_error": squared_error}
+
+    def nats(self, mean: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """`-log N(vectors; mean, std^2)`, summed, and the mean squared error per dimension, scalars."""
+        squared_error = F.mse_loss(mean, vectors)
         log_std = self.log_std.float()
         nats = 0.5 * squared_error * torch.exp(-2 * log_std) + log_std + 0.5 * math.log(2 * math.pi)
-        return nats * vectors.numel(), {"squared_error": squared_error}
+        return nats * vectors.numel(), squared_error
 
     def mean(self, z: Tensor) -> Tensor:
         """`W z + b`, standardised, `(batch, feature_size)`."""

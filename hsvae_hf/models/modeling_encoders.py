@@ -53,12 +53,22 @@ def exported_gru(gru: nn.GRU, inputs: Tensor) -> Tensor:
     return cast(Tensor, scan(step, start, F.linear(inputs, of_inputs, inputs_bias), dim=1)[1])
 
 
+def at_hand(tensor: Tensor) -> bool:
+    """Whether its values may be read: not where a graph is recorded, nor on a device that would be waited for."""
+    return tensor.device.type == "cpu" and not traced()
+
+
 def check_ids(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> None:
-    """Raise a clear error for a row without tokens or an id outside the vocabulary (one device sync, eagerly)."""
+    """Raise a clear error for an empty batch and, where values are at hand, for a row without tokens or a wrong id.
+
+    On a CUDA device a wrong id fails later, in the embedding.
+    """
     if traced():
         return
     if ids.shape[0] == 0 or ids.shape[1] == 0:
         raise ValueError(f"`{name}` must hold at least one token, got shape {tuple(ids.shape)}; drop empty batches.")
+    if not at_hand(ids):
+        return
     real = ids.masked_fill(~mask, 0)
     shortest, smallest, largest = torch.stack([mask.sum(dim=1).min(), real.min(), real.max()]).tolist()
     if shortest == 0:

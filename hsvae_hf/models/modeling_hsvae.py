@@ -127,7 +127,8 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
             logits = log_gamma - log_slab
             sample |= {"log_gamma": log_gamma, "log_slab": log_slab}
         spike = sample_binary_concrete(logits, self.config.concrete_temperature)
-        z = spike * self.config.spike_std * torch.randn_like(mean) + (1 - spike) * (mean + std * torch.randn_like(mean))
+        on = 1 - spike
+        z = on * mean + (self.config.spike_std * spike + on * std) * torch.randn_like(mean)
         return sample | {"z": z, "slab_mean": mean, "slab_std": std}
 
     def costs(self, posterior: HSVAEModelOutput, sample: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ reconstructed, words or vectors, but for the code; `modeling_decoder.py` says wh
 """
 
 import math
+import random
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, cast
@@ -26,6 +27,7 @@ from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 
 CANDIDATES = 1.5  # dimensions that compete for each place in a code
 REVIVED = 32  # idle dimensions of a sentence that learn from what its code leaves
+REVIVAL_ROWS = 64  # of a batch whose idle dimensions learn
 REACH = 4  # times as many dimensions as a code has learn from what it loses
 
 
@@ -231,44 +233,58 @@ class TextVAEModel(TextVAEPreTrainedModel):
             posterior: of `forward`.
             active_dims: number of non-zeros; None leaves it to the model's rule, and then all gates learn.
         """
-        costs: dict[str, Tensor] = {}
         with torch.autocast(posterior.features.device.type, enabled=False):
-            head = self.latent_head
             if active_dims is None:
-                soft, hard = head.mean(posterior), self.encoder_code(posterior)
+                codes = straight_through(self.encoder_code(posterior), self.latent_head.mean(posterior))
             else:
-                learning = min(REACH * active_dims, self.config.latent_size)
-                places = head.strength(posterior).topk(learning, dim=-1).indices  # the strongest first
-                soft = only_at(head.mean(posterior), places)
-                hard = only_at(head.values(posterior), places[:, :active_dims])
-            codes = straight_through(hard, soft)
+                codes = self._learning_code(posterior, active_dims)
+            costs: dict[str, Tensor] = {}
             if self.config.similarity_weight > 0:
                 vectors, temperature = self.standardizer.undo(posterior.features), self.config.similarity_temperature
                 costs["similarity"] = neighbour_kl(vectors, self.code_scale * codes, temperature)
+            if self.config.code_reconstruction_weight > 0 or self.config.revival_weight > 0:
+                decoded = self.decoder.mean(codes)
             if self.config.code_reconstruction_weight > 0:
-                nats, _ = self.decoder(codes, posterior.features)
-                costs["code_reconstruction"] = nats / len(codes)
+                costs["code_reconstruction"] = self.decoder.nats(decoded, posterior.features)[0] / len(codes)
             if self.config.revival_weight > 0:
-                costs["revival"] = self.revival(posterior, codes)
+                costs["revival"] = self.revival(posterior, decoded)
         return costs
 
-    def revival(self, posterior: TextVAEModelOutput, codes: Tensor) -> Tensor:
+    def _learning_code(self, posterior: TextVAEModelOutput, active_dims: int) -> Tensor:
+        """The `active_dims` strongest dimensions at the encoder's values, `(batch, latent_size)`.
+
+        Gates learn by the gradient of `E[z|x]`, at `REACH` times as many dimensions.
+        """
+        head = self.latent_head
+        mean = head.mean(posterior)
+        with torch.no_grad():
+            places = head.strength(posterior).topk(min(REACH * active_dims, mean.shape[-1]), dim=-1).indices
+            hard = head.values(posterior).gather(-1, places)
+            hard[:, active_dims:] = 0.0
+        return torch.zeros_like(mean).scatter(-1, places, straight_through(hard, mean.gather(-1, places)))
+
+    def revival(self, posterior: TextVAEModelOutput, decoded: Tensor) -> Tensor:
         """How badly idle dimensions explain what codes leave of the vectors: the auxiliary loss of Gao et al. (2024).
 
         Idle is what is on for no row of the batch, by the model's own rule. `|x - decode(code) - W z|^2 / (2 std^2)`, z
-        the `REVIVED` strongest of them for each row, on average over rows; scalar, 0 where none is idle.
+        the `REVIVED` strongest of them for each row, on average over `REVIVAL_ROWS` rows; scalar, 0 where none is idle.
+
+        Args:
+            posterior: of the batch.
+            decoded: what the codes stand for, standardised, `(batch, feature_size)`; no gradient reaches it.
         """
-        head, vectors = self.latent_head, posterior.features
-        with torch.no_grad():
-            idle = (posterior.sparse_embedding == 0).all(0).nonzero().squeeze(1)
-            left = vectors - self.decoder.mean(codes)
-        if len(idle) == 0:
-            return left.new_zeros(())
-        strength, mean, values = (part(posterior)[:, idle] for part in (head.strength, head.mean, head.values))
-        chosen = strength.topk(min(REVIVED, len(idle)), dim=-1, sorted=False).indices
-        z = straight_through(only_at(values, chosen), mean)
-        explained = z @ self.decoder.output.weight[:, idle].T
-        return 0.5 * (left - explained).square().sum() * torch.exp(-2 * self.decoder.log_std) / len(vectors)
+        head = self.latent_head
+        idle = (posterior.sparse_embedding == 0).all(0)
+        strength, mean, values, vectors = (
+            part[:REVIVAL_ROWS]
+            for part in (head.strength(posterior), head.mean(posterior), head.values(posterior), posterior.features)
+        )
+        ranked = strength.detach().masked_fill(~idle, -1.0)
+        chosen = ranked.topk(min(REVIVED, len(idle)), dim=-1, sorted=False).indices
+        z = straight_through(only_at(values, chosen), mean) * idle
+        left = vectors - decoded.detach()[:REVIVAL_ROWS]
+        error = (left - z @ self.decoder.output.weight.T).square().sum() / len(left)
+        return torch.where(idle.any(), 0.5 * error * torch.exp(-2 * self.decoder.log_std), 0.0)
 
 
 class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
@@ -383,7 +399,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         """`TextVAEModel.code_costs` at one of the budgets, or, in evaluation, on average over them."""
         budgets: Sequence[int | None] = self.config.code_budgets or [None]
         if self.training:
-            budgets = [budgets[int(torch.randint(len(budgets), ()))]]
+            budgets = [random.choice(budgets)]
         parts = [self.model.code_costs(posterior, budget) for budget in budgets]
         return {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
 
