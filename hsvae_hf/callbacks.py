@@ -32,6 +32,7 @@ from hsvae_hf.active_dims import fit_code_scale, hold_target
 from hsvae_hf.advice import advice
 from hsvae_hf.console import device_name, duration, figure, say
 from hsvae_hf.encoding import evaluation_mode
+from hsvae_hf.models.processes import mean_over_processes
 from hsvae_hf.statistics import NEIGHBOUR_ROWS, corpus_statistics, fit_similarity
 from hsvae_hf.tokens import NO_LIMIT
 from hsvae_hf.training_arguments import check_annealing
@@ -141,7 +142,8 @@ class ActiveDimsController(TrainerCallback):
     """Holds the wanted number of non-zeros per code by the weight of the gate's KL.
 
     After every forward pass in training, once the KL is annealed, the weight moves by
-    `(active / wanted) ** CONTROL_RATE`: up where the batch's codes have too many non-zeros, down where too few. The
+    `(active / wanted) ** CONTROL_RATE`: up where the batch's codes, of all processes, have too many non-zeros, down
+    where too few. The
     factor is the buffer `gamma_kl_scale` of the model, so a checkpoint keeps it.
     """
 
@@ -179,6 +181,7 @@ class ActiveDimsController(TrainerCallback):
         if not model.training or model.kl_scale < 1.0:
             return
         active = (posterior.latent != 0).float().sum(-1).mean()  # open gates, whatever the limits of codes say
+        active = mean_over_processes(active)
         ratio = (active / wanted).clamp(0.25, 4.0)
         model.gamma_kl_scale.mul_(ratio**CONTROL_RATE).clamp_(1e-4, 1e4)
 

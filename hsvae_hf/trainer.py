@@ -33,6 +33,7 @@ from hsvae_hf.callbacks import (
 from hsvae_hf.checkpoints import COURSE_NAME, check_intact, check_same_data, check_same_source, course
 from hsvae_hf.files import UNFINISHED, claimed_folder, uninterrupted
 from hsvae_hf.hub import model_card
+from hsvae_hf.processes import ProcessesCallback
 from hsvae_hf.training_arguments import TERMS
 from hsvae_hf.vector_data import VectorDataset, WindowSampler
 
@@ -178,6 +179,7 @@ class TextVAETrainer(WholeCheckpointTrainer):
         self._terms: dict[str, dict[str, Tensor]] = {"": {}, "eval_": {}}
         names = ("kl_annealing", "kl_warmup_steps", "kl_cycles")
         self.add_callback(AnnealingCallback(*(getattr(self.args, name) for name in names if hasattr(self.args, name))))
+        self.add_callback(ProcessesCallback())
         self.add_callback(ActiveDimsController())
         self.add_callback(FinishCallback(self))
 
