@@ -70,7 +70,7 @@ class NpyShard(Shard):
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """As of every shard."""
-        return self._map()[start:stop].astype(np.float32)
+        return np.array(self._map()[start:stop])
 
 
 class ArrowShard(Shard):
