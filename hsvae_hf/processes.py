@@ -1,6 +1,6 @@
 """Training in several processes: what they draw alike, and what each draws for itself."""
 
-from typing import Any
+from typing import Any, cast
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
@@ -16,7 +16,16 @@ class ProcessesCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Seed this process; a resumed run goes on with the state that its checkpoint holds."""
+        """Seed this process; a resumed run goes on with the state that its checkpoint holds.
+
+        Raises:
+            ValueError: if processes may have batches of different sizes.
+        """
+        if args.world_size > 1 and not cast(Any, args.accelerator_config).even_batches:
+            raise ValueError(
+                "`accelerator_config` must keep `even_batches` with several processes, got False; leave it out: "
+                "statistics of a batch are taken over equal parts."
+            )
         if args.process_index > 0:
             set_seed(args.seed + args.process_index)
 

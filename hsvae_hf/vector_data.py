@@ -37,12 +37,8 @@ class VectorDataset(torch.utils.data.Dataset[Any]):
 
     def __init__(self, vectors: np.ndarray | VectorShards, kept: np.ndarray | None = None) -> None:
         self.in_memory = isinstance(vectors, np.ndarray)
-        if isinstance(vectors, np.ndarray):
-            shard = ArrayShard(vectors)
-            self.blocks, self._read = [Block(shard, 0, len(vectors), 0)], lambda block: vectors
-        else:
-            self.blocks, self._read = vectors.blocks, vectors.read
-        self.size, self.kept = vectors.shape[1], kept
+        self.vectors, self.size, self.kept = vectors, vectors.shape[1], kept
+        self.blocks = _one_block(vectors) if isinstance(vectors, np.ndarray) else vectors.blocks
         counts = [len(block) if kept is None else int(kept[_rows(block)].sum()) for block in self.blocks]
         self.cuts = np.concatenate([[0], np.cumsum(counts)])  # first row of each block here, and the end
         self._loaded: OrderedDict[int, Tensor] = OrderedDict()  # blocks in memory, the last used last
@@ -71,6 +67,9 @@ class VectorDataset(torch.utils.data.Dataset[Any]):
             self._loaded[place] = torch.from_numpy(found)
         self._loaded.move_to_end(place)
         return self._loaded[place]
+
+    def _read(self, block: Block) -> np.ndarray:
+        return self.vectors if isinstance(self.vectors, np.ndarray) else self.vectors.read(block)
 
     def rows_of(self, block: Block) -> np.ndarray:
         """The rows of a block that are in the data set, `(rows, size)`, float32."""
@@ -202,6 +201,10 @@ def _split_files(vectors: VectorShards, training: np.ndarray, held_out: np.ndarr
     train.moments, train.sample = moments, taken[len(held_out) :]
     train.fingerprint = fingerprint.hexdigest()[:16]
     return {"train": train, "validation": VectorDataset(taken[: len(held_out)])}
+
+
+def _one_block(vectors: np.ndarray) -> list[Block]:
+    return [Block(ArrayShard(vectors), 0, len(vectors), 0)]
 
 
 def _rows(block: Block) -> slice:

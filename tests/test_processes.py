@@ -1,7 +1,13 @@
 """Training in several processes: the objective and its gradient are those of one process with the whole batch."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing
 
@@ -51,3 +57,54 @@ def compare(rank: int, count: int, folder: str) -> None:
 
 def test_terms_of_a_batch_and_their_gradients_are_those_of_one_process(tmp_path):
     multiprocessing.spawn(compare, (2, str(tmp_path)), nprocs=2)
+
+
+TRAIN = """
+import json, sys
+import numpy as np
+import hsvae_hf
+
+rows, folder, batch, seed = sys.argv[1:]
+options = {"latent_size": 48, "target_active_dims": 4, "max_active_dims": 48, "code_budgets": [4, 8], "max_steps": 200}
+options |= {"report_to": "none", "save_strategy": "no", "eval_steps": 200, "logging_steps": 200, "kl_warmup_steps": 20}
+options |= {"per_device_train_batch_size": int(batch), "per_device_eval_batch_size": 200, "seed": int(seed)}
+hsvae_hf.fit(rows + "/train", folder, validation=rows + "/held_out.npy", **options)
+"""
+# Largest relative differences: about twice those between seeds of one process.
+TOLERANCES = {"eval_loss": 0.05, "eval_similarity": 0.1, "eval_squared_error": 0.1, "open_gates": 0.1}
+
+
+def write_rows(folder: Path) -> None:
+    """Sums of a few of many directions, in shards, and some held out."""
+    generator = np.random.default_rng(0)
+    weights = generator.exponential(size=(3400, 32)) * (generator.random((3400, 32)) < 0.1)
+    rows = weights @ generator.normal(size=(32, 16)) + 0.1 * generator.normal(size=(3400, 16))
+    (folder / "train").mkdir()
+    for number, part in enumerate(np.array_split(rows[:3000].astype(np.float32), 5)):
+        np.save(folder / f"train/{number}.npy", part)
+    np.save(folder / "held_out.npy", rows[3000:])
+
+
+def trained(count: int, rows: Path, folder: Path, seed: int = 1) -> dict[str, float]:
+    """A run of so many processes with 64 rows in a step; how many gates are open before a threshold is set."""
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", count, rows / "train.py"]
+    call = [sys.executable, "-m", *launch, rows, folder, 64 // count, seed]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*map(str, call)], capture_output=True, text=True, timeout=900, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    model = HSVAEForPreTraining.from_pretrained(folder).eval()
+    model.config.active_threshold = 0.5  # as in training
+    with torch.no_grad():
+        posterior = model.model(vectors=torch.from_numpy(np.load(rows / "held_out.npy")).float())
+    open_gates = (posterior.latent != 0).float().sum(-1).mean()
+    return json.loads((folder / "all_results.json").read_text()) | {"open_gates": float(open_gates)}
+
+
+@pytest.mark.slow
+def test_loss_and_non_zeros_do_not_depend_on_the_number_of_processes(tmp_path):
+    write_rows(tmp_path)
+    (tmp_path / "train.py").write_text(TRAIN)
+    runs = {count: trained(count, tmp_path, tmp_path / f"run-{count}") for count in (1, 2, 4)}
+    for count in (2, 4):
+        for name, spread in TOLERANCES.items():
+            assert runs[count][name] == pytest.approx(runs[1][name], rel=spread), (count, name)
