@@ -70,8 +70,8 @@ options |= {"report_to": "none", "save_strategy": "no", "eval_steps": 200, "logg
 options |= {"per_device_train_batch_size": int(batch), "per_device_eval_batch_size": 200, "seed": int(seed)}
 hsvae_hf.fit(rows + "/train", folder, validation=rows + "/held_out.npy", **options)
 """
-# Largest relative differences: about twice those between seeds of one process.
-TOLERANCES = {"eval_loss": 0.05, "eval_similarity": 0.1, "eval_squared_error": 0.1, "open_gates": 0.1}
+# Largest relative differences: between two seeds of one process they were 4%, 6%, 4% and 15%.
+TOLERANCES = {"eval_loss": 0.08, "eval_similarity": 0.12, "eval_squared_error": 0.1, "open_gates": 0.2}
 
 
 def write_rows(folder: Path) -> None:
