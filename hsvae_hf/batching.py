@@ -161,27 +161,3 @@ class LengthGroupedSampler(Sampler[int]):
             batches += [window[first : first + self.batch_size] for first in range(0, len(window), self.batch_size)]
         order = torch.randperm(len(batches), generator=generator).tolist()
         return iter([row for index in order for row in batches[index]] + last)
-
-
-class VectorDataset(torch.utils.data.Dataset[Any]):
-    """Rows of vectors as the model's input, a batch at a time, without a Python object per row.
-
-    Args:
-        vectors: `(rows, size)`, float32.
-    """
-
-    def __init__(self, vectors: np.ndarray) -> None:
-        self.vectors = torch.from_numpy(vectors)
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.vectors)
-
-    def __getitems__(self, rows: list[int]) -> list[dict[str, Tensor]]:
-        """A whole batch in a list of one: `vectors` `(len(rows), size)`."""
-        return [{"vectors": self.vectors[rows]}]
-
-
-def collate_vectors(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The collator of `VectorDataset`: its batch; `labels` are what is reconstructed, as a stock Trainer wants them."""
-    return batches[0] | {"labels": batches[0]["vectors"]}

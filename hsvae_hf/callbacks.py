@@ -30,16 +30,16 @@ from transformers.trainer_utils import has_length
 
 from hsvae_hf.active_dims import fit_code_scale, hold_target
 from hsvae_hf.advice import advice
-from hsvae_hf.batching import VectorDataset
 from hsvae_hf.console import device_name, duration, figure, say
 from hsvae_hf.encoding import evaluation_mode
+from hsvae_hf.models.processes import mean_over_processes
 from hsvae_hf.statistics import NEIGHBOUR_ROWS, corpus_statistics, fit_similarity
 from hsvae_hf.tokens import NO_LIMIT
 from hsvae_hf.training_arguments import check_annealing
+from hsvae_hf.vector_data import VECTOR_ROWS, VectorDataset
 
 logger = logging.getLogger(__name__)
 CONTROL_RATE = 0.03  # share of the log ratio of non-zeros that is corrected per step
-VECTOR_ROWS = 8000  # that vectors of a text encoder are taken of, for their statistics and the scale of codes
 CALIBRATION_ROWS = 4000  # that the threshold for a wanted number of active dimensions is set on
 LOGGED = (  # statistics of the monitor
     "active_dims",
@@ -142,7 +142,8 @@ class ActiveDimsController(TrainerCallback):
     """Holds the wanted number of non-zeros per code by the weight of the gate's KL.
 
     After every forward pass in training, once the KL is annealed, the weight moves by
-    `(active / wanted) ** CONTROL_RATE`: up where the batch's codes have too many non-zeros, down where too few. The
+    `(active / wanted) ** CONTROL_RATE`: up where the batch's codes, of all processes, have too many non-zeros, down
+    where too few. The
     factor is the buffer `gamma_kl_scale` of the model, so a checkpoint keeps it.
     """
 
@@ -180,6 +181,7 @@ class ActiveDimsController(TrainerCallback):
         if not model.training or model.kl_scale < 1.0:
             return
         active = (posterior.latent != 0).float().sum(-1).mean()  # open gates, whatever the limits of codes say
+        active = mean_over_processes(active)
         ratio = (active / wanted).clamp(0.25, 4.0)
         model.gamma_kl_scale.mul_(ratio**CONTROL_RATE).clamp_(1e-4, 1e4)
 
@@ -214,7 +216,7 @@ class FinishCallback(TrainerCallback):
         if model.config.decodes_words and limit < NO_LIMIT:
             model.generation_config.max_length = limit + 1  # the start token counts
         if not model.config.decodes_words and not model.model.standardizer.mean.any():
-            model.model.standardizer.fit(torch.from_numpy(self._vectors(model)))
+            self._fit_standardizer(model)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: object
@@ -234,11 +236,19 @@ class FinishCallback(TrainerCallback):
             fit_code_scale(model, self._vectors(model))
             fit_similarity(model, held_out_batches(self.trainer, NEIGHBOUR_ROWS))
 
-    def _vectors(self, model: Any) -> np.ndarray:
-        """Vectors of the training set, `(rows, feature_size)`."""
+    def _fit_standardizer(self, model: Any) -> None:
         dataset: Any = self.trainer.train_dataset
         if isinstance(dataset, VectorDataset):
-            return dataset.vectors.numpy()
+            mean, std = dataset.moments.mean, dataset.moments.std
+            model.model.standardizer.set_statistics(torch.from_numpy(mean), torch.from_numpy(std))
+        else:
+            model.model.standardizer.fit(torch.from_numpy(self._vectors(model)))
+
+    def _vectors(self, model: Any) -> np.ndarray:
+        """Vectors of the training set, all or some thousands, `(rows, feature_size)`."""
+        dataset: Any = self.trainer.train_dataset
+        if isinstance(dataset, VectorDataset):
+            return dataset.sample
         parts = []
         with evaluation_mode(model):
             for batch in sample_batches(self.trainer, dataset, VECTOR_ROWS):

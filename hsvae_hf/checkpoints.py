@@ -17,6 +17,8 @@ from transformers import AutoConfig, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from hsvae_hf.vector_data import VectorDataset
+
 logger = logging.getLogger(__name__)
 COURSE_NAME = "course.json"  # in a checkpoint: what decided the course of training
 _STREAMED_ROWS = 1000  # of a stream, so many rows are compared
@@ -62,7 +64,7 @@ def check_intact(checkpoint: str) -> None:
 
 
 def course(arguments: TrainingArguments, dataset: object) -> dict[str, Any]:
-    """What decides the course of training: settings, and a fingerprint of the data set, None where it has no words."""
+    """What decides the course of training: settings, and the `data_fingerprint` of the data set."""
     values = {name: getattr(arguments, name) for name in _SETTINGS if hasattr(arguments, name)}
     settings = {name: getattr(value, "value", value) for name, value in values.items()}
     settings["optim"] = str(settings["optim"]).removesuffix("_fused")  # the same steps; the default goes by the machine
@@ -70,7 +72,12 @@ def course(arguments: TrainingArguments, dataset: object) -> dict[str, Any]:
 
 
 def data_fingerprint(dataset: Any) -> str | None:
-    """A hash of tokens, their order and their labels, the same on every machine; of a stream, of its first rows."""
+    """A hash of tokens, their order and their labels, the same on every machine; of a stream, of its first rows.
+
+    Of vectors in files, that of `VectorDataset`. None of other data, such as vectors in memory.
+    """
+    if isinstance(dataset, VectorDataset):
+        return dataset.fingerprint
     if not isinstance(dataset, Dataset | IterableDataset) or "input_ids" not in (dataset.column_names or "input_ids"):
         return None
     found = hashlib.sha256()

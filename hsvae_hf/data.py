@@ -10,7 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value
 from datasets.exceptions import DatasetsError
 from transformers import PreTrainedTokenizerBase
@@ -401,17 +400,3 @@ def tokenize_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Da
 
     progress = {"desc": "Tokenize"} if isinstance(dataset, Dataset | DatasetDict) else {}
     return dataset.map(ids_of, batched=True, remove_columns=["text"], **progress)
-
-
-def split_vectors(
-    vectors: np.ndarray, seed: int, max_train_samples: int | None = None, max_samples: int | None = None
-) -> dict[str, np.ndarray]:
-    """Split rows into `train` and `validation` (5%), drawn with `seed`, of at most so many rows each."""
-    order = np.random.default_rng(seed).permutation(len(vectors))
-    for name, limit in (("max_train_samples", max_train_samples), ("max_samples", max_samples)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {limit}; leave it out to take all rows.")
-    size = max(1, int(VALIDATION_SHARE * len(vectors)))
-    if len(vectors) < 2:
-        raise ValueError(f"`vectors` must have at least 2 rows, got {len(vectors)}; one is for validation.")
-    return {"train": vectors[order[size:][:max_train_samples]], "validation": vectors[order[:size][:max_samples]]}

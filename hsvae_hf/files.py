@@ -27,6 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import sparse
 
+from hsvae_hf.vector_files import read_vectors
+
 if sys.platform != "win32":  # which has no such locks: there, two processes at once are not noticed
     import fcntl
 logger = logging.getLogger(__name__)
@@ -296,35 +298,13 @@ def _write_jsonl(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
 
 
 def load_vectors(path: str | Path, argument: str = "vectors") -> np.ndarray:
-    """Vectors that another program wrote, `(rows, size)` float32.
+    """Vectors that another program wrote, `(rows, size)` float32, all in memory.
 
     Args:
-        path: a `.npy` file of such an array, or a `.parquet` file with the column `vectors`, or only one column, of
-            lists of numbers.
+        path: a file or a folder, as of `hsvae_hf.vector_files.open_vectors`.
         argument: that the path was given for.
 
     Raises:
         ValueError: for another file, shape, or a number that is not finite.
     """
-    path = Path(path)
-    if path.suffix not in (".npy", ".parquet") or not path.is_file():
-        raise ValueError(f"`{argument}` must be a .npy or .parquet file, got {str(path)!r}; check the path.")
-    try:
-        if path.suffix == ".npy":
-            vectors = np.load(path, allow_pickle=False)
-        else:
-            table = pq.read_table(path)
-            name = "vectors" if "vectors" in table.column_names else table.column_names[0]
-            if name != "vectors" and len(table.column_names) > 1:
-                raise ValueError(f"it has the columns {', '.join(table.column_names)} and no `vectors`")
-            vectors = np.stack(table.column(name).to_numpy())
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if vectors.ndim != 2 or 0 in vectors.shape:
-            raise ValueError(f"it has the shape {vectors.shape}")
-        if not np.isfinite(vectors).all():
-            raise ValueError("it holds NaN or infinity")
-    except (ValueError, TypeError, IndexError, EOFError, pa.ArrowException) as error:
-        raise ValueError(
-            f"`{argument}` must hold finite numbers, (rows, size), got {str(path)!r}: {error}; write it again."
-        ) from error
-    return vectors
+    return read_vectors(path, argument)

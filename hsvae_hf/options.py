@@ -22,9 +22,12 @@ from hsvae_hf.training_arguments import TextVAETrainingArguments
 class DataArguments(DatasetArguments):
     """What to train on, and which model."""
 
-    vectors: str | None = field(
+    vectors: list[str] | None = field(
         default=None,
-        metadata={"help": "A .npy or .parquet file of sentence vectors made elsewhere, instead of a data set."},
+        metadata={
+            "help": "Sentence vectors made elsewhere, instead of a data set: a .npy, .parquet or .arrow file, a folder "
+            "of such, or several."
+        },
     )
     model_type: str = field(default="hsvae", metadata={"help": f"One of {', '.join(MODELS)}."})
     preset: str | None = field(
@@ -99,7 +102,8 @@ def resolve(
     parts: list[dict[str, Any]] = [
         {item.name: values[item.name] for item in items if item.name in values} for items in kinds
     ]
-    data = DataArguments(**parts[0] | {"dataset": dataset, "vectors": vectors, "model_type": model_type})
+    named = {"dataset": dataset, "vectors": None if vectors is None else [vectors], "model_type": model_type}
+    data = DataArguments(**parts[0] | named)
     return data, parts[1], TextVAETrainingArguments(**parts[2] | {"output_dir": os.fspath(output_dir)})
 
 

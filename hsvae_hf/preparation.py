@@ -9,20 +9,22 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from hsvae_hf.batching import TextCollator, VectorDataset, collate_vectors
+from hsvae_hf.batching import TextCollator
 from hsvae_hf.console import data_facts, say
-from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, split_vectors, tokenize_dataset
+from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, tokenize_dataset
 from hsvae_hf.data_sources import HUB_IDS
 from hsvae_hf.embedding_cache import embed_dataset, load_encoder_tokenizer
-from hsvae_hf.files import load_vectors
 from hsvae_hf.loading import load_tokenizer
 from hsvae_hf.models import MODELS
 from hsvae_hf.models.vocabulary import tokenizer_fields
 from hsvae_hf.options import DataArguments
 from hsvae_hf.tokenization import train_tokenizer, warn_unknown
+from hsvae_hf.vector_data import VectorDataset, collate_vectors, first_vectors, split_vectors
+from hsvae_hf.vector_files import VectorShards, open_vectors
 
 LARGE_SHARE_CUT = 0.05  # of the rows, from which on it is said
-Rows: TypeAlias = Dataset | DatasetDict | list[str] | dict[str, np.ndarray]  # data in memory
+# Data in memory, and vectors in files that are open.
+Rows: TypeAlias = Dataset | DatasetDict | list[str] | dict[str, np.ndarray | VectorShards]
 # Model, tokenizer if the model reads text, the splits, and what makes a batch of their rows.
 Prepared: TypeAlias = tuple[Any, PreTrainedTokenizerBase | None, dict[str, Any], Callable[..., Any]]
 
@@ -85,16 +87,16 @@ def prepare_vectors(
     config_fields.pop("vocab_size", None)
     config_class, _, model_class, _ = MODELS[data.model_type]
     if data.vectors is not None:
-        arrays = {"train": load_vectors(data.vectors)} if rows is None else rows
+        arrays = {"train": open_vectors(data.vectors)} if rows is None else rows
         size = arrays["train"].shape[1]
         config_fields["freeze_text_encoder"] = False
         model = model_class(config_class(encoder_type="vector", vector_size=size, **config_fields))
-        limits = data.max_train_samples, data.max_samples
+        limits = {"train": data.max_train_samples, "validation": data.max_samples}
         if "validation" in arrays:
-            vectors = {name: arrays[name][:limit] for name, limit in zip(("train", "validation"), limits, strict=True)}
+            splits = {name: first_vectors(arrays[name], limit) for name, limit in limits.items()}
         else:
-            vectors = split_vectors(arrays["train"], seed, *limits)
-        say(f"data: {data.vectors}, vectors", *data_facts(vectors))
+            splits = split_vectors(arrays["train"], seed, *limits.values())
+        say(f"data: {', '.join(data.vectors)}, vectors", *data_facts(splits))
         tokenizer = None
     else:
         encoder = str(data.encoder_name_or_path)
@@ -102,7 +104,8 @@ def prepare_vectors(
             config_fields["default_prompt_name"] = data.prompt_name
         model = model_class.from_encoder_pretrained(encoder, **config_fields)
         tokenizer = load_encoder_tokenizer(encoder, data.max_length)
-        splits = load_text(data, seed, rows)
-        vectors = {name: embed_dataset(split, model, tokenizer) for name, split in splits.items()}
-    model.model.standardizer.fit(torch.from_numpy(vectors["train"]))
-    return model, tokenizer, {name: VectorDataset(split) for name, split in vectors.items()}, collate_vectors
+        texts = load_text(data, seed, rows).items()
+        splits = {name: VectorDataset(embed_dataset(split, model, tokenizer)) for name, split in texts}
+    moments = splits["train"].moments
+    model.model.standardizer.set_statistics(torch.from_numpy(moments.mean), torch.from_numpy(moments.std))
+    return model, tokenizer, splits, collate_vectors

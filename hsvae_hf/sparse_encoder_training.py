@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hsvae_hf.active_dims import fit_code_scale, hold_target
-from hsvae_hf.callbacks import CALIBRATION_ROWS, VECTOR_ROWS, ActiveDimsController, AnnealingCallback, logger, unwrap
+from hsvae_hf.callbacks import CALIBRATION_ROWS, ActiveDimsController, AnnealingCallback, logger, unwrap
 from hsvae_hf.encoding import evaluation_mode
 from hsvae_hf.extras import require
 from hsvae_hf.models.modeling_text_vae import TextVAEForPreTraining
 from hsvae_hf.sentence_transformers import find_codes
 from hsvae_hf.statistics import NEIGHBOUR_ROWS, fit_similarity
+from hsvae_hf.vector_data import VECTOR_ROWS
 
 require("sentence_transformers", extra="sentence-transformers")
 from sentence_transformers import SparseEncoder, SparseEncoderTrainer  # noqa: E402 - once it is known to be there

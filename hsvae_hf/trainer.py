@@ -33,7 +33,9 @@ from hsvae_hf.callbacks import (
 from hsvae_hf.checkpoints import COURSE_NAME, check_intact, check_same_data, check_same_source, course
 from hsvae_hf.files import UNFINISHED, claimed_folder, uninterrupted
 from hsvae_hf.hub import model_card
+from hsvae_hf.processes import ProcessesCallback
 from hsvae_hf.training_arguments import TERMS
+from hsvae_hf.vector_data import VectorDataset, WindowSampler
 
 
 class WholeCheckpointTrainer(Trainer):
@@ -177,6 +179,7 @@ class TextVAETrainer(WholeCheckpointTrainer):
         self._terms: dict[str, dict[str, Tensor]] = {"": {}, "eval_": {}}
         names = ("kl_annealing", "kl_warmup_steps", "kl_cycles")
         self.add_callback(AnnealingCallback(*(getattr(self.args, name) for name in names if hasattr(self.args, name))))
+        self.add_callback(ProcessesCallback())
         self.add_callback(ActiveDimsController())
         self.add_callback(FinishCallback(self))
 
@@ -238,6 +241,9 @@ class TextVAETrainer(WholeCheckpointTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         # The argument has lost the column `length`, which the model does not read.
         dataset: Any = self.train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        if isinstance(dataset, VectorDataset) and not dataset.in_memory:
+            return WindowSampler(dataset, seed, epoch=self._epoch)
         columns = getattr(dataset, "column_names", None) or []
         if self.args.train_sampling_strategy != "group_by_length" or "length" not in columns:
             return super()._get_train_sampler(train_dataset)
@@ -246,7 +252,10 @@ class TextVAETrainer(WholeCheckpointTrainer):
         return LengthGroupedSampler(
             dataset["length"][:],
             batch,
-            self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            seed,
             window=1 if head.needs_even_batches else 8,  # one batch sorted by itself is not grouped
-            epoch=lambda: int(self.state.epoch or 0),
+            epoch=self._epoch,
         )
+
+    def _epoch(self) -> int:
+        return int(self.state.epoch or 0)

@@ -3,12 +3,12 @@
 import logging
 import os
 import tempfile
+from contextlib import nullcontext
 from dataclasses import asdict
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, set_seed
 
@@ -22,6 +22,7 @@ from hsvae_hf.preparation import Rows, prepare_vectors, prepare_words
 from hsvae_hf.runs import Run, check_output_dir, claimed_output_dir, run_settings, save_run
 from hsvae_hf.trainer import TextVAETrainer
 from hsvae_hf.training_arguments import TextVAETrainingArguments
+from hsvae_hf.vector_files import VectorShards, VectorSource, listed_paths, mapped_file, open_vectors, read_vectors
 
 logger = logging.getLogger(__name__)
 FEW_VECTORS = 1000  # below which a warning is given
@@ -71,21 +72,23 @@ def train(
 
 
 def fit(
-    vectors: np.ndarray | torch.Tensor,
+    vectors: VectorSource,
     output_dir: "str | PathLike[str] | None" = None,
     model_type: str = "hsvae",
-    validation: np.ndarray | torch.Tensor | None = None,
+    validation: VectorSource | None = None,
     **options: object,
 ) -> PreTrainedModel:
     """Train sparse codes for the sentence vectors of any encoder.
 
     Args:
-        vectors: `(rows, size)`, finite; some thousand rows at least.
+        vectors: `(rows, size)`, finite; some thousand rows at least. Or where they are: a `.npy`, `.parquet` or
+            `.arrow` file, a folder of such, or a list. Files may be larger than memory
+            (`hsvae_hf.vector_files.open_vectors`), and so may an array that is mapped into memory.
         output_dir: folder of the run, as in `train`; None keeps nothing on disk. `model.save_pretrained` saves the
             model later.
         model_type: one of `hsvae_hf.MODELS`.
-        validation: other vectors of the same encoder, on which the threshold of the codes is set; None holds out 5% of
-            the rows.
+        validation: other vectors of the same encoder, on which the threshold of the codes is set, read into memory;
+            None holds out 5% of the rows.
         options: as in `train`; what is left open are the values of `hsvae_hf.presets.VECTOR_DEFAULTS`.
 
     Returns:
@@ -103,15 +106,16 @@ def fit(
         >>> hsvae_hf.encode_vectors(coder, vectors).shape
         (200, 16)
     """
-    rows = {"train": vectors} if validation is None else {"train": vectors, "validation": validation}
-    arrays = {name: _as_array(value, name) for name, value in rows.items()}
+    arrays = {"train": open_vectors(vectors)}
+    if validation is not None:
+        arrays["validation"] = read_vectors(validation, "validation")
     if len(arrays["train"]) < FEW_VECTORS:
         logger.warning("`vectors` has %d rows: codes learn from thousands. Give more.", len(arrays["train"]))
     widths = [array.shape[1] for array in arrays.values()]
     if len(set(widths)) > 1:
         raise ValueError(f"`validation` must have {widths[0]} numbers a row, as `vectors`, got {widths[1]}.")
     _check_resuming(output_dir, options)
-    name = describe(vectors)
+    name = ", ".join(map(str, listed_paths(vectors))) or describe(vectors)
     if output_dir is not None:
         data, config_fields, arguments = resolve(None, name, output_dir, model_type, options)
         return run_training(data, config_fields, arguments, arrays).model
@@ -143,31 +147,15 @@ def _check_resuming(output_dir: object, options: dict[str, Any]) -> None:
 
 
 def files_of(rows: Rows) -> list[str]:
-    """The files that rows in memory are read from: those of a `Dataset`, and of a memory-mapped array."""
+    """The files that rows are read from: those of a `Dataset`, of memory-mapped arrays, and of shards of vectors."""
     files: list[str] = []
     for part in rows.values() if isinstance(rows, dict) else [rows]:
         if isinstance(part, Dataset):
             files += [file["filename"] for file in part.cache_files]
-        base: Any = part
-        while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
-            base = base.base
-        if isinstance(base, np.memmap):
-            files.append(str(base.filename))
+        for source in [shard.source for shard in part.shards] if isinstance(part, VectorShards) else [part]:
+            path = source if isinstance(source, Path) else mapped_file(source)
+            files += [] if path is None else [str(path)]
     return files
-
-
-def _as_array(vectors: object, name: str) -> np.ndarray:
-    named = "vectors" if name == "train" else name
-    try:
-        array = vectors.detach().cpu().float().numpy() if isinstance(vectors, torch.Tensor) else np.asarray(vectors)
-    except ValueError:  # rows of different lengths
-        array = np.asarray(None)
-    if array.dtype.kind not in "fiu" or array.ndim != 2 or 0 in array.shape:
-        raise ValueError(f"`{named}` must be numbers, (rows, size), got {array.dtype} of {array.shape}; stack them.")
-    array = np.require(array, np.float32, ["C", "W"])  # as torch takes it
-    if not np.isfinite(array).all():
-        raise ValueError(f"`{named}` must be finite, got NaN or infinity; drop or repair such rows.")
-    return array
 
 
 def check_run(
@@ -206,10 +194,11 @@ def run_training(
         rows: the data themselves, where `data` only names them.
         kept: whether the folder outlives the call.
     """
-    say(f"{data.dataset or data.vectors}: {data.model_type}, {f'to {arguments.output_dir}' if kept else 'in memory'}")
+    source = data.dataset or ", ".join(data.vectors or [])
+    say(f"{source}: {data.model_type}, {f'to {arguments.output_dir}' if kept else 'in memory'}")
     config_fields = check_run(data, config_fields, arguments)
     places = [data.tokenizer_name_or_path, data.encoder_name_or_path]
-    places += [data.dataset, data.vectors] if rows is None else files_of(rows)
+    places += [data.dataset, *(data.vectors or []), *files_of(rows or [])]
     with claimed_output_dir(arguments, places) as checkpoint:
         return _train(data, config_fields, arguments, checkpoint, rows)
 
@@ -224,7 +213,8 @@ def _train(
     """Prepare, train, evaluate, save."""
     set_seed(arguments.seed)
     vectors = config_fields.get("decoder_type") == "vector"
-    with arguments.main_process_first():
+    # Of a text encoder's vectors, and of tokens, the first process fills the cache that the others read.
+    with arguments.main_process_first() if data.vectors is None else nullcontext():
         prepare = prepare_vectors if vectors else prepare_words
         model, tokenizer, splits, collator = prepare(data, config_fields, arguments.seed, checkpoint, rows)
     if checkpoint is not None:

@@ -85,9 +85,11 @@ def tell(data: DataArguments, result: Run) -> None:
         figures = {"loss": metrics["train_loss"]}
     names = ("dataset", "dataset_config_name", "vectors", "text_column")
     source = {name: getattr(data, name) for name in names}
-    text = f"{folder}: the model{'' if data.vectors else ', its tokenizer'}, and all figures in all_results.json"
     report = Path(folder) / "report.json"
-    finish(text, figures, command_line("evaluate_model.py", model_name_or_path=folder, **source, output=report))
+    command = command_line("evaluate_model.py", model_name_or_path=folder, **source, output=report)
+    fits = data.vectors is None or (len(data.vectors) == 1 and Path(data.vectors[0]).is_file())  # into memory
+    text = f"{folder}: the model{'' if data.vectors else ', its tokenizer'}, and all figures in all_results.json"
+    finish(text, figures, *([command] if fits else []))
 
 
 def main() -> None:

@@ -131,7 +131,7 @@ def test_vectors_are_computed_once_and_again_for_what_differs_or_is_damaged(enco
 
 def test_vectors_are_read_from_files_and_bad_files_are_named(tmp_path):
     rows, path = np.random.default_rng(0).normal(size=(10, 4)), tmp_path / "rows.npy"
-    with pytest.raises(ValueError, match="`vectors` must be a .npy or .parquet file"):
+    with pytest.raises(ValueError, match="`vectors` must be a .npy, .parquet or .arrow file"):
         load_vectors(path)
     np.save(path, rows)
     Dataset.from_dict({"vectors": rows.tolist(), "id": list(range(10))}).to_parquet(tmp_path / "rows.parquet")
@@ -139,7 +139,12 @@ def test_vectors_are_read_from_files_and_bad_files_are_named(tmp_path):
         vectors = load_vectors(tmp_path / name)
         assert vectors.dtype == np.float32
         np.testing.assert_allclose(vectors, rows, rtol=1e-6)
-    for content, message in ((rows[:0], "shape"), (rows[0], "shape"), ([[1, np.nan]], "NaN"), ([["a"]], "convert")):
+    for content, message in (
+        (rows[:0], "shape"),
+        (rows[0], "shape"),
+        ([[1, np.nan]], "NaN"),
+        ([["a"]], "holds <U1"),
+    ):
         np.save(path, content)
         with pytest.raises(ValueError, match=message):
             load_vectors(path)

@@ -297,11 +297,14 @@ class Standardizer(nn.Module):
         init.zeros_(self.mean)
         init.ones_(self.std)
 
-    @torch.no_grad()
     def fit(self, vectors: Tensor) -> None:
-        """Take the statistics of `vectors` `(rows, size)`; a dimension that never varies keeps its scale."""
-        std = vectors.double().std(0, correction=0)
-        self.mean.copy_(vectors.double().mean(0))
+        """Take the statistics of `vectors` `(rows, size)`."""
+        self.set_statistics(vectors.double().mean(0), vectors.double().std(0, correction=0))
+
+    @torch.no_grad()
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Take `mean` and `std`, `(size,)` each; a dimension that never varies keeps its scale."""
+        self.mean.copy_(mean)
         self.std.copy_(torch.where(std > 1e-8, std, 1.0))
 
     def forward(self, vectors: Tensor) -> Tensor:

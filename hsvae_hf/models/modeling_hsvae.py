@@ -23,6 +23,7 @@ from .modeling_classification import TextVAEForSequenceClassification
 from .modeling_latent import Float32Linear, LatentHead
 from .modeling_text_vae import TextVAEForPreTraining, TextVAEModel
 from .outputs import HSVAEModelOutput
+from .processes import mean_over_processes
 
 
 class GateLinear(Float32Linear):
@@ -154,7 +155,8 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
 
     def _imbalance(self, gate_mean: Tensor) -> Tensor:
         """How far the shares of the batch that dimensions are on for are from the wanted one."""
-        log_on = (1 - gate_mean).mean(0).clamp(1e-6, 1 - 1e-6).log()
+        on = (1 - gate_mean).mean(0)
+        log_on = (mean_over_processes(on) if self.training else on).clamp(1e-6, 1 - 1e-6).log()
         return bernoulli_kl(log_on, log_on.new_tensor(math.log(self._share()))).sum()
 
     def _share(self) -> float:

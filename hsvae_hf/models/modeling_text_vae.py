@@ -24,6 +24,7 @@ from .modeling_encoders import ENCODERS, Standardizer
 from .modeling_generation import CanGenerate, TextVAEGenerationMixin
 from .modeling_latent import LatentHead
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
+from .processes import gather_rows, mean_over_processes
 
 CANDIDATES = 1.5  # dimensions that compete for each place in a code
 REVIVED = 32  # idle dimensions of a sentence that learn from what its code leaves
@@ -240,8 +241,9 @@ class TextVAEModel(TextVAEPreTrainedModel):
                 codes = self._learning_code(posterior, active_dims)
             costs: dict[str, Tensor] = {}
             if self.config.similarity_weight > 0:
-                vectors, temperature = self.standardizer.undo(posterior.features), self.config.similarity_temperature
-                costs["similarity"] = neighbour_kl(vectors, self.code_scale * codes, temperature)
+                pair = self.standardizer.undo(posterior.features), self.code_scale * codes
+                vectors, scaled = map(gather_rows, pair) if self.training else pair
+                costs["similarity"] = neighbour_kl(vectors, scaled, self.config.similarity_temperature)
             if self.config.code_reconstruction_weight > 0 or self.config.revival_weight > 0:
                 decoded = self.decoder.mean(codes)
             if self.config.code_reconstruction_weight > 0:
@@ -266,15 +268,17 @@ class TextVAEModel(TextVAEPreTrainedModel):
     def revival(self, posterior: TextVAEModelOutput, decoded: Tensor) -> Tensor:
         """How badly idle dimensions explain what codes leave of the vectors: the auxiliary loss of Gao et al. (2024).
 
-        Idle is what is on for no row of the batch, by the model's own rule. `|x - decode(code) - W z|^2 / (2 std^2)`, z
-        the `REVIVED` strongest of them for each row, on average over `REVIVAL_ROWS` rows; scalar, 0 where none is idle.
+        Idle is what is on for no row of the batch, of all processes, by the model's own rule.
+        `|x - decode(code) - W z|^2 / (2 std^2)`, z the `REVIVED` strongest of them for each row, on average over
+        `REVIVAL_ROWS` rows; scalar, 0 where none is idle.
 
         Args:
             posterior: of the batch.
             decoded: what the codes stand for, standardised, `(batch, feature_size)`; no gradient reaches it.
         """
         head = self.latent_head
-        idle = (posterior.sparse_embedding == 0).all(0)
+        used = (posterior.sparse_embedding != 0).any(0).float()
+        idle = (mean_over_processes(used) if self.training else used) == 0
         strength, mean, values, vectors = (
             part[:REVIVAL_ROWS]
             for part in (head.strength(posterior), head.mean(posterior), head.values(posterior), posterior.features)
@@ -306,6 +310,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             self.decoder = GRUDecoder(config)
         else:  # the body's own, by another name, which is not one of the weights
             object.__setattr__(self, "decoder", self.model.decoder)
+        self.budget_seed: int | None = None  # set where several processes are to draw the same budget
         self.kl_scale = 1.0  # set by KL annealing; training only, so that evaluation losses stay comparable
         if self.model.latent_head.target_active_dims is not None:
             self.register_buffer("gamma_kl_scale", torch.ones(()))  # a buffer, so that a resumed run goes on with it
@@ -399,7 +404,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
         """`TextVAEModel.code_costs` at one of the budgets, or, in evaluation, on average over them."""
         budgets: Sequence[int | None] = self.config.code_budgets or [None]
         if self.training:
-            budgets = [random.choice(budgets)]
+            draw = random if self.budget_seed is None else random.Random(self.budget_seed)
+            budgets = [draw.choice(budgets)]
         parts = [self.model.code_costs(posterior, budget) for budget in budgets]
         return {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
 
@@ -424,6 +430,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             if name.endswith("_kl"):
                 per_dimension = cost.mean(0)  # (latent_size,)
                 if self.config.free_bits > 0:
+                    per_dimension = mean_over_processes(per_dimension) if self.training else per_dimension
                     per_dimension = per_dimension.clamp_min(self.config.free_bits)
                 cost = per_dimension.sum() * (self.kl_scale if self.training else 1.0)
                 if name == "gamma_kl" and self.model.latent_head.target_active_dims is not None:
