@@ -84,7 +84,12 @@ def test_an_output_is_replaced_only_with_overwrite_and_the_input_never(embed):
         ("in.txt", b"", "codes.npz", "got the empty file in.txt"),
         ("in.csv", b"a,b\n1,2\n", "codes.npz", "`text_column` must name a column of strings of 'in.csv', got None"),
         ("in.txt", b"fine\nand\ncaf\xe9\n", "codes.npz", "0xe9 in line 3, byte offset 12; convert the file"),
-        ("in.doc", b"a\n", "codes.npz", "`input` must be a .txt, .csv, .* .npy file, got 'in.doc'; check the path"),
+        (
+            "in.doc",
+            b"a\n",
+            "codes.npz",
+            "`input` must be a .txt, .csv, .* .npy, .arrow file, or a folder, got 'in.doc'; check",
+        ),
         ("in.txt", b"a\n", "codes.bin", "`output` must end in .npz or .parquet or .jsonl"),
     ],
 )
