@@ -10,13 +10,13 @@ import pyarrow as pa
 from scipy import sparse
 
 from hsvae_hf.input_checks import check_positive
-from hsvae_hf.shard_files import MANIFEST, Manifest, ShardFolder
+from hsvae_hf.shard_files import MANIFEST, Manifest, ShardFolder, spans
 
 
 class Shards:
     """Rows of a folder of shards, in order, read when they are asked for.
 
-    One shard is open at a time. A part of an Arrow shard is a view of the file: copy it before you change it.
+    One shard is open at a time, an Arrow file mapped into memory.
 
     Args:
         folder: of the shards, which is complete.
@@ -47,7 +47,8 @@ class Shards:
             start, stop, step = rows.indices(count)
             if step != 1:
                 raise ValueError(f"`rows` must be a slice without a step, got {rows}; slice what you get.")
-            return self._joined([self._part(number, *span) for number, *span in self._spans(start, stop)])
+            counts = [shard.rows for shard in self.manifest.shards]
+            return self._joined([self._part(*span) for span in spans(counts, start, stop)])
         if not isinstance(rows, int | np.integer):
             raise ValueError(f"`rows` must be a slice or a whole number, got {rows!r:.80}; slice what you get.")
         if not -count <= rows < count:
@@ -73,13 +74,6 @@ class Shards:
         """
         self.folder.check(self.manifest, content=True)
 
-    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """Which rows of which shards these are."""
-        for number, shard in enumerate(self.manifest.shards):
-            first, last = max(start - shard.first_row, 0), min(stop - shard.first_row, shard.rows)
-            if first < last:
-                yield number, first, last
-
     def _part(self, number: int, start: int, stop: int) -> Any:
         opened = self._open
         if opened is None or opened[0] != number:
@@ -95,7 +89,7 @@ class Shards:
 
 
 class ShardedCodes(Shards):
-    """Codes of a folder of shards; `codes[10:20]` is a `scipy.sparse.csr_matrix`."""
+    """Codes of a folder of shards; `codes[10:20]` is a `scipy.sparse.csr_matrix` of its own memory."""
 
     def _rows_of(self, table: pa.RecordBatch) -> sparse.csr_matrix:
         indices, values = table.column("indices"), table.column("values")
@@ -110,7 +104,7 @@ class ShardedCodes(Shards):
 
 
 class ShardedVectors(Shards):
-    """Vectors of a folder of shards; `vectors[10:20]` is an array, float32."""
+    """Vectors of a folder of shards; `vectors[10:20]` is an array, float32, which cannot be written to."""
 
     def _rows_of(self, table: pa.RecordBatch) -> np.ndarray:
         column = table.column("vectors")

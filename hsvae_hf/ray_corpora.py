@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from hsvae_hf.corpus_input import VECTORS, Block, vectors_of
 from hsvae_hf.extras import require
 from hsvae_hf.shard_encoder import Job, ShardEncoder
-from hsvae_hf.shard_files import Shard, filesystem
+from hsvae_hf.shard_files import Shard, filesystem, spans
 from hsvae_hf.text_files import find_text_column, schema_columns
 
 
@@ -63,12 +64,8 @@ class ParquetRows:
             ValueError: naming the file that is damaged, or holds something else than text or vectors.
         """
         parts: list[pa.Array] = []
-        first = 0
-        for number, count in enumerate(self.counts):
-            inside = max(start - first, 0), min(stop - first, count)
-            if inside[0] < inside[1]:
-                parts += self._parts(number, *inside)
-            first += count
+        for number, first, last in spans(self.counts, start, stop):
+            parts += self._parts(number, first, last)
         if self.text:
             return [text for part in parts for text in part.to_pylist()]
         return np.concatenate([vectors_of(part) for part in parts]).astype(np.float32)
@@ -76,30 +73,31 @@ class ParquetRows:
     def _parts(self, number: int, start: int, stop: int) -> Iterator[pa.Array]:
         """Rows of a file: the row groups that hold them are read, the others are passed over."""
         files, path = self.files[number]
-        try:
-            with files.open_input_file(path) as source, pq.ParquetFile(source) as file:
-                first = 0
-                for group in range(file.num_row_groups):
-                    count = file.metadata.row_group(group).num_rows
-                    inside = max(start - first, 0), min(stop - first, count)
-                    if inside[0] < inside[1]:
-                        column = file.read_row_group(group, columns=[self.column]).column(0)
-                        yield from column.slice(inside[0], inside[1] - inside[0]).chunks
-                    first += count
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(
-                f"`input` must be intact .parquet files, got {path!r}: {error}; write it again."
-            ) from error
+        with _intact(path), files.open_input_file(path) as source, pq.ParquetFile(source) as file:
+            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            for group, first, last in spans(counts, start, stop):
+                column = file.read_row_group(group, columns=[self.column]).column(0).slice(first, last - first)
+                if column.null_count:
+                    row = sum(counts[:group]) + first + column.is_null().index(True).as_py() + 1
+                    raise ValueError(
+                        f"`{self.column}` must hold a {'string' if self.text else 'vector'} in every row, got None in "
+                        f"row {row} of {path!r}; repair or drop such rows."
+                    )
+                yield from column.chunks
 
     def _footer(self, number: int) -> pq.FileMetaData:
         files, path = self.files[number]
-        try:
-            with files.open_input_file(path) as source:
-                return pq.read_metadata(source)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(
-                f"`input` must be intact .parquet files, got {path!r}: {error}; write it again."
-            ) from error
+        with _intact(path), files.open_input_file(path) as source:
+            return pq.read_metadata(source)
+
+
+@contextmanager
+def _intact(path: str) -> Iterator[None]:
+    """Say in one line which file cannot be read."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"`input` must be intact .parquet files, got {path!r}: {error}; write it again.") from error
 
 
 def _parquet_files(place: str) -> list[tuple[pyarrow.fs.FileSystem, str]]:
@@ -158,8 +156,8 @@ def _in_ray(
 
     started = not ray.is_initialized()
     if started:
-        dashboard = {} if address else {"include_dashboard": False}
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **dashboard)
+        dashboard = None if address else False
+        ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         context = ray.data.DataContext.get_current()
@@ -175,35 +173,33 @@ def _in_ray(
             num_gpus=gpus,
         )
         for row in results.iter_rows():
-            yield Shard(**json.loads(row["shard"]))
-    except ray.exceptions.RayError as error:
-        raise _told(error) from error
+            told = json.loads(row["told"])
+            if "refused" in told:
+                raise ValueError(told["refused"])
+            yield Shard(**told)
     finally:
         if started:
             ray.shutdown()
-
-
-def _told(error: BaseException) -> BaseException:
-    """What a worker refused, without what Ray says around it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        inner = getattr(cause, "cause", None)
-        if type(cause) is ValueError:
-            return cause
-        cause = inner if isinstance(inner, BaseException) else cause.__cause__
-    return error
 
 
 class ShardActor:
     """A worker of Ray: one model, one range of rows after another."""
 
     def __init__(self, job: Job, rows: ParquetRows) -> None:
-        self.encoder, self.rows = ShardEncoder(job), rows
+        self.job, self.rows = job, rows
+
+    @cached_property
+    def encoder(self) -> ShardEncoder:
+        """The model, loaded with the first range, so that what is wrong with it is told as well."""
+        return ShardEncoder(self.job)
 
     def __call__(self, ranges: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Encode and write the shards of `ranges`; they are told as JSON."""
-        told = []
+        """Encode and write the shards of `ranges`. Each is told as JSON, or what is wrong with its rows."""
+        told: list[dict[str, Any]] = []
         for number, start, stop in zip(ranges["number"], ranges["start"], ranges["stop"], strict=True):
-            shard = self.encoder((int(number), int(start), self.rows.read(int(start), int(stop))))
-            told.append(json.dumps(asdict(shard)))
-        return {"shard": np.array(told)}
+            try:
+                rows = self.rows.read(int(start), int(stop))
+                told.append(asdict(self.encoder((int(number), int(start), rows))))
+            except ValueError as error:  # Ray would wrap it beyond recognition, and try again
+                told.append({"refused": str(error)})
+        return {"told": np.array([json.dumps(one) for one in told])}

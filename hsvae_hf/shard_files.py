@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -239,6 +240,28 @@ def filesystem(location: str, argument: str) -> tuple[pyarrow.fs.FileSystem, str
             f"`{argument}` must be a path or a URI that pyarrow opens, got {location!r}: {error}; check it."
         ) from error
     return files, path.rstrip("/")
+
+
+def spans(counts: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Which rows of which parts the rows from `start` to `stop` are.
+
+    Args:
+        counts: rows of each part.
+        start: the first row.
+        stop: the row after the last.
+
+    Yields:
+        Number of a part, and its first row and the row after its last.
+
+    >>> list(spans([4, 0, 4], 3, 6))
+    [(0, 3, 4), (2, 0, 2)]
+    """
+    first = 0
+    for number, count in enumerate(counts):
+        begin, end = max(start - first, 0), min(stop - first, count)
+        if begin < end:
+            yield number, begin, end
+        first += count
 
 
 def _table(rows: Rows, first_row: int) -> pa.RecordBatch:
