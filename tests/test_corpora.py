@@ -295,11 +295,11 @@ def running(pid):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are counted in /proc")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_that_is_killed_goes_on(processes, saved_model, tmp_path):
-    lines = LINES * 1600
+    lines = LINES * 400
     (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in lines))
     codes = tmp_path / "codes"
     words = ["--model_name_or_path", saved_model, "--input", tmp_path / "in.txt", "--output", codes]
-    words += ["--shard_rows", 400, "--num_processes", processes]
+    words += ["--shard_rows", 100, "--num_processes", processes]
     process = start(*words)
     begin = time.monotonic()
     while len(whole_shards(codes)) < 5 and process.poll() is None and time.monotonic() - begin < 240:
@@ -329,10 +329,10 @@ def test_a_run_that_is_killed_goes_on(processes, saved_model, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="signals of a terminal")
 def test_ctrl_c_ends_several_processes_in_one_line(saved_model, tmp_path):
-    (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in LINES * 1600))
+    (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in LINES * 400))
     codes = tmp_path / "codes"
     words = ["--model_name_or_path", saved_model, "--input", tmp_path / "in.txt", "--output", codes]
-    process = start(*words, "--shard_rows", 400, "--num_processes", 2)
+    process = start(*words, "--shard_rows", 100, "--num_processes", 2)
     begin = time.monotonic()
     while len(whole_shards(codes)) < 3 and process.poll() is None and time.monotonic() - begin < 240:
         time.sleep(0.02)
