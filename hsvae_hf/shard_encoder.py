@@ -1,5 +1,8 @@
 """Encoder of a shard: what each process of `encode_corpus` does, on any machine."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -65,7 +68,7 @@ class CorpusEncoder:
     """
 
     def __init__(self, model_name_or_path: str, options: Options, number: int = 0) -> None:
-        self.options = options
+        self.options, self._warned = options, set[str]()
         self.model, self.tokenizer, self.fingerprint = load_encoder(model_name_or_path, options)
         if torch.cuda.is_available():
             cast(Any, self.model).to(f"cuda:{number % torch.cuda.device_count()}")
@@ -99,6 +102,10 @@ class CorpusEncoder:
 
     def encode(self, rows: Block) -> Rows:
         """Codes `(rows, latent_size)` or vectors `(rows, feature_size)`."""
+        with _warned_once(self._warned):
+            return self._encode(rows)
+
+    def _encode(self, rows: Block) -> Rows:
         options = self.options
         chosen: dict[str, Any] = {
             "max_active_dims": options.max_active_dims,
@@ -143,6 +150,23 @@ class ShardEncoder(CorpusEncoder):
         return self.folder.write_shard(self.job.format, shard, result)
 
 
+@contextmanager
+def _warned_once(told: set[str]) -> Iterator[None]:
+    """Leave out warnings of vectors that were given before; they go into `told`."""
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = record.msg in told
+        told.add(record.msg)
+        return not known
+
+    logger = logging.getLogger(check_active_dims.__module__)
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
+
+
 def load_encoder(model_name_or_path: str, options: Options) -> tuple[PreTrainedModel, Any, str]:
     """Model, tokenizer if it reads text, and a fingerprint of what they give.
 
@@ -151,12 +175,13 @@ def load_encoder(model_name_or_path: str, options: Options) -> tuple[PreTrainedM
     Raises:
         ValueError: if there is none.
     """
-    if options.content == "vectors" and not _is_ours(model_name_or_path):
-        prompt = {} if options.prompt_name is None else {"default_prompt_name": options.prompt_name}
+    vectors = options.content == "vectors"
+    prompt = {"default_prompt_name": options.prompt_name} if vectors and options.prompt_name is not None else {}
+    if vectors and not _is_ours(model_name_or_path):
         encoder = HSVAEModel.from_encoder_pretrained(model_name_or_path, decoder_type="vector", **prompt).eval()
         tokenizer = load_encoder_tokenizer(model_name_or_path)
         return encoder, tokenizer, digest(encoder_parts(encoder, tokenizer))
-    model, tokenizer = load_for_inference(model_name_or_path)
+    model, tokenizer = load_for_inference(model_name_or_path, **prompt)
     return model, tokenizer, digest(model_parts(model, tokenizer))
 
 
