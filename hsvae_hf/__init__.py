@@ -14,6 +14,8 @@ from hsvae_hf.models import *  # noqa: F403 - its `__all__` is the list of model
 if TYPE_CHECKING:
     from hsvae_hf.active_dims import calibrate_threshold
     from hsvae_hf.approximate import ApproximateIndex
+    from hsvae_hf.code_shards import load_codes
+    from hsvae_hf.corpora import encode_corpus
     from hsvae_hf.data import load_text_dataset
     from hsvae_hf.decoding import code_lengths, decode_codes, encode_queries
     from hsvae_hf.dimension_names import DimensionNames, decode, name_dimensions
@@ -42,6 +44,7 @@ _HOMES = {  # functions and classes, and the modules that they are in
     "decode": "dimension_names",
     "decode_codes": "decoding",
     "encode": "encoding",
+    "encode_corpus": "corpora",
     "encode_queries": "decoding",
     "encode_stream": "encoding",
     "encode_vectors": "encoding",
@@ -51,6 +54,7 @@ _HOMES = {  # functions and classes, and the modules that they are in
     "export_query": "stores",
     "fit": "training",
     "fit_sentence_encoder": "sentence_transformers",
+    "load_codes": "code_shards",
     "load_for_inference": "loading",
     "load_text_dataset": "data",
     "name_dimensions": "dimension_names",
@@ -67,6 +71,7 @@ __all__ = [  # what needs an extra is not of `from hsvae_hf import *`
     "decode",
     "decode_codes",
     "encode",
+    "encode_corpus",
     "encode_queries",
     "encode_stream",
     "encode_vectors",
@@ -75,6 +80,7 @@ __all__ = [  # what needs an extra is not of `from hsvae_hf import *`
     "export",
     "export_query",
     "fit",
+    "load_codes",
     "load_for_inference",
     "load_text_dataset",
     "name_dimensions",

@@ -1,19 +1,16 @@
 """Sentence vectors of a frozen encoder, computed once and kept on disk."""
 
-import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset, config
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hsvae_hf.encoding import sentence_vectors
+from hsvae_hf.fingerprints import digest, encoder_parts
 from hsvae_hf.input_checks import check_strings, check_vectors
 from hsvae_hf.loading import load_tokenizer
 from hsvae_hf.models.pooling import read_pooling
@@ -71,11 +68,7 @@ def embed_dataset(
         raise ValueError("`dataset` must hold `vectors` for a model without a text encoder, got text; embed it first.")
     check_strings(dataset["text"], "dataset")
     size = model.config.feature_size
-    fingerprint = hashlib.sha256()
-    for part in _dependencies(dataset, model, tokenizer):
-        fingerprint.update(len(part).to_bytes(8, "little"))  # else two parts could share their border
-        fingerprint.update(part)
-    name = fingerprint.hexdigest()[:32]
+    name = digest(_dependencies(dataset, model, tokenizer))[:32]
     folder = Path(config.HF_DATASETS_CACHE) / "sentence_vectors"
     cache = folder / f"{name}.npy"
     vectors = _read_cache(cache, (len(dataset), size))
@@ -100,17 +93,4 @@ def _read_cache(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
 def _dependencies(dataset: Dataset, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[bytes]:
     for text in dataset["text"]:
         yield text.encode("utf-8", "surrogatepass")
-    encoder: Any = model.base_model.encoder
-    for name, weight in encoder.state_dict().items():
-        yield name.encode()
-        yield weight.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
-    described = model.config.encoder_config.to_dict() | {"dtype": None}  # the weights tell; a config may or may not
-    yield json.dumps(described, sort_keys=True).encode()
-    settings = ("pooling", "normalize_vectors", "prompts", "default_prompt_name")
-    yield repr([getattr(model.config, setting) for setting in settings]).encode()
-    yield repr((tokenizer.model_max_length, tokenizer.truncation_side, type(tokenizer).__name__)).encode()
-    if not tokenizer.is_fast:
-        yield json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
-        return
-    calls = {"truncation": None, "padding": None}  # of the last call
-    yield json.dumps(json.loads(tokenizer.backend_tokenizer.to_str()) | calls, sort_keys=True).encode()
+    yield from encoder_parts(model, tokenizer)

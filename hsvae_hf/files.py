@@ -280,10 +280,16 @@ def _write_parquet(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:
     count = 0
     with pq.ParquetWriter(path, schema) as writer:
         for block in blocks:
-            lists = [pa.ListArray.from_arrays(block.indptr, array) for array in (block.indices, block.data)]
-            writer.write_table(pa.table(lists, schema=schema))
+            writer.write_table(pa.table(code_columns(block), schema=schema))
             count += block.shape[0]
     return count
+
+
+def code_columns(codes: sparse.csr_matrix) -> dict[str, pa.ListArray]:
+    """The columns `indices` (lists of int32) and `values` (lists of float32) of codes `(rows, latent_size)`."""
+    offsets = codes.indptr.astype(np.int32, copy=False)
+    columns = {"indices": codes.indices.astype(np.int32, copy=False), "values": codes.data}
+    return {name: pa.ListArray.from_arrays(offsets, array) for name, array in columns.items()}
 
 
 def _write_jsonl(path: Path, blocks: Iterable[sparse.csr_matrix]) -> int:

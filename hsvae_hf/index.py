@@ -127,7 +127,8 @@ class Index:
         A folder is an index once all rows are in it. Segments of a build that was interrupted stay there for `resume`.
 
         Args:
-            rows: sentences; or blocks of codes, each `(rows, latent_size)`. To resume, pass the same again.
+            rows: sentences; or blocks of codes, each `(rows, latent_size)`, or the view of `load_codes`. To resume,
+                pass the same again.
             folder: new or empty.
             ids: of the rows; None numbers them.
             resume: whether to go on with an interrupted build.

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 from torch import Tensor
 
+from hsvae_hf.code_shards import ShardedCodes
 from hsvae_hf.input_checks import as_codes, check_sentences
 
 BLOCK = 4096  # sentences that are encoded together
@@ -36,13 +37,15 @@ def parts_of(rows: Any, latent_size: int | None = None) -> Iterator[list[str] | 
     """What comes in, in parts: lists of at most `BLOCK` sentences, or matrices of codes.
 
     Args:
-        rows: an iterable of sentences, or of blocks of codes, or one matrix of codes.
+        rows: an iterable of sentences, or of blocks of codes, or one matrix of codes, or the view of `load_codes`.
         latent_size: that codes must have, if it is known.
 
     Raises:
         ValueError: for anything else.
     """
-    if sparse.issparse(rows) or isinstance(rows, Tensor) or (isinstance(rows, np.ndarray) and rows.ndim == 2):
+    if isinstance(rows, ShardedCodes):
+        rows = rows.blocks()
+    elif sparse.issparse(rows) or isinstance(rows, Tensor) or (isinstance(rows, np.ndarray) and rows.ndim == 2):
         rows = [rows]
     unordered = isinstance(rows, str | bytes | Mapping | set | frozenset) or hasattr(rows, "columns")
     if unordered or not isinstance(rows, Iterable):

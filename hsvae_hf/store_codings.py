@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from hsvae_hf.code_shards import ShardedCodes
 from hsvae_hf.input_checks import check_positive
 
 SIGNS = ("split", "abs", "none")
@@ -20,7 +21,7 @@ def read_blocks(codes: Any, folder: Path) -> Iterator[sparse.csr_matrix]:
     """Canonical blocks of codes. An iterator is kept in files meanwhile, for `read_again`.
 
     Args:
-        codes: a matrix of scipy, or an iterable of them.
+        codes: a matrix of scipy, an iterable of them, or the view of `load_codes`.
         folder: an empty folder for the files.
 
     Yields:
@@ -53,7 +54,7 @@ def read_again(codes: Any, folder: Path) -> Iterator[sparse.csr_matrix]:
 
 
 def _read_once(codes: object) -> bool:
-    return not (sparse.issparse(codes) or isinstance(codes, list | tuple))
+    return not (sparse.issparse(codes) or isinstance(codes, list | tuple | ShardedCodes))
 
 
 def _blocks(codes: Any) -> Iterator[Any]:
@@ -63,6 +64,8 @@ def _blocks(codes: Any) -> Iterator[Any]:
         rows = codes.tocsr()
         starts = range(0, max(1, rows.shape[0]), _ROWS)
         yield from (rows if len(starts) == 1 else rows[start : start + _ROWS] for start in starts)
+    elif isinstance(codes, ShardedCodes):
+        yield from codes.blocks(_ROWS)
     elif not isinstance(codes, Iterable) or isinstance(codes, np.ndarray | str | bytes | Mapping):
         raise ValueError(
             f"`codes` must be a sparse matrix of scipy or an iterable of them, got a {type(codes).__name__}; pass "

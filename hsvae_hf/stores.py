@@ -117,9 +117,10 @@ def export(
     frequent dimensions of small weight unless the mapping says `"index_options": {"prune": false}`.
 
     Args:
-        codes: `(rows, latent_size)`, any sparse matrix of scipy, or an iterable of such blocks, as `encode_stream`
-            gives. One that can be read only once is kept in a temporary folder meanwhile, so that memory does not grow
-            with it. Duplicate entries are summed, zeros dropped; the codes themselves are left as they are.
+        codes: `(rows, latent_size)`, any sparse matrix of scipy, the view of `load_codes`, or an iterable of such
+            blocks, as `encode_stream` gives. One that can be read only once is kept in a temporary folder meanwhile, so
+            that memory does not grow with it. Duplicate entries are summed, zeros dropped; the codes themselves are
+            left as they are.
         target: see the table.
         format: see the table.
         ids: one for each row, all whole numbers or all strings, each once; None numbers rows from 0. Strings for Qdrant

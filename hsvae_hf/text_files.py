@@ -196,7 +196,7 @@ def read_columns(path: Path) -> dict[str, str]:
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, "at its end", error) from error
         _check_names(path, schema.names)
-        return {field.name: "text" if _holds_text(field.type) else "other" for field in schema}
+        return schema_columns(schema)
     kinds: dict[str, set[str]] = {}
     for _, row in islice(read_rows(path), _PEEK):
         for name, value in row.items():
@@ -205,6 +205,11 @@ def read_columns(path: Path) -> dict[str, str]:
         raise ValueError(f"`{path}` must hold at least one sentence, got no rows in the empty file {path}; add some.")
     else_kind = "number" if path.suffix.lower() in SEPARATORS else "other"
     return {name: "text" if "text" in some else else_kind for name, some in kinds.items()}
+
+
+def schema_columns(schema: pa.Schema) -> dict[str, str]:
+    """What the columns of a .parquet file hold, by name: `text` or `other`."""
+    return {field.name: "text" if _holds_text(field.type) else "other" for field in schema}
 
 
 def _holds_text(kind: pa.DataType) -> bool:

@@ -1,4 +1,10 @@
-"""Encode a file of sentences, or of vectors, to sparse codes with a saved model."""
+"""Encode sentences, or vectors, to sparse codes with a saved model: a file, or files of millions of rows.
+
+    python scripts/embed.py --model_name_or_path runs/reviews --input reviews.csv --output codes.npz
+    python scripts/embed.py --model_name_or_path runs/reviews --input data/*.parquet --output codes --num_processes 8
+
+An output without a suffix is a folder of shards, which several processes write and --resume goes on with.
+"""
 
 import before_imports  # noqa: F401 - first: see there
 
@@ -7,23 +13,21 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
+from typing import Literal
 
-import torch
 from scipy import sparse
-from transformers import PreTrainedModel
+from tqdm import tqdm
 
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import parse
-from hsvae_hf.console import device_name, finish, model_facts, say, size_of
-from hsvae_hf.encoding import encode_stream, encode_vectors
-from hsvae_hf.files import CODE_FILES, check_output, claimed_file, load_vectors, save_codes
-from hsvae_hf.loading import load_for_inference
-from hsvae_hf.text_files import SUFFIXES, find_text_column, read_columns, read_sentences
-from hsvae_hf.tokenization import warn_unknown
+from hsvae_hf.console import device_name, figure, finish, model_facts, say, size_of
+from hsvae_hf.corpora import SHARD_ROWS, encode_corpus
+from hsvae_hf.corpus_input import INPUT_FILES, corpus_input
+from hsvae_hf.files import CODE_FILES, check_output, claimed_file, save_codes
+from hsvae_hf.shard_encoder import CorpusEncoder, Options
 
-INPUT_FILES = (*SUFFIXES, ".npy")
+FILE_ROWS = 8192  # that are encoded together for a file
 
 
 @dataclass
@@ -31,16 +35,16 @@ class EmbedArguments:
     """What to encode, with which model, to where."""
 
     model_name_or_path: str = field(metadata={"help": "Folder of a saved model, or a Hub id."})
-    input: Path = field(
+    input: list[str] = field(
         metadata={
-            "help": ".txt (a sentence per line, blank lines count), .csv, .tsv, .jsonl, .json or .parquet; or .npy of "
-            "vectors."
+            "help": f"Files, or folders of them: {', '.join(INPUT_FILES)}. A line of a .txt file is a sentence, blank "
+            "ones too; .npy and .arrow are vectors, and so is a column `vectors` of .parquet."
         }
     )
-    output: Path = field(
+    output: str = field(
         metadata={
             "help": ".npz (CSR matrix for scipy.sparse.load_npz), or .parquet or .jsonl with the columns `indices` and "
-            "`values`. Row i is sentence i of the input."
+            "`values`. Row i is row i of the input. Without a suffix a folder of shards, for hsvae_hf.load_codes."
         }
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
@@ -55,36 +59,39 @@ class EmbedArguments:
         default=None, metadata={"help": "Which of the model's prompts goes before a sentence, if it has any."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
+    vectors: bool = field(
+        default=False, metadata={"help": "Folder: the vectors of the model, which may be any text encoder, not codes."}
+    )
+    num_processes: int = field(default=1, metadata={"help": "Folder: processes, each with a model of its own."})
+    shard_rows: int = field(default=SHARD_ROWS, metadata={"help": "Folder: rows of a file."})
+    format: Literal["arrow", "parquet"] | None = field(
+        default=None, metadata={"help": "Folder: arrow, or parquet, the default with Ray."}
+    )
+    resume: bool = field(default=False, metadata={"help": "Folder: go on with an interrupted run of the same command."})
+    engine: Literal["local", "ray"] = field(
+        default="local", metadata={"help": "Folder: local, or ray for several machines; paths may be URIs then."}
+    )
+    address: str | None = field(default=None, metadata={"help": "Of a Ray cluster, such as auto; else one starts."})
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the output is a folder of shards."""
+        return "://" in self.output or not Path(self.output).suffix
 
     def __post_init__(self) -> None:
-        if self.input.suffix.lower() not in INPUT_FILES or not self.input.is_file():
-            names = ", ".join(INPUT_FILES)
-            raise ValueError(f"`input` must be a {names} file, got {str(self.input)!r}; check the path.")
-        check_output(self.output, self.overwrite, CODE_FILES, inputs=(self.input, self.model_name_or_path))
-
-
-def encode_file(args: EmbedArguments) -> tuple[PreTrainedModel, Iterable[sparse.csr_matrix]]:
-    """The model, and the codes of the input block by block."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if args.input.suffix == ".npy":
-        if args.prompt_name is not None:
-            raise ValueError("`prompt_name` must be left out with vectors: there is no text for it to go before.")
-        vectors = load_vectors(args.input)
-        model = load_for_inference(args.model_name_or_path)[0].to(device)
-        options = (args.batch_size or 1024, args.max_active_dims, args.active_dims)
-        return model, [encode_vectors(model, vectors, *options)]
-    column = find_text_column(read_columns(args.input), args.text_column, str(args.input))
-    say("text: its lines" if args.input.suffix.lower() == ".txt" else f"text: column `{column}`")
-    sentences = read_sentences(args.input, column)
-    first = list(islice(sentences, 1000))  # a file that cannot be read is reported before the model is loaded
-    if not first:
-        raise ValueError(f"`input` must hold at least one sentence, got the empty file {args.input}.")
-    model, tokenizer = load_for_inference(args.model_name_or_path)
-    if tokenizer is None:
-        raise ValueError(f"`input` must be a .npy file of vectors for this model, got {args.input}; it reads no text.")
-    warn_unknown(tokenizer, first)
-    options = (args.batch_size, sys.stderr.isatty(), args.max_active_dims, None, args.prompt_name, args.active_dims)
-    return model, encode_stream(model.to(device), tokenizer, chain(first, sentences), *options)
+        if self.is_folder:
+            if self.overwrite:
+                raise ValueError("`overwrite` must be left out for a folder; delete it, or go on with --resume.")
+            return
+        alone = {"vectors": self.vectors, "resume": self.resume, "format": self.format, "address": self.address}
+        alone |= {"num_processes": self.num_processes > 1, "engine": self.engine != "local"}
+        for name, given in alone.items():
+            if given:
+                raise ValueError(
+                    f"`{name}` must be left out for a file, got the output {self.output!r}; name a folder, without a "
+                    "suffix."
+                )
+        check_output(self.output, self.overwrite, CODE_FILES, inputs=(*self.input, self.model_name_or_path))
 
 
 def counted(blocks: Iterable[sparse.csr_matrix], counts: Counter[str]) -> Iterator[sparse.csr_matrix]:
@@ -106,17 +113,53 @@ def read_command(path: Path) -> str:
     return shlex.join(["python", "-c", code[path.suffix]])
 
 
-def main() -> None:
-    """Encode the input file. The output appears when it is complete."""
-    args = parse(EmbedArguments, __doc__)
-    say(f"embed.py: {args.input}, by {args.model_name_or_path}, to {args.output}")
-    with claimed_file(args.output):
-        model, blocks = encode_file(args)
-        say(model_facts(model), f"device: {device_name(model.device)}")
+def to_file(args: EmbedArguments) -> None:
+    """Encode to one file. It appears when it is complete."""
+    path, rows_together = Path(args.output), max(FILE_ROWS, args.batch_size or 1)
+    names = ("batch_size", "max_active_dims", "active_dims", "prompt_name")
+    with claimed_file(path):
+        source = corpus_input(args.input, args.text_column)
+        first = source.some(1000)  # a file that cannot be read is reported before the model is loaded
+        if isinstance(first, list):
+            lines = source.files[0].suffix.lower() == ".txt"
+            say("text: its lines" if lines else f"text: column `{source.column}`")
+        encoder = CorpusEncoder(args.model_name_or_path, Options(**{name: getattr(args, name) for name in names}))
+        encoder.check(first)
+        say(model_facts(encoder.model), f"device: {device_name(encoder.model.device)}")
         counts = Counter[str]()
-        rows = save_codes(args.output, counted(blocks, counts))
+        blocks = tqdm(source.blocks(rows_together), unit=f" x {rows_together} rows", disable=not sys.stderr.isatty())
+        rows = save_codes(path, counted(map(encoder.encode, blocks), counts))
     figures = {"codes": rows, "non-zeros per code": counts["non-zeros"] / rows, "empty codes": counts["empty"]}
-    finish(f"{args.output}: {size_of(args.output)}", figures, read_command(args.output))
+    finish(f"{path}: {size_of(path)}", figures, read_command(path))
+
+
+def to_folder(args: EmbedArguments) -> None:
+    """Encode to a folder of shards, each of which appears when it is complete."""
+    names = ("text_column", "batch_size", "active_dims", "max_active_dims", "prompt_name")
+    names += ("num_processes", "shard_rows", "format", "resume", "engine", "address")
+    view = encode_corpus(
+        args.model_name_or_path,
+        args.input,
+        args.output,
+        content="vectors" if args.vectors else "codes",
+        show_progress_bar=sys.stderr.isatty(),
+        **{name: getattr(args, name) for name in names},
+    )
+    shards, rows = view.manifest.shards, view.shape[0]
+    figures: dict[str, float | str | None] = {"rows": rows, "of numbers": view.shape[1], "shards": len(shards)}
+    if not args.vectors:
+        figures["non-zeros per code"] = sum(shard.nonzeros for shard in shards) / rows
+        figures["empty codes"] = sum(shard.empty for shard in shards)
+    code = f"from hsvae_hf.code_shards import load_shards; print(repr(load_shards({args.output!r})[:10]))"
+    size = sum(shard.bytes for shard in shards) / 1e6
+    finish(f"{args.output}: {figure(size)} MB", figures, shlex.join(["python", "-c", code]))
+
+
+def main() -> None:
+    """Encode the input."""
+    args = parse(EmbedArguments, __doc__)
+    say(f"embed.py: {', '.join(args.input)}, by {args.model_name_or_path}, to {args.output}")
+    (to_folder if args.is_folder else to_file)(args)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
-from vector_models import ROOT, script
+from vector_models import ROOT, script, small
 
-from hsvae_hf.encoding import encode
+from hsvae_hf import load_codes
+from hsvae_hf.encoding import encode, encode_vectors
 from hsvae_hf.loading import load_for_inference
 
 SCRIPT = ROOT / "scripts/embed.py"
@@ -84,7 +85,12 @@ def test_an_output_is_replaced_only_with_overwrite_and_the_input_never(embed):
         ("in.txt", b"", "codes.npz", "got the empty file in.txt"),
         ("in.csv", b"a,b\n1,2\n", "codes.npz", "`text_column` must name a column of strings of 'in.csv', got None"),
         ("in.txt", b"fine\nand\ncaf\xe9\n", "codes.npz", "0xe9 in line 3, byte offset 12; convert the file"),
-        ("in.doc", b"a\n", "codes.npz", "`input` must be a .txt, .csv, .* .npy file, got 'in.doc'; check the path"),
+        (
+            "in.doc",
+            b"a\n",
+            "codes.npz",
+            "`input` must be a .txt, .csv, .* .npy, .arrow file, or a folder, got 'in.doc'",
+        ),
         ("in.txt", b"a\n", "codes.bin", "`output` must end in .npz or .parquet or .jsonl"),
     ],
 )
@@ -92,3 +98,25 @@ def test_bad_files_are_refused_and_leave_nothing(embed, name, content, output, w
     with pytest.raises(ValueError, match=words):
         embed(name, content, output)
     assert [path.name for path in Path().iterdir()] == [name]
+
+
+def test_vectors_of_a_file_are_encoded_as_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = small()
+    model.save_pretrained("model")
+    vectors = np.random.default_rng(0).normal(size=(9000, 5)).astype(np.float32)
+    np.save("in.npy", vectors)
+    script("embed", "--model_name_or_path", "model", "--input", "in.npy", "--output", "codes.npz")
+    expected = encode_vectors(load_for_inference("model")[0], vectors)
+    assert (sparse.load_npz("codes.npz") != expected).nnz == 0
+
+
+def test_a_name_without_a_suffix_is_a_folder_of_shards(embed, saved_model, capsys):
+    embed("in.txt", "\n".join(SENTENCES), "codes", "--shard_rows", 2, "--max_active_dims", 3)
+    expected = encode(*load_for_inference(saved_model), SENTENCES, max_active_dims=3)
+    assert (abs(load_codes("codes")[:] - expected) > 1e-5).nnz == 0
+    assert "rows 5, of numbers 6, shards 3" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="`overwrite` must be left out for a folder"):
+        embed("in.txt", "a\n", "codes", "--overwrite")
+    with pytest.raises(ValueError, match="`num_processes` must be left out for a file, got the output 'codes.npz'"):
+        embed("in.txt", "a\n", "codes.npz", "--num_processes", 2)

@@ -1,0 +1,220 @@
+"""`encode_corpus`: codes, or vectors, of millions of rows, by one process, several, or several machines."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm.auto import tqdm
+
+from hsvae_hf.code_shards import ShardedCodes, ShardedVectors, load_shards
+from hsvae_hf.corpus_input import Block, corpus_input, rows_checksum
+from hsvae_hf.files import claimed_folder
+from hsvae_hf.input_checks import check_positive, check_switch
+from hsvae_hf.workers import in_processes
+from hsvae_hf.shard_encoder import Job, Options, ShardEncoder, Task
+from hsvae_hf.shard_files import FORMATS, Content, Manifest, Shard, ShardFolder
+
+ENGINES = ("local", "ray")
+SHARD_ROWS = 16_384  # an interruption costs so many rows of each process
+_CHECKED_ROWS = 1000  # that are read before the model is loaded
+
+
+class Corpus(Protocol):
+    """Rows, and the processes that encode them."""
+
+    def described(self) -> dict[str, Any]:
+        """What tells the input from others, fit for JSON."""
+
+    def some(self, rows: int) -> Block:
+        """The first rows, at most so many."""
+
+    def shards(self, encoder: ShardEncoder, shard_rows: int, done: dict[int, Shard]) -> Iterator[Shard]:
+        """Shards that are not done, as they are finished."""
+
+
+class LocalCorpus:
+    """Files of this machine, and its processes; see `encode_corpus`."""
+
+    def __init__(self, places: Any, text_column: str | None, num_processes: int) -> None:
+        self.input, self.num_processes = corpus_input(places, text_column), num_processes
+
+    def described(self) -> dict[str, Any]:
+        """Names and bytes of the files, and the column."""
+        return {"files": self.input.described(), "text_column": self.input.column}
+
+    def some(self, rows: int) -> Block:
+        """The first rows, at most so many."""
+        return self.input.some(rows)
+
+    def shards(self, encoder: ShardEncoder, shard_rows: int, done: dict[int, Shard]) -> Iterator[Shard]:
+        """Shards that are not done, as they are finished."""
+        tasks = _tasks(self.input.blocks(shard_rows), done)
+        if self.num_processes == 1:
+            return map(encoder, tasks)
+        job = replace(encoder.job, fingerprint=encoder.fingerprint)
+        return in_processes(partial(ShardEncoder, job), tasks, self.num_processes)
+
+
+def _tasks(blocks: Iterator[Block], done: dict[int, Shard]) -> Iterator[Task]:
+    """Rows that are not encoded yet, a shard of them at a time.
+
+    Raises:
+        ValueError: if those that are were others.
+    """
+    first = 0
+    for number, block in enumerate(blocks):
+        found = done.get(number)
+        if found is None:
+            yield number, first, block
+        elif (found.rows, found.rows_checksum) != (len(block), rows_checksum(block)):
+            raise ValueError(
+                f"`input` must be that of before to resume, got other rows from row {first} on; delete the output to "
+                "begin anew."
+            )
+        first += len(block)
+
+
+def encode_corpus(
+    model_name_or_path: "str | os.PathLike[str]",
+    input: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]",
+    output: "str | os.PathLike[str]",
+    *,
+    content: Content = "codes",
+    text_column: str | None = None,
+    batch_size: int | None = None,
+    max_active_dims: int | None = None,
+    active_dims: int | None = None,
+    prompt_name: str | None = None,
+    normalize: bool = False,
+    num_processes: int = 1,
+    shard_rows: int = SHARD_ROWS,
+    format: str | None = None,
+    resume: bool = False,
+    engine: str = "local",
+    address: str | None = None,
+    show_progress_bar: bool = False,
+) -> ShardedCodes | ShardedVectors:
+    """Encode files of any number of rows to a folder of shards, in memory that does not grow with them.
+
+    A shard is a file of consecutive rows, whole or absent: `id`, the number of the row in the input, and `indices` and
+    `values` of its code, or its `vectors`. `manifest.json` lists the shards with their checksums.
+
+    Args:
+        model_name_or_path: folder or Hub id of a model of this package; for vectors, of any text encoder.
+        input: files, and folders of them: sentences as in `read_sentences`; or vectors, `.npy`, or the column `vectors`
+            of `.parquet` and `.arrow`. For Ray: `.parquet` files and folders of them, paths or URIs.
+        output: a new or empty folder; for Ray also a URI, such as `s3://bucket/codes`.
+        content: "codes", or "vectors" of the text encoder, which `hsvae_hf.fit` trains on.
+        text_column: column of the sentences, if not found by name.
+        batch_size: rows per forward pass; else chosen by their length.
+        max_active_dims: as in `encode`.
+        active_dims: as in `encode`.
+        prompt_name: as in `encode`.
+        normalize: as in `encode`.
+        num_processes: that encode, each with a model of its own. They change nothing in the result.
+        shard_rows: rows of a shard. An interruption costs at most so many for each process.
+        format: "arrow", which `load_codes` maps into memory, or "parquet", which more programs read. None is "arrow";
+            with Ray "parquet".
+        resume: go on where an interrupted call with the same arguments ended. Another number of processes is allowed.
+        engine: "local", or "ray" for more than one machine (extra `ray`).
+        address: of a Ray cluster, "auto" for the one of this machine; None starts one here.
+        show_progress_bar: whether to show one.
+
+    Returns:
+        The view of `load_codes`; for vectors of `hsvae_hf.code_shards.load_shards`.
+
+    Raises:
+        ImportError: without the extra `ray`, if it is asked for.
+        ValueError: if an argument is out of range, does not fit the model, or is not that of the call to go on with; if
+            the folder holds something else; if a file is damaged.
+    """
+    check_positive(batch_size=batch_size, max_active_dims=max_active_dims, active_dims=active_dims)
+    check_positive(num_processes=num_processes, shard_rows=shard_rows)
+    check_switch(normalize=normalize, resume=resume)
+    form = ("parquet" if engine == "ray" else "arrow") if format is None else format
+    for name, value, allowed in (
+        ("engine", engine, ENGINES),
+        ("content", content, ("codes", "vectors")),
+        ("format", form, FORMATS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}; choose one.")
+    options = Options(content, batch_size, max_active_dims, active_dims, prompt_name, normalize)
+    source = os.fspath(model_name_or_path)
+    place = ShardFolder(output, "output")
+    location = place.path if place.local else place.location
+    job = Job(os.path.abspath(source) if Path(source).exists() else source, location, form, options)
+    corpus: Corpus
+    if engine == "ray":
+        from hsvae_hf.ray_corpora import RayCorpus
+
+        corpus = RayCorpus(input, text_column, num_processes, address)
+    elif place.local:
+        corpus = LocalCorpus(input, text_column, num_processes)
+    else:
+        raise ValueError(f"`output` must be a folder of this machine, got {place.location!r}; take `engine='ray'`.")
+    with claimed_folder(place.path, "output") if place.local else nullcontext():
+        _encode(job, corpus, place, shard_rows, resume, show_progress_bar)
+    return load_shards(output)
+
+
+def _encode(
+    job: Job, corpus: Corpus, place: ShardFolder, shard_rows: int, resume: bool, show_progress_bar: bool
+) -> None:
+    """Write what is missing in the folder, and its manifest after each shard."""
+    before = _before(place, resume)
+    rows = corpus.some(min(shard_rows, _CHECKED_ROWS))
+    encoder = ShardEncoder(job)
+    encoder.check(rows)
+    settings = {"model": encoder.fingerprint, "shard_rows": shard_rows, **asdict(job.options), **corpus.described()}
+    manifest = Manifest(job.options.content, job.format, encoder.width, settings)
+    if before is not None:
+        _check_same(before, manifest, place)
+        manifest = before
+    place.write_manifest(manifest)
+    done = {shard.number: shard for shard in manifest.shards}
+    with tqdm(desc="encode", unit=" rows", disable=not show_progress_bar) as progress:
+        progress.update(sum(shard.rows for shard in manifest.shards))
+        for shard in corpus.shards(encoder, shard_rows, done):
+            manifest = manifest.with_shard(place.finish(manifest, shard))
+            place.write_manifest(manifest)
+            progress.update(shard.rows)
+    place.write_manifest(replace(manifest, complete=True))
+
+
+def _before(place: ShardFolder, resume: bool) -> Manifest | None:
+    """The manifest of an interrupted call.
+
+    Raises:
+        ValueError: if there is one and it is not to be gone on with, or the folder holds something else.
+    """
+    found = place.read_manifest()
+    if found is None and not place.is_empty():
+        raise ValueError(f"`output` must be a new or empty folder, got {place.location!r} with files; name another.")
+    if found is not None and not resume:
+        state = "complete" if found.complete else "unfinished"
+        raise ValueError(
+            f"`output` must be a new or empty folder, got {place.location!r} with {len(found.shards)} shards, "
+            f"{state}; {'' if found.complete else 'resume, '}delete it, or name another."
+        )
+    return found
+
+
+def _check_same(before: Manifest, now: Manifest, place: ShardFolder) -> None:
+    """Refuse to go on with another input, model or option, or after files that were changed."""
+    old, new = ({"format": made.format, **made.settings} for made in (before, now))
+    for name in new:
+        if old.get(name) != new[name]:
+            raise ValueError(
+                f"`{name}` must be that of before to resume, {_short(old.get(name))}, got {_short(new[name])}; pass it "
+                "again, or delete the output to begin anew."
+            )
+    place.check(before, content=True)
+
+
+def _short(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:60]}..."

@@ -1,0 +1,205 @@
+"""A corpus on several machines: Ray Data starts a worker for each share of them, gives out shards, and tries again.
+
+Importing this module needs no Ray. Shards are ranges of rows of Parquet files, which workers read themselves.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from hsvae_hf.corpus_input import VECTORS, Block, vectors_of
+from hsvae_hf.extras import require
+from hsvae_hf.shard_encoder import Job, ShardEncoder
+from hsvae_hf.shard_files import Shard, filesystem, spans
+from hsvae_hf.text_files import find_text_column, schema_columns
+
+
+class ParquetRows:
+    """Rows of Parquet files in order, read by their numbers.
+
+    Args:
+        places: files, and folders of them, paths or URIs.
+        text_column: column of the sentences, if not found by name.
+
+    Raises:
+        ValueError: if there is no such file, or it has no such column.
+    """
+
+    def __init__(self, places: Any, text_column: str | None) -> None:
+        given = [os.fspath(places)] if isinstance(places, str | os.PathLike) else [os.fspath(place) for place in places]
+        self.files = [pair for place in given for pair in _parquet_files(place)]
+        if not self.files:
+            raise ValueError(f"`input` must be .parquet files for Ray, got {given}; convert it to Parquet.")
+        schema = self._footer(0).schema.to_arrow_schema()
+        columns = schema_columns(schema)
+        vectors = text_column is None and VECTORS in columns
+        self.text = not vectors
+        self.column = VECTORS if vectors else find_text_column(columns, text_column, self.files[0][1])
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """Rows of each file."""
+        return [self._footer(number).num_rows for number in range(len(self.files))]
+
+    def described(self) -> dict[str, Any]:
+        """Names and bytes of the files, and the column."""
+        sizes = [files.get_file_info(path).size for files, path in self.files]
+        names = [path for _, path in self.files]
+        return {"files": [list(pair) for pair in zip(names, sizes, strict=True)], "text_column": self.column}
+
+    def read(self, start: int, stop: int) -> Block:
+        """Rows from `start` to `stop`, as far as there are any.
+
+        Raises:
+            ValueError: naming the file that is damaged, or holds something else than text or vectors.
+        """
+        parts: list[pa.Array] = []
+        for number, first, last in spans(self.counts, start, stop):
+            parts += self._parts(number, first, last)
+        if self.text:
+            return [text for part in parts for text in part.to_pylist()]
+        return np.concatenate([vectors_of(part) for part in parts]).astype(np.float32)
+
+    def _parts(self, number: int, start: int, stop: int) -> Iterator[pa.Array]:
+        """Rows of a file: the row groups that hold them are read, the others are passed over."""
+        files, path = self.files[number]
+        with _intact(path), files.open_input_file(path) as source, pq.ParquetFile(source) as file:
+            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            for group, first, last in spans(counts, start, stop):
+                column = file.read_row_group(group, columns=[self.column]).column(0).slice(first, last - first)
+                if column.null_count:
+                    row = sum(counts[:group]) + first + column.is_null().index(True).as_py() + 1
+                    raise ValueError(
+                        f"`{self.column}` must hold a {'string' if self.text else 'vector'} in every row, got None in "
+                        f"row {row} of {path!r}; repair or drop such rows."
+                    )
+                yield from column.chunks
+
+    def _footer(self, number: int) -> pq.FileMetaData:
+        files, path = self.files[number]
+        with _intact(path), files.open_input_file(path) as source:
+            return pq.read_metadata(source)
+
+
+@contextmanager
+def _intact(path: str) -> Iterator[None]:
+    """Say in one line which file cannot be read."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"`input` must be intact .parquet files, got {path!r}: {error}; write it again.") from error
+
+
+def _parquet_files(place: str) -> list[tuple[pyarrow.fs.FileSystem, str]]:
+    files, path = filesystem(place, "input")
+    found = files.get_file_info(path)
+    if found.type == pyarrow.fs.FileType.Directory:
+        inside = files.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
+    else:
+        inside = [found] if found.type == pyarrow.fs.FileType.File else []
+    hidden = [entry.path for entry in inside if "/." in entry.path.removeprefix(path)]
+    return [
+        (files, entry.path)
+        for entry in sorted(inside, key=lambda entry: entry.path)
+        if entry.path.endswith(".parquet") and entry.path not in hidden
+    ]
+
+
+class RayCorpus:
+    """Parquet files, and workers that Ray starts; see `encode_corpus`."""
+
+    def __init__(self, places: Any, text_column: str | None, num_processes: int, address: str | None) -> None:
+        require("ray", extra="ray")
+        self.rows = ParquetRows(places, text_column)
+        self.num_processes, self.address = num_processes, address
+
+    def described(self) -> dict[str, Any]:
+        """Names and bytes of the files, and the column."""
+        return self.rows.described()
+
+    def some(self, rows: int) -> Block:
+        """The first rows, at most so many."""
+        if not sum(self.rows.counts):
+            raise ValueError(f"`input` must hold at least one row, got none in {self.rows.files[0][1]!r}; add some.")
+        return self.rows.read(0, rows)
+
+    def shards(self, encoder: ShardEncoder, shard_rows: int, done: dict[int, Shard]) -> Iterator[Shard]:
+        """Shards that are not done, as they are finished."""
+        total = sum(self.rows.counts)
+        starts = range(0, total, shard_rows)
+        ranges = [
+            {"number": number, "start": start, "stop": min(start + shard_rows, total)}
+            for number, start in enumerate(starts)
+            if number not in done
+        ]
+        job = replace(encoder.job, fingerprint=encoder.fingerprint)
+        return _in_ray(job, self.rows, ranges, self.num_processes, self.address) if ranges else iter(())
+
+
+def _in_ray(
+    job: Job, rows: ParquetRows, ranges: Sequence[dict[str, int]], num_processes: int, address: str | None
+) -> Iterator[Shard]:
+    """Shards of ranges, by as many workers; one that ends is replaced, and its shards are done again."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
+    import ray
+    import ray.data
+
+    started = not ray.is_initialized()
+    if started:
+        dashboard = None if address else False
+        ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        dataset = ray.data.from_items(list(ranges), override_num_blocks=len(ranges))  # a block is what is done again
+        results = dataset.map_batches(
+            ShardActor,
+            fn_constructor_args=(job, rows),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=min(num_processes, len(ranges)), max_tasks_in_flight_per_actor=2),
+            num_cpus=0 if gpus else 1,
+            num_gpus=gpus,
+        )
+        for row in results.iter_rows():
+            told = json.loads(row["told"])
+            if "refused" in told:
+                raise ValueError(told["refused"])
+            yield Shard(**told)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+class ShardActor:
+    """A worker of Ray: one model, one range of rows after another."""
+
+    def __init__(self, job: Job, rows: ParquetRows) -> None:
+        self.job, self.rows = job, rows
+
+    @cached_property
+    def encoder(self) -> ShardEncoder:
+        """The model, loaded with the first range, so that what is wrong with it is told as well."""
+        return ShardEncoder(self.job)
+
+    def __call__(self, ranges: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Encode and write the shards of `ranges`. Each is told as JSON, or what is wrong with its rows."""
+        told: list[dict[str, Any]] = []
+        for number, start, stop in zip(ranges["number"], ranges["start"], ranges["stop"], strict=True):
+            try:
+                rows = self.rows.read(int(start), int(stop))
+                told.append(asdict(self.encoder((int(number), int(start), rows))))
+            except ValueError as error:  # Ray would wrap it beyond recognition, and try again
+                told.append({"refused": str(error)})
+        return {"told": np.array([json.dumps(one) for one in told])}
