@@ -73,9 +73,9 @@ def export_onnx(
 
     Returns:
         What the file `onnx_settings.json` holds; with `calibration`, `measured` is among it: `rows`, `equal_supports`
-        (the share of rows whose codes have the same dimensions on as the model's), `neighbours_kept` (the share of a
-        row's ten nearest rows by the model's codes, in float32, that are nearest by the graph's), and `nonzeros` and `model_nonzeros`
-        per code.
+        (the share of rows whose codes have the same dimensions on as those of the model in float32), `neighbours_kept`
+        (the share of a row's ten nearest rows by these codes that are nearest by the graph's), and the non-zeros per
+        code, `nonzeros` of the graph and `model_nonzeros`.
 
     Raises:
         ValueError: if the model gives no codes, the tokenizer is not its own, or an option is out of range.
@@ -99,17 +99,23 @@ def export_onnx(
     expected = None if rows is None else _codes_of(body, tokenizer, rows, active_dims)
     with staged_folder(folder, "folder") as unfinished:
         _write_json(unfinished / SETTINGS, settings)
-        _write_json(unfinished / "config.json", body.config.to_diff_dict() | {"auto_map": None})
+        _write_config(unfinished, body)
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
         if quantize is not None and expected is not None and _has_threshold(body, active_dims):
             _calibrate(body, unfinished, rows, expected)
-            _write_json(unfinished / "config.json", body.config.to_diff_dict() | {"auto_map": None})
+            _write_config(unfinished, body)
         _write_graph(body, unfinished / GRAPH, active_dims, quantize)
         if expected is not None:
             settings["measured"] = _compare(_codes_by_onnx(OnnxEncoder(unfinished), rows), expected)
             _write_json(unfinished / SETTINGS, settings)
     return settings
+
+
+def _write_config(folder: Path, body: TextVAEModel) -> None:
+    """The configuration without the model's code, which the graph does not need."""
+    fields = {name: value for name, value in body.config.to_diff_dict().items() if name != "auto_map"}
+    _write_json(folder / "config.json", fields)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -35,8 +35,8 @@ class ExportArguments:
     calibration: str | None = field(
         default=None,
         metadata={
-            "help": "Text like that to be encoded, as of train.py: a file, a folder, a Hub id, or docstrings; or .npy of "
-            "vectors. int8 needs it; codes of the export are compared with the model's on it."
+            "help": "Text like that to be encoded, as of train.py: a file, a folder, a Hub id, or docstrings; or .npy "
+            "of vectors. int8 needs it; codes of the export are compared with the model's on it."
         },
     )
     max_calibration_samples: int = field(default=2000, metadata={"help": "Rows of it that are taken, the first ones."})
