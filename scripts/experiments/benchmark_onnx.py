@@ -1,7 +1,6 @@
 """Sentences per second by ONNX Runtime beside PyTorch, the sides taking turns, as ratios of wall and of CPU time."""
 
 import functools
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -9,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import before_imports  # noqa: F401 - before the heavy ones
 import torch
 from benchmark import median_seconds
 
