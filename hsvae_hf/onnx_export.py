@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hsvae_hf.active_dims import is_fixed, most_active_dims, threshold_of
 from hsvae_hf.encoding import check_text_model, encode, encode_vectors
 from hsvae_hf.extras import require
-from hsvae_hf.files import staged_folder
+from hsvae_hf.files import UNFINISHED, staged_folder
 from hsvae_hf.input_checks import (
     check_active_dims,
     check_model,
@@ -66,10 +66,10 @@ def export_onnx(
         model: any model of this package; the base model of one with a decoder or a classifier is used.
         tokenizer: the model's; None for one that takes vectors alone.
         folder: is created; what it holds must not be another model.
-        quantize: None or "int8".
+        quantize: None, or "int8" for a model that reads text.
         active_dims: number of non-zeros of every code, as of `encode`; None leaves it to the model's own rule.
-        calibration: some hundred sentences at least, or vectors `(rows, feature_size)`, of the kind that is to be
-            encoded, which `quantize` needs. With them, codes of the graph are compared with those of the model.
+        calibration: some hundred sentences at least, which `quantize` needs, or vectors `(rows, feature_size)`, of the
+            kind that is to be encoded. With them, codes of the graph are compared with those of the model.
 
     Returns:
         What the file `onnx_settings.json` holds; with `calibration`, `measured` is among it: `rows`, `equal_supports`
@@ -132,13 +132,16 @@ def _check(
     check_active_dims(model, active_dims=active_dims)
     if quantize is not None and quantize not in QUANTIZE:
         raise ValueError(f"`quantize` must be None or 'int8', got {quantize!r}; choose one.")
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / SETTINGS).is_file()):
+    if quantize is not None and not model.config.reads_text:
+        raise ValueError(f"`quantize` must be None for a model without an encoder, got {quantize!r}; leave it out.")
+    held = {path.name for path in folder.iterdir()} - {UNFINISHED} if folder.is_dir() else set()
+    if folder.is_file() or (held and SETTINGS not in held):
         raise ValueError(f"`folder` must be new, empty or an export, got {str(folder)!r}; choose another name.")
     if calibration is None:
         if quantize is not None:
             raise ValueError(
-                f"`calibration` must be given with `quantize={quantize!r}`, got None; give some hundred sentences, or "
-                "vectors, of the kind that is to be encoded."
+                f"`calibration` must be given with `quantize={quantize!r}`, got None; give some hundred sentences of the "
+                "kind that is to be encoded."
             )
         return None
     rows: Any = check_vectors(model, calibration, "calibration") if not model.config.reads_text else None
@@ -221,25 +224,22 @@ def _write_graph(
             verbose=False,
             custom_translation_table={torch.ops.hsvae_hf.gru.default: _gru_operator()},
         )
-    cast(Any, program).save(path)
-    if quantize is not None:
-        _quantize(path)
+        cast(Any, program).save(path)
+        if quantize is not None:
+            _quantize(path)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporters' remarks on their own packages."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(disabled)
 
 
 def _quantize(path: Path) -> None:

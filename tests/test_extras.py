@@ -33,12 +33,12 @@ def canonical(requirement):
 
 
 DEPENDENCIES = {canonical(requirement) for requirement in PROJECT["dependencies"]}
-TRAIN, EVAL, STORES, SEISMIC, ENCODER = (
+TRAIN, EVAL, STORES, SEISMIC, ENCODER, ONNX = (
     {canonical(requirement) for requirement in PROJECT["optional-dependencies"][extra]}
     for extra in ("train", "eval", "stores", "seismic", "sentence-transformers", "onnx")
 )
 # As if no extra were installed: sys.modules says that these cannot be imported.
-BLOCKED = "evaluate matplotlib peft sentence_transformers sklearn tensorboard"
+BLOCKED = "evaluate matplotlib onnx onnxruntime onnxscript peft sentence_transformers sklearn tensorboard"
 BARE = f"import sys\nfor name in {BLOCKED!r}.split(): sys.modules[name] = None\n"
 
 
@@ -72,7 +72,7 @@ def test_what_is_imported_is_declared_and_the_other_way_round():
         for inside in (False, True)
     )
     assert top <= DEPENDENCIES
-    assert local <= DEPENDENCIES | TRAIN | EVAL | STORES | SEISMIC | ENCODER
+    assert local <= DEPENDENCIES | TRAIN | EVAL | STORES | SEISMIC | ENCODER | ONNX
     assert (top | local) >= DEPENDENCIES - UNIMPORTED
     assert local >= (TRAIN | EVAL) - UNIMPORTED
 

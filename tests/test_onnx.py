@@ -44,7 +44,8 @@ def assert_equal_codes(model, codes, inputs):
         gates = model.latent_head.diagnostics(posterior).get("spike_probability")
     differ = (codes != 0) != (expected != 0)
     if differ.any():
-        near = (gates.numpy() - getattr(model.config, "active_threshold", np.inf)) < 1e-5
+        assert gates is not None
+        near = np.abs(gates.numpy() - getattr(model.config, "active_threshold", np.inf)) < 1e-5
         assert near[differ].all()
         codes, expected = codes * ~differ.any(1, keepdims=True), expected * ~differ.any(1, keepdims=True)
     np.testing.assert_allclose(codes, expected, atol=1e-5)
@@ -133,6 +134,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(saved_model, tmp_p
     for arguments, message in (
         ({"quantize": "int4"}, "`quantize` must be None or 'int8', got 'int4'; choose one"),
         ({"quantize": "int8"}, "`calibration` must be given with `quantize='int8'`, got None; give some hundred"),
+        ({"model": small(), "quantize": "int8"}, "`quantize` must be None for a model without an encoder, got 'int8'"),
         ({"active_dims": 7}, r"`active_dims` must be at most `latent_size` \(6\), got 7; choose fewer"),
         ({"calibration": "a sentence"}, "`calibration` must be several strings, got the single string"),
         ({"calibration": ["one"]}, "`calibration` must hold some hundred rows, got 1; give more"),
