@@ -140,8 +140,8 @@ def _check(
     if calibration is None:
         if quantize is not None:
             raise ValueError(
-                f"`calibration` must be given with `quantize={quantize!r}`, got None; give some hundred sentences of the "
-                "kind that is to be encoded."
+                f"`calibration` must be given with `quantize={quantize!r}`, got None; give some hundred sentences like "
+                "those to be encoded."
             )
         return None
     rows: Any = check_vectors(model, calibration, "calibration") if not model.config.reads_text else None
