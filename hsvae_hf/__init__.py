@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hsvae_hf.hybrid import HybridIndex
     from hsvae_hf.index import Index
     from hsvae_hf.loading import load_for_inference
+    from hsvae_hf.onnx_encoder import OnnxEncoder  # noqa: F401 - see `__all__`
+    from hsvae_hf.onnx_export import export_onnx  # noqa: F401 - likewise
     from hsvae_hf.sentence_transformers import SparseCodes, add_codes, fit_sentence_encoder  # noqa: F401 - see `__all__`
     from hsvae_hf.store_codings import nonnegative_loss
     from hsvae_hf.stores import export, export_query
@@ -37,6 +39,7 @@ _HOMES = {  # functions and classes, and the modules that they are in
     "ApproximateIndex": "approximate",
     "HybridIndex": "hybrid",
     "Index": "index",
+    "OnnxEncoder": "onnx_encoder",
     "SparseCodes": "sentence_transformers",
     "add_codes": "sentence_transformers",
     "calibrate_threshold": "active_dims",
@@ -51,6 +54,7 @@ _HOMES = {  # functions and classes, and the modules that they are in
     "evaluate_codes": "evaluation",
     "explain": "explanation",
     "export": "stores",
+    "export_onnx": "onnx_export",
     "export_query": "stores",
     "fit": "training",
     "fit_sentence_encoder": "sentence_transformers",

@@ -104,7 +104,7 @@ def hold_target(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]])
     """
     check_model(model)
     target = cast(Any, model.base_model).latent_head.target_active_dims
-    if target is None or _fixed(model):
+    if target is None or is_fixed(model):
         return
     try:
         model.config.active_threshold, _ = _fit_threshold(model, batches, target)
@@ -120,24 +120,25 @@ def _check_target(model: PreTrainedModel, target_active_dims: object) -> None:
         )
     number = isinstance(target_active_dims, Real) and not isinstance(target_active_dims, bool)
     least = model.config.min_active_dims
-    if _fixed(model):
+    if is_fixed(model):
         raise ValueError(
             f"`model` must have codes whose length the gates decide, got one with {least} non-zeros in every code; "
             "pass `active_dims` to `encode`, or set its `min_active_dims` and `max_active_dims` apart."
         )
-    if not number or not least < cast(float, target_active_dims) < _most_active_dims(model):
+    if not number or not least < cast(float, target_active_dims) < most_active_dims(model):
         raise ValueError(
-            f"`target_active_dims` must be between {least} and {_most_active_dims(model)}, got {target_active_dims!r}; "
+            f"`target_active_dims` must be between {least} and {most_active_dims(model)}, got {target_active_dims!r}; "
             "choose such a number."
         )
 
 
-def _fixed(model: PreTrainedModel) -> bool:
+def is_fixed(model: PreTrainedModel) -> bool:
     """Whether all codes have the same number of non-zeros."""
-    return bool(model.config.min_active_dims == _most_active_dims(model))
+    return bool(model.config.min_active_dims == most_active_dims(model))
 
 
-def _most_active_dims(model: PreTrainedModel) -> int:
+def most_active_dims(model: PreTrainedModel) -> int:
+    """The number of non-zeros that a code has at most."""
     size = int(model.config.latent_size)
     return min(size, model.config.max_active_dims or size)
 
@@ -182,8 +183,25 @@ def _fit_threshold(
         parts = [body.latent_head.diagnostics(posterior)["spike_probability"].cpu() for posterior in posteriors]
     if not parts:
         raise ValueError("`batches` must hold at least one batch of the model's input, got none; give some rows.")
-    gates = torch.cat(parts).float().numpy()  # (rows, latent_size); a dimension is on below the threshold
-    least, most = model.config.min_active_dims, _most_active_dims(model)
+    least, most = model.config.min_active_dims, most_active_dims(model)
+    return threshold_of(torch.cat(parts).float().numpy(), target_active_dims, least, most)
+
+
+def threshold_of(gates: np.ndarray, target_active_dims: float, least: int, most: int) -> tuple[float, np.ndarray]:
+    """The threshold that gives codes so many non-zeros on average.
+
+    Args:
+        gates: probabilities of being off, `(rows, latent_size)`; a dimension is on below the threshold.
+        target_active_dims: more than `least`, fewer than `most`.
+        least: non-zeros that every code has.
+        most: non-zeros that a code has at most.
+
+    Returns:
+        The threshold, and the non-zeros of each row, `(rows,)`.
+
+    Raises:
+        ValueError: if no threshold gives that number.
+    """
     ascending = np.sort(np.sort(gates, axis=1)[:, least:most], axis=None)  # gates that the threshold decides on
     wanted = round((target_active_dims - least) * len(gates))  # non-zeros of all rows together, beside the fewest
     wanted = min(max(wanted, 1), len(ascending) - 1)  # one gate below the threshold and one above

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -92,12 +92,13 @@ def encode(
     (2, 16)
     """
     options = (batch_size, show_progress_bar, max_active_dims, max_length, prompt_name, active_dims, normalize)
-    return _stack(model, list(encode_stream(model, tokenizer, sentences, *options)))
+    return stack(list(encode_stream(model, tokenizer, sentences, *options)), model.config.latent_size)
 
 
-def _stack(model: PreTrainedModel, blocks: list[sparse.csr_matrix]) -> sparse.csr_matrix:
+def stack(blocks: list[sparse.csr_matrix], latent_size: int) -> sparse.csr_matrix:
+    """Codes one below the other, `(rows, latent_size)`; `(0, latent_size)` of no blocks."""
     if not blocks:
-        return sparse.csr_matrix((0, model.config.latent_size), dtype=np.float32)
+        return sparse.csr_matrix((0, latent_size), dtype=np.float32)
     return sparse.vstack(blocks, format="csr") if len(blocks) > 1 else blocks[0]
 
 
@@ -142,9 +143,9 @@ def encode_vectors(
     blocks = []
     with evaluation_mode(model.base_model):
         for start in range(0, len(array), batch_size):
-            batch = {"vectors": as_tensor(array[start : start + batch_size]).to(model.device)}
+            batch = {"vectors": as_tensor(array[start : start + batch_size])}
             blocks.append(_encode_batch(model.base_model, batch, max_active_dims, active_dims, normalize))
-    return _stack(model, blocks)
+    return stack(blocks, model.config.latent_size)
 
 
 def sentence_vectors(
@@ -175,12 +176,13 @@ def sentence_vectors(
     encoder = cast(TextVAEModel, model.base_model).encoder
 
     def vectors_of(batch: dict[str, Tensor]) -> np.ndarray:
-        output = encoder(batch["input_ids"], batch["attention_mask"])
+        output = encoder(*(batch[name].to(model.device) for name in ("input_ids", "attention_mask")))
         return np.asarray(output.pooler_output.float().cpu())
 
-    read = _Reading(tokenizer, batch_size, token_limit(tokenizer), find_prompt(model.config, None), show_progress_bar)
+    read = Reading(tokenizer, batch_size, token_limit(tokenizer), find_prompt(model.config, None), show_progress_bar)
     vectors, done = np.empty((len(sentences), model.config.feature_size), dtype=np.float32), 0
-    for parts, order in read.windows(model, sentences, vectors_of, _VECTOR_WINDOW):
+    within = partial(evaluation_mode, model.base_model)
+    for parts, order in read.windows(within, sentences, vectors_of, _VECTOR_WINDOW):
         vectors[done : done + len(order)] = np.concatenate(parts)[order]
         done += len(order)
     if not np.isfinite(vectors).all():
@@ -230,7 +232,7 @@ def encode_stream(
     check_switch(normalize=normalize)
     prompt = find_prompt(model.config, prompt_name)
     limit = token_limit(tokenizer) if max_length is None else check_limit(max_length, "`max_length`", tokenizer)
-    read = _Reading(tokenizer, batch_size, limit, prompt, show_progress_bar)
+    read = Reading(tokenizer, batch_size, limit, prompt, show_progress_bar)
     codes_of = partial(
         _encode_batch,
         model.base_model,
@@ -238,8 +240,7 @@ def encode_stream(
         active_dims=active_dims,
         normalize=normalize,
     )
-    windows = read.windows(model, sentences, codes_of, max(batch_size or 1, _WINDOW))
-    return (sparse.vstack(parts, format="csr")[order] for parts, order in windows)
+    return read.codes(partial(evaluation_mode, model.base_model), sentences, codes_of)
 
 
 def check_text_model(model: Any, tokenizer: object) -> None:
@@ -255,7 +256,7 @@ def check_text_model(model: Any, tokenizer: object) -> None:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """The way from sentences to padded batches.
 
     Args:
@@ -272,14 +273,33 @@ class _Reading:
     prompt: str
     show_progress_bar: bool
 
+    def codes(
+        self,
+        within: Callable[[], AbstractContextManager[None]],
+        sentences: Iterable[str],
+        run: Callable[[dict[str, Tensor]], sparse.csr_matrix],
+    ) -> Iterator[sparse.csr_matrix]:
+        """Codes of the next sentences, in order, `(at most max(8192, batch_size), latent_size)` each.
+
+        The arguments are those of `windows`.
+        """
+        windows = self.windows(within, sentences, run, max(self.batch_size or 1, _WINDOW))
+        return (sparse.vstack(parts, format="csr")[order] for parts, order in windows)
+
     def windows(
         self,
-        model: PreTrainedModel,
+        within: Callable[[], AbstractContextManager[None]],
         sentences: Iterable[str],
         run: Callable[[dict[str, Tensor]], Result],
         size: int,
     ) -> Iterator[tuple[list[Result], np.ndarray]]:
-        """Run every batch of every `size` sentences, with the model in evaluation mode.
+        """Run every batch of every `size` sentences.
+
+        Args:
+            within: what a window runs in, such as the model's evaluation mode.
+            sentences: strings.
+            run: from a padded batch, on the CPU, to its result, a row for each sentence.
+            size: sentences that are sorted by length together.
 
         Yields:
             For each window the results of its batches, and the order that puts their rows as the sentences are.
@@ -291,11 +311,11 @@ class _Reading:
             while window := list(islice(stream, size)):
                 check_strings(window, first=done)
                 results, rows = [], []
-                with evaluation_mode(model.base_model):
+                with within():
                     for numbers, batch in padded_batches(
                         self.tokenizer, window, group, self.limit, self.prompt, first=done
                     ):
-                        results.append(run({name: tensor.to(model.device) for name, tensor in batch.items()}))
+                        results.append(run(batch))
                         rows.append(numbers)
                         progress.update(len(numbers))
                 yield results, np.argsort(np.concatenate(rows))
@@ -352,16 +372,31 @@ def _encode_batch(
     normalize: bool = False,
 ) -> sparse.csr_matrix:
     asked = {} if active_dims is None else {"active_dims": active_dims}
-    output = model(**inputs, **asked, return_dict=True)
+    device = cast(PreTrainedModel, model).device
+    output = model(**{name: tensor.to(device) for name, tensor in inputs.items()}, **asked, return_dict=True)
     codes = getattr(output, "sparse_embedding", None)
     if codes is None:
         raise ValueError(
             f"`model` must give a `sparse_embedding`, got a {type(model).__name__} that does not; "
             "use a model of this package."
         )
-    codes = keep_largest(codes.float(), max_active_dims)  # (batch, latent_size)
-    if not (codes.isfinite().all() and output.features.isfinite().all()):
+    _check_finite(output.features)
+    return as_csr(codes.float(), max_active_dims, normalize)
+
+
+def _check_finite(values: Tensor) -> None:
+    if not values.isfinite().all():
         raise ValueError("`model` must give finite codes, got NaN or infinity; its weights are damaged: train again.")
+
+
+def as_csr(codes: Tensor, max_active_dims: int | None, normalize: bool) -> sparse.csr_matrix:
+    """What a model gives, `(batch, latent_size)`, as sparse rows on the CPU; the options are those of `encode`.
+
+    Raises:
+        ValueError: if they are not finite.
+    """
+    codes = keep_largest(codes, max_active_dims)
+    _check_finite(codes)
     rows, columns = codes.nonzero(as_tuple=True)
     starts = torch.searchsorted(rows, torch.arange(len(codes) + 1, device=rows.device))  # where each row begins
     arrays = codes[rows, columns].cpu().numpy(), columns.int().cpu().numpy(), starts.int().cpu().numpy()

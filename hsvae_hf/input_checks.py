@@ -188,7 +188,17 @@ def check_vectors(model: Any, vectors: object, name: str = "vectors") -> np.ndar
     Raises:
         ValueError: if they have another shape, or hold something else than finite numbers.
     """
-    width = model.config.feature_size
+    array = as_vectors(vectors, model.config.feature_size, name)
+    warn_of_scale(trained_length(model), array)
+    return array
+
+
+def as_vectors(vectors: object, width: int, name: str = "vectors") -> np.ndarray:
+    """Vectors as an array, once they are known to be finite numbers, `(rows, width)`; see `check_vectors`.
+
+    Raises:
+        ValueError: if they are not.
+    """
     if isinstance(vectors, torch.Tensor):
         vectors = vectors.detach().cpu()
         vectors = vectors.float() if vectors.dtype == torch.bfloat16 else vectors  # numpy has no bfloat16
@@ -206,7 +216,6 @@ def check_vectors(model: Any, vectors: object, name: str = "vectors") -> np.ndar
         if not finite.all():
             row = start + int(finite.argmin())
             raise ValueError(f"`{name}` must be finite, got NaN or infinity in row {row}; drop or repair it.")
-    _warn_of_scale(model, array)
     return array
 
 
@@ -281,16 +290,24 @@ def as_tensor(vectors: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(vectors, dtype=np.float32, order="C"))
 
 
-def _warn_of_scale(model: Any, vectors: np.ndarray) -> None:
-    """Warn of vectors of another length than those that the model was trained on, which give codes of no use.
-
-    The standardizer knows their mean square. Where all were of length 1, so must others be. Else lengths differ from
-    subject to subject, by a factor of two at most for a sentence encoder on six sets of text; allowed is four.
-    """
+def trained_length(model: Any) -> float:
+    """The length, by the mean square, of the vectors that a model was trained on; 0 of one that was not trained."""
     standardizer = model.base_model.standardizer
     mean, std = (value.double().cpu().numpy() for value in (standardizer.mean, standardizer.std))
     std = np.where(std == 1.0, 0.0, std)  # of a dimension that never varied
-    trained = float(np.sqrt((mean**2 + std**2).sum()))
+    return float(np.sqrt((mean**2 + std**2).sum()))
+
+
+def warn_of_scale(trained: float, vectors: np.ndarray) -> None:
+    """Warn of vectors of another length than those that the model was trained on, which give codes of no use.
+
+    Where all were of length 1, so must others be. Else lengths differ from subject to subject, by a factor of two at
+    most for a sentence encoder on six sets of text; allowed is four.
+
+    Args:
+        trained: of `trained_length`.
+        vectors: `(rows, size)`.
+    """
     if trained == 0 or not len(vectors):  # a model that was not trained
         return
     sample = vectors[:: max(1, len(vectors) // _SAMPLE)].astype(np.float64)

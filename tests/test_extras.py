@@ -33,12 +33,12 @@ def canonical(requirement):
 
 
 DEPENDENCIES = {canonical(requirement) for requirement in PROJECT["dependencies"]}
-TRAIN, EVAL, STORES, SEISMIC, ENCODER, RAY = (
+TRAIN, EVAL, STORES, SEISMIC, ENCODER, RAY, ONNX = (
     {canonical(requirement) for requirement in PROJECT["optional-dependencies"][extra]}
-    for extra in ("train", "eval", "stores", "seismic", "sentence-transformers", "ray")
+    for extra in ("train", "eval", "stores", "seismic", "sentence-transformers", "ray", "onnx")
 )
 # As if no extra were installed: sys.modules says that these cannot be imported.
-BLOCKED = "evaluate matplotlib peft sentence_transformers sklearn tensorboard"
+BLOCKED = "evaluate matplotlib onnx onnxruntime onnxscript peft sentence_transformers sklearn tensorboard"
 BARE = f"import sys\nfor name in {BLOCKED!r}.split(): sys.modules[name] = None\n"
 
 
@@ -72,7 +72,7 @@ def test_what_is_imported_is_declared_and_the_other_way_round():
         for inside in (False, True)
     )
     assert top <= DEPENDENCIES
-    assert local <= DEPENDENCIES | TRAIN | EVAL | STORES | SEISMIC | ENCODER | RAY
+    assert local <= DEPENDENCIES | TRAIN | EVAL | STORES | SEISMIC | ENCODER | RAY | ONNX
     assert (top | local) >= DEPENDENCIES - UNIMPORTED
     assert local >= (TRAIN | EVAL) - UNIMPORTED
 
@@ -115,6 +115,8 @@ CALLS = [  # what needs extras, and which packages it names
     ("sklearn", "from hsvae_hf.explanation import describe_dimensions; describe_dimensions(csr_matrix(x), ['a', 'b'])"),
     ("sentence_transformers", "import hsvae_hf; hsvae_hf.fit_sentence_encoder(None, [])"),
     ("sentence_transformers", "import hsvae_hf.sparse_encoder_training"),
+    ("onnx", "import hsvae_hf; hsvae_hf.export_onnx(None, None, 'run')"),
+    ("onnxruntime", "import hsvae_hf; hsvae_hf.OnnxEncoder('run')"),
     ("matplotlib", "from hsvae_hf.plots import plot_gate_heatmap; plot_gate_heatmap(x, ['a', 'b'], 'picture.png')"),
     (
         "matplotlib, sklearn",
@@ -159,7 +161,9 @@ for call in {scripts}:
 """)  # one process for all: importing torch is what takes the time
     for (package, call), line in zip(CALLS, lines, strict=False):
         assert package in line, (call, line)
-        extra = "sentence-transformers" if package == "sentence_transformers" else "train"
+        extra = {"sentence_transformers": "sentence-transformers", "onnx": "onnx", "onnxruntime": "onnx"}.get(
+            package, "train"
+        )
         assert f"hsvae_hf[{extra}]" in line, (call, line)
     for path, line in zip(SCRIPTS, lines[len(CALLS) :], strict=True):
         status, said = json.loads(line)

@@ -7,9 +7,9 @@ from datasets import Dataset
 from families import BY_NAME, each
 from torch.distributions import Normal
 from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification
-from vector_models import VECTOR_FAMILIES, small, vector_model
+from vector_models import SENTENCES, VECTOR_FAMILIES, small, vector_model
 
-from hsvae_hf.encoding import encode_vectors, sentence_vectors
+from hsvae_hf.encoding import encode, encode_vectors, sentence_vectors
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.models.distributions import neighbour_kl
 from hsvae_hf.models.modeling_decoder import VectorDecoder
@@ -170,3 +170,19 @@ def test_pseudo_inputs_do_not_decay(tmp_path):
     decaying = set(trainer.get_decay_parameter_names(model))
     assert {"model.decoder.output.weight", "model.latent_head.posterior.weight"} <= decaying
     assert "model.latent_head.pseudo_inputs" in {name for name, _ in model.named_parameters()} - decaying
+
+
+def test_the_light_form_takes_its_encoder_back(encoder, tokenizer, tmp_path):
+    model = vector_model(encoder, code_ridge=0.1, max_active_dims=3)
+    model.model.standardizer.fit(torch.randn(50, 16) * 3 + 1)
+    again = model.without_encoder().with_encoder(str(encoder))
+    assert again.config.max_active_dims == 3
+    assert not again.training
+    codes, expected = (encode(each, tokenizer, SENTENCES) for each in (again, model))
+    assert (codes != expected).nnz == 0
+    with pytest.raises(ValueError, match="`encoder_type` must be 'vector' of a model that is given an encoder"):
+        model.with_encoder(str(encoder))
+    with pytest.raises(
+        ValueError, match="`encoder_name_or_path` must give vectors of 5 numbers, got .* of 16; use the"
+    ):
+        small().with_encoder(str(encoder))

@@ -28,6 +28,12 @@ _CONVERT = (
 )
 
 
+# Fields that a text encoder sets, and notes of a file, which a model does not take on with an encoder.
+_OF_THE_ENCODER = {"encoder_type", "encoder_config", "vector_size", "freeze_text_encoder", "tie_word_embeddings"}
+_OF_THE_ENCODER |= {"pooling", "normalize_vectors", "prompts", "default_prompt_name", "vocab_size", "pad_token_id"}
+_OF_THE_ENCODER |= {"tokenizer_checksum", "model_type", "transformers_version", "architectures", "auto_map", "dtype"}
+
+
 class TextVAEPreTrainedModel(PreTrainedModel):
     """What all models share. A model family names its configuration class by the annotation of `config`."""
 
@@ -164,6 +170,33 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         light.load_state_dict({name: value for name, value in self.state_dict().items() if name in kept})
         light.base_model.dimensions_json = self.base_model.dimensions_json
         return light.train(self.training)
+
+    def with_encoder(self, encoder_name_or_path: str) -> Self:
+        """The opposite of `without_encoder`: this model with the text encoder whose vectors it takes.
+
+        Use the encoder's own tokenizer with it.
+
+        Args:
+            encoder_name_or_path: as of `from_encoder_pretrained`.
+
+        Raises:
+            ValueError: if this model has an encoder, or this one gives vectors of another width.
+        """
+        if self.config.encoder_type != "vector":
+            raise ValueError(
+                "`encoder_type` must be 'vector' of a model that is given an encoder, got one that has it."
+            )
+        own = {name: value for name, value in self.config.to_diff_dict().items() if name not in _OF_THE_ENCODER}
+        model = type(self).from_encoder_pretrained(encoder_name_or_path, **own)
+        width = model.config.feature_size
+        if width != self.config.feature_size:
+            raise ValueError(
+                f"`encoder_name_or_path` must give vectors of {self.config.feature_size} numbers, got "
+                f"{encoder_name_or_path!r} of {width}; use the encoder that this model was trained for."
+            )
+        model.load_state_dict(self.state_dict(), strict=False)
+        model.base_model.dimensions_json = self.base_model.dimensions_json
+        return model.train(self.training)
 
     @classmethod
     def from_encoder_pretrained(cls, encoder_name_or_path: str, **config: Any) -> Self:

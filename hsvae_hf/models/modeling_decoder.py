@@ -12,7 +12,7 @@ from transformers import Cache
 from transformers import initialization as init
 
 from .configuration_text_vae import TextVAEConfig
-from .modeling_encoders import at_hand, check_ids, real_tokens_first
+from .modeling_encoders import at_hand, check_ids, exporting, real_tokens_first
 from .modeling_latent import Float32Linear
 from .outputs import TextVAEModelOutput
 
@@ -58,6 +58,42 @@ def _plain_vocabulary_loss(head: nn.Module, states: Tensor, targets: Tensor) -> 
     return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="sum")
 
 
+def eliminate(system: Tensor, products: Tensor) -> Tensor:
+    """`A^-1 b` by Gauss-Jordan elimination, for several A and b at once: a loop of sums and products in the graph.
+
+    Without a change of rows this is as exact as Cholesky's factors where A is positive definite.
+
+    Args:
+        system: A, symmetric, positive definite, `(batch, size, size)`.
+        products: b, `(batch, size)`.
+
+    Returns:
+        `(batch, size)`.
+    """
+    from torch._higher_order_ops import scan
+
+    def step(table: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+        row = unit @ table  # (batch, size + 1)
+        column = table[:, :, :-1] @ unit  # (batch, size)
+        pivot = (column * unit).sum(-1, keepdim=True)
+        return table - (column - unit).unsqueeze(-1) * (row / pivot).unsqueeze(1), pivot
+
+    table = torch.cat([system, products.unsqueeze(-1)], dim=-1)
+    units = torch.eye(products.shape[-1], dtype=system.dtype, device=system.device)
+    return cast(Tensor, scan(step, table, units, dim=0)[0])[:, :, -1]
+
+
+def solve_positive(system: Tensor, products: Tensor) -> Tensor:
+    """`A^-1 b` by Cholesky's factors, which ONNX has no operator for: a graph that is exported eliminates.
+
+    The arguments are those of `eliminate`.
+    """
+    if exporting():
+        return eliminate(system, products)
+    factor = torch.linalg.cholesky_ex(system).L
+    return torch.cholesky_solve(products.unsqueeze(-1), factor).squeeze(-1)
+
+
 def nonnegative_minimum(system: Tensor, products: Tensor, steps: int = 5) -> Tensor:
     """The `v >= 0` that minimises `v^T A v / 2 - b^T v`, for several A and b at once.
 
@@ -85,14 +121,13 @@ def nonnegative_minimum(system: Tensor, products: Tensor, steps: int = 5) -> Ten
     best, lowest = torch.zeros_like(products), torch.zeros_like(products[:, :1])
     for _ in range(steps):
         kept = torch.where(free.unsqueeze(-1) & free.unsqueeze(-2), system, unit)
-        factor = torch.linalg.cholesky_ex(kept).L
-        solution = torch.cholesky_solve(torch.where(free, products, 0.0).unsqueeze(-1), factor)  # (batch, size, 1)
-        values = solution.squeeze(-1).clamp_min(0)
+        solution = solve_positive(kept, torch.where(free, products, 0.0))  # (batch, size)
+        values = solution.clamp_min(0)
         height = (values * ((system @ values.unsqueeze(-1)).squeeze(-1) / 2 - products)).sum(-1, keepdim=True)
         best = torch.where(height <= (1 - rounding) * lowest, values, best)  # of equals the last
         lowest = torch.minimum(height, lowest)
-        gradient = (system @ solution).squeeze(-1) - products
-        free = torch.where(free, solution.squeeze(-1) > 0, gradient < -small)
+        gradient = (system @ solution.unsqueeze(-1)).squeeze(-1) - products
+        free = torch.where(free, solution > 0, gradient < -small)
     return torch.where(lowest.isfinite(), best, lowest)  # NaN must show
 
 
@@ -319,7 +354,7 @@ class VectorDecoder(Decoder):
         """
         weight = self.output.weight.to(vectors.dtype)  # (feature_size, latent_size)
         centred = vectors - cast(Tensor, self.output.bias).to(vectors.dtype)
-        if chosen.shape[0] * chosen.shape[1] ** 2 > weight.shape[1] ** 2:
+        if not exporting() and chosen.shape[0] * chosen.shape[1] ** 2 > weight.shape[1] ** 2:
             products = (centred @ weight).gather(1, chosen)
             return (weight.T @ weight)[chosen.unsqueeze(2), chosen.unsqueeze(1)], products
         columns = weight.T[chosen]  # (batch, size, feature_size)
@@ -327,10 +362,9 @@ class VectorDecoder(Decoder):
 
     def solve(self, system: Tensor, products: Tensor, used: Tensor, variance: float) -> Tensor:
         """The values that solve the normal equations of what is used, `(batch, size)`; see `posterior_mean`."""
-        system = system * (used.unsqueeze(2) & used.unsqueeze(1))
-        system.diagonal(dim1=1, dim2=2).add_(variance)
+        unit = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device)
+        system = system * (used.unsqueeze(2) & used.unsqueeze(1)) + variance * unit
         products = products * used
         if self.config.nonnegative_codes:
             return nonnegative_minimum(system, products)
-        factor = torch.linalg.cholesky_ex(system).L
-        return torch.cholesky_solve(products.unsqueeze(-1), factor).squeeze(-1)
+        return solve_positive(system, products)

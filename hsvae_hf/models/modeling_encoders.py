@@ -84,8 +84,14 @@ def check_ids(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> None:
 
 
 def real_tokens_first(mask: Tensor) -> Tensor:
-    """Indices `(batch, steps)` that move every row's real tokens to its front, wherever the padding is."""
-    return mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    """Indices `(batch, steps)` that move every row's real tokens to its front, wherever the padding is.
+
+    By sums, since a stable sort is no operator of ONNX.
+    """
+    real = mask.long()
+    before = real.cumsum(1)  # real tokens up to here
+    place = torch.where(mask, before, before[:, -1:] + (1 - real).cumsum(1)) - 1
+    return torch.zeros_like(place).scatter(1, place, torch.ones_like(place).cumsum(1) - 1)
 
 
 def in_order(values: Tensor, order: Tensor, dim: int) -> Tensor:
@@ -198,7 +204,8 @@ class GRUEncoder(TextEncoder):
         """The state after each row's last real token, `(batch, hidden_size)`."""
         words = self.embed_tokens(ids) if inputs_embeds is None else inputs_embeds
         # Not a PackedSequence: its backward pass fills a gradient of the whole batch at every step, quadratic in steps.
-        states = exported_gru(self.gru, words) if exporting() else self.gru(words)[0]
+        unrolled = exporting() and isinstance(self.gru, nn.GRU)  # for ONNX another module is in its place
+        states = exported_gru(self.gru, words) if unrolled else self.gru(words)[0]
         return pool(states, mask, "last"), (words, states) if asked.get("output_hidden_states") else (), ()
 
 

@@ -179,7 +179,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
         norms = decoder.output.weight.to(values.dtype).norm(dim=0)[competing]
         places = (values.abs() * norms * strength.sqrt()).topk(most, dim=-1).indices
         used = (torch.arange(most, device=count.device) < count) & used.gather(-1, places)
-        system = system.take_along_dim(places.unsqueeze(2), 1).take_along_dim(places.unsqueeze(1), 2)
+        system = system.gather(1, places.unsqueeze(2).expand(-1, -1, system.shape[2]))  # (batch, most, competing)
+        system = system.gather(2, places.unsqueeze(1).expand(-1, most, -1))  # (batch, most, most)
         values = decoder.solve(system, products.gather(-1, places), used, ridge)
         return torch.zeros_like(rank).scatter(-1, competing.gather(-1, places), values)
 

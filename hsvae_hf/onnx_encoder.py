@@ -1,0 +1,169 @@
+"""Codes by ONNX Runtime: the folder of `export_onnx` in, rows of a `scipy.sparse.csr_matrix` out, without weights."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+from transformers import AutoConfig
+
+from hsvae_hf.encoding import Reading, as_csr, find_prompt, stack
+from hsvae_hf.extras import require
+from hsvae_hf.input_checks import (
+    as_vectors,
+    check_positive,
+    check_sentences,
+    check_switch,
+    check_tokenizer,
+    warn_of_scale,
+)
+from hsvae_hf.loading import load_tokenizer
+from hsvae_hf.tokens import check_limit, token_limit
+
+GRAPH = "model.onnx"
+SETTINGS = "onnx_settings.json"
+
+
+class OnnxEncoder:
+    """A model that `export_onnx` wrote: sentences, or vectors, to codes.
+
+    Args:
+        folder: that `export_onnx` wrote.
+        num_threads: threads of ONNX Runtime (>= 1); None leaves it to it. With `session_options`, set it there.
+        session_options: an `onnxruntime.SessionOptions`, in place of the one that is made here.
+        providers: of ONNX Runtime, the one to prefer first.
+
+    Attributes:
+        config: the model's configuration.
+        tokenizer: the model's tokenizer, None where it takes vectors.
+        settings: what `export_onnx` wrote about the graph and what was measured of it.
+        session: the `onnxruntime.InferenceSession`.
+
+    Raises:
+        ValueError: if the folder is no such folder, or a number is out of range.
+        ImportError: without the extra `onnx`.
+
+    Example:
+        >>> encoder = OnnxEncoder("runs/minilm-onnx")  # doctest: +SKIP
+        >>> codes = encoder.encode(["How do I reset my password?", "I forgot my login."])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        num_threads: int | None = None,
+        session_options: Any = None,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> None:
+        require("onnxruntime", extra="onnx")
+        import onnxruntime
+
+        check_positive(num_threads=num_threads)
+        if num_threads is not None and session_options is not None:
+            raise ValueError("`num_threads` must be None with `session_options`, got both; set it in the options.")
+        folder = Path(folder)
+        missing = [name for name in (GRAPH, SETTINGS, "config.json") if not (folder / name).is_file()]
+        if missing:
+            raise ValueError(
+                f"`folder` must be one that `export_onnx` wrote, got {str(folder)!r} without {missing[0]}; export the "
+                "model, or check the path."
+            )
+        self.settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        self.config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        self.tokenizer: Any = load_tokenizer(str(folder)) if self.config.reads_text else None
+        if self.tokenizer is not None:
+            check_tokenizer(self.tokenizer, self.config)
+        if session_options is None:
+            session_options = onnxruntime.SessionOptions()
+            session_options.intra_op_num_threads = num_threads or 0
+            session_options.add_session_config_entry("session.set_denormal_as_zero", "1")  # they are slow
+        self.session = onnxruntime.InferenceSession(str(folder / GRAPH), session_options, list(providers))
+
+    def encode(
+        self,
+        sentences: Iterable[str],
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        max_active_dims: int | None = None,
+        max_length: int | None = None,
+        prompt_name: str | None = None,
+        normalize: bool = False,
+    ) -> sparse.csr_matrix:
+        """Encode sentences, as `hsvae_hf.encode` does; the number of non-zeros is that of the export.
+
+        The arguments, and what is raised, are those of `hsvae_hf.encode`.
+
+        Returns:
+            Codes, `(len(sentences), latent_size)`, float32, zeros not stored.
+        """
+        options = (batch_size, show_progress_bar, max_active_dims, max_length, prompt_name, normalize)
+        return stack(list(self.encode_stream(sentences, *options)), self.config.latent_size)
+
+    def encode_stream(
+        self,
+        sentences: Iterable[str],
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        max_active_dims: int | None = None,
+        max_length: int | None = None,
+        prompt_name: str | None = None,
+        normalize: bool = False,
+    ) -> Iterator[sparse.csr_matrix]:
+        """Encode sentences block by block, as `hsvae_hf.encode_stream` does.
+
+        Returns:
+            An iterator over codes of the next sentences, `(at most max(8192, batch_size), latent_size)` each.
+        """
+        if self.tokenizer is None:
+            raise ValueError(
+                "`sentences` must be left to their encoder, got them for codes of vectors; use `encode_vectors`."
+            )
+        check_sentences(sentences)
+        check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
+        check_switch(normalize=normalize)
+        tokenizer, prompt = self.tokenizer, find_prompt(self.config, prompt_name)
+        limit = token_limit(tokenizer) if max_length is None else check_limit(max_length, "`max_length`", tokenizer)
+        read = Reading(tokenizer, batch_size, limit, prompt, show_progress_bar)
+        return read.codes(
+            nullcontext, sentences, partial(self._run, max_active_dims=max_active_dims, normalize=normalize)
+        )
+
+    def encode_vectors(
+        self,
+        vectors: np.ndarray,
+        batch_size: int = 1024,
+        max_active_dims: int | None = None,
+        normalize: bool = False,
+    ) -> sparse.csr_matrix:
+        """Encode vectors, as `hsvae_hf.encode_vectors` does; the number of non-zeros is that of the export.
+
+        The arguments, and what is raised, are those of `hsvae_hf.encode_vectors`.
+
+        Returns:
+            Codes, `(rows, latent_size)`, float32, zeros not stored.
+        """
+        if self.tokenizer is not None:
+            raise ValueError("`vectors` must be left out for an export that reads text, got them; use `encode`.")
+        check_positive(batch_size=batch_size, max_active_dims=max_active_dims)
+        check_switch(normalize=normalize)
+        array = as_vectors(vectors, self.config.feature_size).astype(np.float32)
+        warn_of_scale(self.settings["vector_length"], array)
+        batches = (torch.from_numpy(array[start : start + batch_size]) for start in range(0, len(array), batch_size))
+        return stack(
+            [self._run({"vectors": batch}, max_active_dims, normalize) for batch in batches], self.config.latent_size
+        )
+
+    def run(self, **inputs: np.ndarray) -> np.ndarray:
+        """The graph's codes of one batch, dense `(batch, latent_size)`; its inputs go by their names."""
+        (codes,) = self.session.run(None, inputs)
+        return np.asarray(codes)
+
+    def _run(self, batch: dict[str, Tensor], max_active_dims: int | None, normalize: bool) -> sparse.csr_matrix:
+        codes = self.run(**{name: tensor.numpy() for name, tensor in batch.items()})
+        return as_csr(torch.from_numpy(codes), max_active_dims, normalize)

@@ -1,0 +1,72 @@
+"""Export a saved model to ONNX: sentences, or vectors, to sparse codes, for ONNX Runtime and servers that use it."""
+
+import before_imports  # noqa: F401 - first: see there
+
+import shlex
+from dataclasses import dataclass, field
+from typing import Any
+
+import hsvae_hf
+from hsvae_hf.cli import run
+from hsvae_hf.command_line import parse
+from hsvae_hf.console import finish, model_facts, say, size_of
+from hsvae_hf.embedding_cache import load_encoder_tokenizer
+from hsvae_hf.files import load_vectors
+from hsvae_hf.loading import load_for_inference
+from hsvae_hf.onnx_encoder import GRAPH
+
+
+@dataclass
+class ExportArguments:
+    """What to export, how, and to where."""
+
+    model_name_or_path: str = field(metadata={"help": "Folder of a saved model, or a Hub id."})
+    output_dir: str = field(metadata={"help": "Folder to write: new, empty, or an earlier export."})
+    encoder_name_or_path: str | None = field(
+        default=None, metadata={"help": "Encoder to put before a model of its vectors; the graph then takes text."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Tokens per sentence, if not what that encoder says."}
+    )
+    quantize: str | None = field(default=None, metadata={"help": "int8: weights of the encoder in 8 bits."})
+    active_dims: int | None = field(
+        default=None, metadata={"help": "Give exactly this many dimensions per sentence, the strongest."}
+    )
+    calibration: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text like that to be encoded, as of train.py: a file, a folder, a Hub id, or docstrings; or .npy "
+            "of vectors. int8 needs it; codes of the export are compared with the model's on it."
+        },
+    )
+    max_calibration_samples: int = field(default=2000, metadata={"help": "Rows of it that are taken, the first ones."})
+
+
+def calibration_rows(args: ExportArguments) -> Any:
+    """Sentences or vectors."""
+    if args.calibration is None:
+        return None
+    if args.calibration.endswith(".npy"):
+        return load_vectors(args.calibration, "calibration")[: args.max_calibration_samples]
+    return list(hsvae_hf.load_text_dataset(args.calibration)["train"]["text"][: args.max_calibration_samples])
+
+
+def main() -> None:
+    """Export, and print where to and what it was measured to keep."""
+    args = parse(ExportArguments, __doc__)
+    say(f"export_onnx.py: {args.model_name_or_path} to {args.output_dir}")
+    rows = calibration_rows(args)
+    model, tokenizer = load_for_inference(args.model_name_or_path)
+    if args.encoder_name_or_path is not None:
+        model = model.with_encoder(args.encoder_name_or_path)
+        tokenizer = load_encoder_tokenizer(args.encoder_name_or_path, args.max_length)
+    say(model_facts(model))
+    settings = hsvae_hf.export_onnx(model, tokenizer, args.output_dir, args.quantize, args.active_dims, rows)
+    call = "encode(['A sentence.'])" if tokenizer is not None else "encode_vectors(vectors)"
+    code = f"import hsvae_hf; print(hsvae_hf.OnnxEncoder({args.output_dir!r}).{call})"
+    graph = f"{args.output_dir}/{GRAPH}"
+    finish(f"{graph}: {size_of(graph)}", settings.get("measured", {}), shlex.join(["python", "-c", code]))
+
+
+if __name__ == "__main__":
+    run(main)
