@@ -14,9 +14,9 @@ from hsvae_hf.code_shards import ShardedCodes, ShardedVectors, load_shards
 from hsvae_hf.corpus_input import Block, corpus_input, rows_checksum
 from hsvae_hf.files import claimed_folder
 from hsvae_hf.input_checks import check_positive, check_switch
-from hsvae_hf.workers import in_processes
 from hsvae_hf.shard_encoder import Job, Options, ShardEncoder, Task
 from hsvae_hf.shard_files import FORMATS, Content, Manifest, Shard, ShardFolder
+from hsvae_hf.workers import in_processes
 
 ENGINES = ("local", "ray")
 SHARD_ROWS = 16_384  # an interruption costs so many rows of each process
