@@ -10,6 +10,8 @@
 | memory | peak of a training step | that with the logits of all words at once (Linux) |
 | vectors | a training step on vectors | a step of sentence-transformers' SparseAutoEncoder |
 | search | an index of codes; see `benchmark_search.py` | dense vectors, faiss, sparse-dot-topn |
+| corpus | ways to encode the same rows; see `benchmark_corpus.py` | sentence-transformers: CSR, dense vectors |
+| gpu | a training step in bf16; see `benchmark_gpu.py` | one large product |
 
 Sides take turns and medians are reported: compare ratios, not seconds. A task takes one to ten minutes.
 """
@@ -27,6 +29,8 @@ from typing import Any
 from unittest import mock
 
 import torch
+from benchmark_corpus import corpus
+from benchmark_gpu import gpu
 from benchmark_search import search
 from peer_coders import csr_loss
 from torch.nn import functional as F
@@ -298,14 +302,15 @@ def vectors(arguments: BenchmarkArguments) -> dict[str, Any]:
     return {"rows_per_second": 10 * arguments.batch_size / seconds["hsvae"], **ratios}
 
 
+APART = {"search": search, "corpus": corpus, "gpu": gpu}  # tasks with options of their own
 TASKS = {task.__name__: task for task in (train, encode, batches, memory, vectors)}
 
 
 def main() -> None:
     """Measure and print."""
     words = sys.argv[1:]
-    if words[:1] == ["search"]:
-        search(words[1:])
+    if words and words[0] in APART:
+        APART[words[0]](words[1:])
         return
     if words and not words[0].startswith("-"):
         words.insert(0, "--task")  # `benchmark.py train` reads better

