@@ -71,10 +71,8 @@ def test_graphs_give_the_codes_of_the_model_for_any_batch_and_length(name, token
             assert_equal_codes(model, codes, inputs)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["gates", pytest.param("one number", marks=pytest.mark.slow), pytest.param("nonnegative", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CODERS)
 def test_values_by_regression_are_those_of_the_model(name, tmp_path):
     model, vectors = small(**CODERS[name]), np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
     for number in (None, 3):
@@ -170,7 +168,7 @@ def test_the_script_puts_an_encoder_before_a_coder(encoder, tokenizer, tmp_path,
     assert (codes.multiply(expected).sum(axis=1) > 0).all()
 
 
-@pytest.mark.parametrize("name", CODERS)
+@pytest.mark.parametrize("name", ["gates", *(pytest.param(name, marks=pytest.mark.slow) for name in list(CODERS)[1:])])
 def test_exported_and_compiled_coders_take_other_batches(name):
     model, vectors = small(**CODERS[name]).model, torch.randn(7, 5)
     expected = model(vectors=vectors).sparse_embedding
