@@ -176,7 +176,9 @@ def load_encoder(model_name_or_path: str, options: Options) -> tuple[PreTrainedM
         ValueError: if there is none.
     """
     vectors = options.content == "vectors"
-    prompt = {"default_prompt_name": options.prompt_name} if vectors and options.prompt_name is not None else {}
+    prompt: dict[str, Any] = {}
+    if vectors and options.prompt_name is not None:
+        prompt["default_prompt_name"] = options.prompt_name
     if vectors and not _is_ours(model_name_or_path):
         encoder = HSVAEModel.from_encoder_pretrained(model_name_or_path, decoder_type="vector", **prompt).eval()
         tokenizer = load_encoder_tokenizer(model_name_or_path)

@@ -90,8 +90,8 @@ class _Worker:
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self.process.join()
             raise ValueError(
-                f"`num_processes` must be as many as the memory holds, got a process that ended with exit code "
-                f"{self.process.exitcode}; take fewer, or fewer rows together."
+                f"`num_processes` must be as many as memory and machine allow, got a process that ended with exit code "
+                f"{self.process.exitcode}; read what it said above, or take fewer."
             ) from error
 
 
