@@ -55,6 +55,7 @@ def compare(rank: int, count: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_terms_of_a_batch_and_their_gradients_are_those_of_one_process(tmp_path):
     multiprocessing.spawn(compare, (2, str(tmp_path)), nprocs=2)
 
