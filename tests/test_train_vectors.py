@@ -71,7 +71,7 @@ def test_from_vectors_to_codes_and_on_with_the_same_vectors_alone(tmp_path):
     assert codes.shape == (40, 6)
     assert (codes != encode_vectors(model, rows)).nnz == 0
     (tmp_path / "text.txt").write_text("a sentence\n")
-    with pytest.raises(ValueError, match="`input` must be a .npy file of vectors for this model"):
+    with pytest.raises(ValueError, match="`input` must be vectors for this model"):
         script("embed", *arguments, "--overwrite", "true", "--input", tmp_path / "text.txt")
     card = str(model_card(run, "me/vectors"))
     assert "| encoder | none; vectors of 5 numbers |" in card
