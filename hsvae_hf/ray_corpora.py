@@ -6,6 +6,8 @@ Importing this module needs no Ray. Shards are ranges of rows of Parquet files, 
 import json
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -156,8 +158,10 @@ def _in_ray(
 
     started = not ray.is_initialized()
     if started:
-        dashboard = None if address else False
+        dashboard, handler = None if address else False, signal.getsignal(signal.SIGTERM)
         ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray has put its own in the place of the script's
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         context = ray.data.DataContext.get_current()

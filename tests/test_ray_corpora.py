@@ -1,6 +1,7 @@
 """Corpora by Ray: ranges of Parquet files, and two machines of which a worker is killed."""
 
 import os
+import signal
 import threading
 import time
 
@@ -110,8 +111,9 @@ def test_two_machines_encode_all_rows_once_though_a_worker_is_killed(cluster, sa
 @pytest.mark.slow
 def test_the_script_makes_vectors_and_codes_of_them_and_goes_on(cluster, encoder, parquet, tmp_path):
     words = ["--engine", "ray", "--address", cluster.address, "--num_processes", 2, "--shard_rows", 40]
-    vectors = tmp_path / "vectors"
+    vectors, handler = tmp_path / "vectors", signal.getsignal(signal.SIGTERM)
     script(*("embed", "--model_name_or_path", encoder, "--input", parquet, "--output", vectors, "--vectors", *words))
+    assert signal.getsignal(signal.SIGTERM) == handler  # a script stays one that a signal ends in one line
     model = small(vector_size=16)
     model.save_pretrained(tmp_path / "model")
     words += ["--model_name_or_path", tmp_path / "model", "--input", vectors, "--output", (tmp_path / "codes").as_uri()]
