@@ -77,8 +77,11 @@ class Shards:
     def _part(self, number: int, start: int, stop: int) -> Any:
         opened = self._open
         if opened is None or opened[0] != number:
-            table = self.folder.read_table(self.manifest.name(self.manifest.shards[number]))
-            self._open = opened = number, self._rows_of(table)
+            name = self.manifest.name(self.manifest.shards[number])
+            try:
+                self._open = opened = number, self._rows_of(self.folder.read_table(name))
+            except (pa.ArrowException, ValueError, OSError) as error:
+                raise self.folder.damage(name) from error
         return opened[1][start:stop]
 
     def _rows_of(self, table: pa.RecordBatch) -> Any:
@@ -94,6 +97,8 @@ class ShardedCodes(Shards):
     def _rows_of(self, table: pa.RecordBatch) -> sparse.csr_matrix:
         indices, values = table.column("indices"), table.column("values")
         arrays = [array.to_numpy() for array in (values.values, indices.values, indices.offsets)]
+        if len(arrays[1]) and not 0 <= arrays[1].min() <= arrays[1].max() < self.manifest.width:
+            raise ValueError(f"`indices` must be below {self.manifest.width}, got others; the file is damaged.")
         return sparse.csr_matrix(tuple(arrays), shape=(len(table), self.manifest.width), copy=False)
 
     def _joined(self, parts: Sequence[sparse.csr_matrix]) -> sparse.csr_matrix:

@@ -119,7 +119,8 @@ def encode_corpus(
         shard_rows: rows of a shard. An interruption costs at most so many for each process.
         format: "arrow", which `load_codes` maps into memory, or "parquet", which more programs read. None is "arrow";
             with Ray "parquet".
-        resume: go on where an interrupted call with the same arguments ended. Another number of processes is allowed.
+        resume: go on where an interrupted call with the same arguments ended, and make files again that are missing or
+            were changed. Another number of processes is allowed.
         engine: "local", or "ray" for more than one machine (extra `ray`).
         address: of a Ray cluster, "auto" for the one of this machine; None starts one here.
         show_progress_bar: whether to show one.
@@ -173,8 +174,9 @@ def _encode(
     settings = {"model": encoder.fingerprint, "shard_rows": shard_rows, **asdict(job.options), **corpus.described()}
     manifest = Manifest(job.options.content, job.format, encoder.width, settings)
     if before is not None:
-        _check_same(before, manifest, place)
-        manifest = before
+        _check_same(before, manifest)
+        whole = [shard for shard in before.shards if place.is_whole(before, shard, content=True)]
+        manifest = replace(before, shards=whole, complete=False)
     place.write_manifest(manifest)
     done = {shard.number: shard for shard in manifest.shards}
     with tqdm(desc="encode", unit=" rows", disable=not show_progress_bar) as progress:
@@ -193,6 +195,8 @@ def _before(place: ShardFolder, resume: bool) -> Manifest | None:
         ValueError: if there is one and it is not to be gone on with, or the folder holds something else.
     """
     found = place.read_manifest()
+    if found is not None and not found.shards and not found.complete:  # it failed before there was anything to keep
+        return None
     if found is None and not place.is_empty():
         raise ValueError(f"`output` must be a new or empty folder, got {place.location!r} with files; name another.")
     if found is not None and not resume:
@@ -204,16 +208,20 @@ def _before(place: ShardFolder, resume: bool) -> Manifest | None:
     return found
 
 
-def _check_same(before: Manifest, now: Manifest, place: ShardFolder) -> None:
-    """Refuse to go on with another input, model or option, or after files that were changed."""
+def _check_same(before: Manifest, now: Manifest) -> None:
+    """Refuse to go on with another input, model or option."""
     old, new = ({"format": made.format, **made.settings} for made in (before, now))
     for name in new:
+        if name == "model" and old.get(name) != new[name]:
+            raise ValueError(
+                "`model_name_or_path` must be the model of before to resume, got one of other weights; name that one, "
+                "or delete the output to begin anew."
+            )
         if old.get(name) != new[name]:
             raise ValueError(
                 f"`{name}` must be that of before to resume, {_short(old.get(name))}, got {_short(new[name])}; pass it "
                 "again, or delete the output to begin anew."
             )
-    place.check(before, content=True)
 
 
 def _short(value: Any) -> str:

@@ -83,7 +83,12 @@ class OnnxEncoder:
             session_options = onnxruntime.SessionOptions()
             session_options.intra_op_num_threads = num_threads or 0
             session_options.add_session_config_entry("session.set_denormal_as_zero", "1")  # they are slow
-        self.session = onnxruntime.InferenceSession(str(folder / GRAPH), session_options, list(providers))
+        try:
+            self.session = onnxruntime.InferenceSession(str(folder / GRAPH), session_options, list(providers))
+        except Exception as error:  # of ONNX Runtime, whose kinds have no base of their own
+            raise ValueError(
+                f"`folder` must hold a graph that ONNX Runtime reads, got {str(folder)!r}: {error}; export it again."
+            ) from error
 
     def encode(
         self,

@@ -212,13 +212,21 @@ class ShardFolder:
             ValueError: naming the file that differs.
         """
         for shard in manifest.shards:
-            name = manifest.name(shard)
-            same = self.size(name) == shard.bytes
-            if not same or (content and hashlib.sha256(self.read(name)).hexdigest() != shard.sha256):
-                raise ValueError(
-                    f"`{self.argument}` must hold the files of its {MANIFEST}, got {self.location!r}, where {name} is "
-                    "missing or was changed; delete the folder and encode again."
-                )
+            if not self.is_whole(manifest, shard, content):
+                raise self.damage(manifest.name(shard))
+
+    def is_whole(self, manifest: Manifest, shard: Shard, content: bool) -> bool:
+        """Whether the file of a shard is that of the manifest; the arguments are those of `check`."""
+        name = manifest.name(shard)
+        same = self.size(name) == shard.bytes
+        return same and not (content and hashlib.sha256(self.read(name)).hexdigest() != shard.sha256)
+
+    def damage(self, name: str) -> ValueError:
+        """The error for a file that is not that of the manifest."""
+        return ValueError(
+            f"`{self.argument}` must hold the files of its {MANIFEST}, got {self.location!r}, where {name} is missing "
+            "or was changed; encode it again: the same command with `resume` makes what is missing."
+        )
 
     def _write(self, name: str, content: bytes) -> None:
         with self.files.open_output_stream(f"{self.path}/{name}") as file:

@@ -118,7 +118,7 @@ def _work(connection: Connection, make: Callable[[int], Callable[[Any], Any]], n
     while True:
         try:
             task = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):  # the latter where the other process was killed
             return
         try:
             work = make(number) if work is None else work

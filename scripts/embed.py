@@ -26,6 +26,7 @@ from hsvae_hf.corpora import SHARD_ROWS, encode_corpus
 from hsvae_hf.corpus_input import INPUT_FILES, corpus_input
 from hsvae_hf.files import CODE_FILES, check_output, claimed_file, save_codes
 from hsvae_hf.shard_encoder import CorpusEncoder, Options
+from hsvae_hf.shard_files import ShardFolder
 
 FILE_ROWS = 8192  # that are encoded together for a file
 
@@ -135,6 +136,11 @@ def to_file(args: EmbedArguments) -> None:
 
 def to_folder(args: EmbedArguments) -> None:
     """Encode to a folder of shards, each of which appears when it is complete."""
+    before = ShardFolder(args.output, "output").read_manifest() if args.resume else None
+    if before is not None:
+        say(
+            f"resuming: {len(before.shards)} shards, {sum(shard.rows for shard in before.shards):,} rows, were finished"
+        )
     names = ("text_column", "batch_size", "active_dims", "max_active_dims", "prompt_name")
     names += ("num_processes", "shard_rows", "format", "resume", "engine", "address")
     view = encode_corpus(
@@ -146,12 +152,14 @@ def to_folder(args: EmbedArguments) -> None:
         **{name: getattr(args, name) for name in names},
     )
     shards, rows = view.manifest.shards, view.shape[0]
-    figures: dict[str, float | str | None] = {"rows": rows, "of numbers": view.shape[1], "shards": len(shards)}
+    figures: dict[str, float | str | None] = {"rows": rows, "numbers per row": view.shape[1], "shards": len(shards)}
     if not args.vectors:
         figures["non-zeros per code"] = sum(shard.nonzeros for shard in shards) / rows
         figures["empty codes"] = sum(shard.empty for shard in shards)
-    code = f"from hsvae_hf.code_shards import load_shards; print(repr(load_shards({args.output!r})[:10]))"
     size = sum(shard.bytes for shard in shards) / 1e6
+    code = f"import hsvae_hf; print(repr(hsvae_hf.load_codes({args.output!r})[:10]))"
+    if args.vectors:
+        code = f"from hsvae_hf.code_shards import load_shards; print(load_shards({args.output!r})[:10])"
     finish(f"{args.output}: {figure(size)} MB", figures, shlex.join(["python", "-c", code]))
 
 

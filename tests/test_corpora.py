@@ -200,14 +200,42 @@ def lose(saved_model, text, stopped):
     (stopped / "part-00001.arrow").unlink()
 
 
+@pytest.mark.parametrize("change", [damage, lose])
+def test_files_that_are_damaged_are_made_again(change, text, saved_model, stopped):
+    expected = encode_corpus(saved_model, text, stopped, shard_rows=4, resume=True)[:].toarray()
+    change(saved_model, text, stopped)
+    found = encode_corpus(saved_model, text, stopped, shard_rows=4, resume=True)
+    np.testing.assert_array_equal(found[:].toarray(), expected)
+    found.check()
+
+
+def test_reading_a_damaged_file_names_it(text, saved_model, stopped):
+    codes = encode_corpus(saved_model, text, stopped, shard_rows=4, resume=True)
+    content = (stopped / "part-00001.arrow").read_bytes()
+    places = codes[4:8].indices.astype(np.int32).tobytes()
+    assert places in content
+    (stopped / "part-00001.arrow").write_bytes(content.replace(places, b"\xff" * len(places)))
+    with pytest.raises(ValueError, match="where part-00001.arrow is missing or was changed; encode it again"):
+        hsvae_hf.load_codes(stopped)[4:8]
+
+
+def test_a_call_that_failed_before_the_first_shard_leaves_the_folder_free(saved_model, tmp_path):
+    rows = np.ones((6, 3), dtype=np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    with pytest.raises(ValueError):
+        encode_corpus(saved_model, tmp_path / "rows.npy", tmp_path / "out", shard_rows=4)
+    (tmp_path / "text.txt").write_text("one line\nanother\n")
+    for resume in (False, True):
+        output = tmp_path / "out" if not resume else tmp_path / "other"
+        assert encode_corpus(saved_model, tmp_path / "text.txt", output, resume=resume).shape[0] == 2
+
+
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
-        (change_model, {}, "`model` must be that of before to resume"),
+        (change_model, {}, "`model_name_or_path` must be the model of before to resume"),
         (change_row, {}, "`input` must be that of before to resume, got other rows from row 0 on"),
         (change_file, {}, "`files` must be that of before to resume"),
-        (damage, {}, "where part-00001.arrow is missing or was changed"),
-        (lose, {}, "where part-00001.arrow is missing or was changed"),
         (None, {"active_dims": 2}, "`active_dims` must be that of before to resume, None, got 2; pass it"),
         (None, {"shard_rows": 5}, "`shard_rows` must be that of before to resume, 4, got 5"),
         (None, {"format": "parquet"}, "`format` must be that of before to resume, 'arrow', got 'parquet'"),

@@ -115,7 +115,7 @@ def test_a_name_without_a_suffix_is_a_folder_of_shards(embed, saved_model, capsy
     embed("in.txt", "\n".join(SENTENCES), "codes", "--shard_rows", 2, "--max_active_dims", 3)
     expected = encode(*load_for_inference(saved_model), SENTENCES, max_active_dims=3)
     assert (abs(load_codes("codes")[:] - expected) > 1e-5).nnz == 0
-    assert "rows 5, of numbers 6, shards 3" in capsys.readouterr().out
+    assert "rows 5, numbers per row 6, shards 3" in capsys.readouterr().out
     with pytest.raises(ValueError, match="`overwrite` must be left out for a folder"):
         embed("in.txt", "a\n", "codes", "--overwrite")
     with pytest.raises(ValueError, match="`num_processes` must be left out for a file, got the output 'codes.npz'"):

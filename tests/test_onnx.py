@@ -106,6 +106,15 @@ def test_sentences_give_the_codes_of_encode_and_no_weights_are_needed(saved_mode
             encoder.encode(wrong)
 
 
+def test_a_damaged_graph_is_refused(saved_model, tmp_path):
+    model, tokenizer = load_for_inference(saved_model)
+    hsvae_hf.export_onnx(model, tokenizer, tmp_path / "onnx")
+    graph = tmp_path / "onnx" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="`folder` must hold a graph that ONNX Runtime reads.*export it again"):
+        hsvae_hf.OnnxEncoder(tmp_path / "onnx")
+
+
 @pytest.mark.slow
 def test_int8_keeps_the_number_of_non_zeros_and_most_neighbours(tmp_path):
     model, tokenizer = load_for_inference(CARDS / "hsvae-dbpedia-16")
