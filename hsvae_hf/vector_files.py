@@ -332,7 +332,8 @@ def _open_files(paths: list[Path], argument: str) -> VectorShards:
         inside = [file for file in sorted(path.glob("[!.]*")) if file.suffix in _SHARDS] if path.is_dir() else [path]
         if not inside or not all(file.suffix in _SHARDS and file.is_file() for file in inside):
             kinds = ".npy, .parquet or .arrow file, or a folder of such"
-            raise ValueError(f"`{argument}` must be a {kinds}, got {str(path)!r}; check the path.")
+            found = "a folder without such files; name another" if path.is_dir() else "check the path"
+            raise ValueError(f"`{argument}` must be a {kinds}, got {str(path)!r}; {found}.")
         for file in inside:
             try:
                 shards.append(_SHARDS[file.suffix](file))
