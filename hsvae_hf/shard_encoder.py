@@ -96,8 +96,8 @@ class CorpusEncoder:
             raise ValueError("`input` must be sentences to make vectors of them, got vectors; give text.")
         if text and self.tokenizer is None:
             raise ValueError(
-                "`input` must be vectors for this model, which reads no text, got sentences; make vectors of them by its "
-                "encoder first (`embed.py --vectors`, `content='vectors'`)."
+                "`input` must be vectors for this model, which reads no text, got sentences; make vectors of them by "
+                "its encoder first (`embed.py --vectors`, `content='vectors'`)."
             )
         find_prompt(self.model.config, options.prompt_name)
         if text:

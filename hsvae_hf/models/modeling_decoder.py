@@ -127,7 +127,7 @@ def nonnegative_minimum(system: Tensor, products: Tensor, steps: int = 5) -> Ten
         best = torch.where(height <= (1 - rounding) * lowest, values, best)  # of equals the last
         lowest = torch.minimum(height, lowest)
         gradient = (system @ solution.unsqueeze(-1)).squeeze(-1) - products
-        free = torch.where(free, solution > 0, gradient < -small)
+        free = (free & (solution > 0)) | (~free & (gradient < -small))
     return torch.where(lowest.isfinite(), best, lowest)  # NaN must show
 
 
