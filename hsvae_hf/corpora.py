@@ -115,7 +115,7 @@ def encode_corpus(
         active_dims: as in `encode`.
         prompt_name: as in `encode`.
         normalize: as in `encode`.
-        num_processes: that encode, each with a model of its own. They change nothing in the result.
+        num_processes: that encode, each with a model of its own. They change nothing in the result but its rounding.
         shard_rows: rows of a shard. An interruption costs at most so many for each process.
         format: "arrow", which `load_codes` maps into memory, or "parquet", which more programs read. None is "arrow";
             with Ray "parquet".

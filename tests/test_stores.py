@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import weakref
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -691,45 +692,38 @@ def test_milvus_collections_are_whole(milvus, monkeypatch):
     assert sorted(client.list_collections()) == ["codes", "large"]
 
 
-@pytest.fixture(scope="module")
-def postgres_uri(tmp_path_factory):
-    """Where a server of PostgreSQL with pgvector is."""
+@contextmanager
+def connected(folder):
+    """A server of PostgreSQL with pgvector, and a connection to it."""
     pgserver = pytest.importorskip("pgserver", reason="needs the extra `stores`")
     psycopg = pytest.importorskip("psycopg", reason="needs the extra `stores`")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data", cleanup_mode="delete")
+    server = pgserver.get_server(folder / "data", cleanup_mode="delete")
     with psycopg.connect(server.get_uri()) as connection:
         connection.execute("CREATE EXTENSION vector")
-    yield server.get_uri()
+        connection.commit()
+        yield connection
     server.cleanup()
 
 
 @pytest.fixture(scope="module")
-def builds_hnsw(postgres_uri):
-    """Whether the server builds an HNSW index: on a CPU without AVX-512 it was seen to end."""
-    psycopg = pytest.importorskip("psycopg", reason="needs the extra `stores`")
-    try:
-        with psycopg.connect(postgres_uri) as connection:
-            connection.execute("CREATE TABLE tried (code sparsevec(4))")
-            connection.execute("INSERT INTO tried VALUES ('{1:1,2:1}/4'), ('{2:1}/4')")
-            connection.execute("CREATE INDEX ON tried USING hnsw (code sparsevec_ip_ops)")
-            connection.rollback()
-    except psycopg.OperationalError:
-        for _ in range(100):  # it starts again by itself
-            try:
-                psycopg.connect(postgres_uri).close()
-                break
-            except psycopg.OperationalError:
-                time.sleep(0.1)
-        return False
-    return True
+def postgres(tmp_path_factory):
+    """A connection to a server of PostgreSQL with pgvector."""
+    with connected(tmp_path_factory.mktemp("postgres")) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="module")
-def postgres(postgres_uri, builds_hnsw):
-    """A connection to it, made after what may end the server."""
+def builds_hnsw(tmp_path_factory):
+    """Whether the server builds an HNSW index: on a CPU without AVX-512 it was seen to end. One of its own is tried."""
     psycopg = pytest.importorskip("psycopg", reason="needs the extra `stores`")
-    with psycopg.connect(postgres_uri) as connection:
-        yield connection
+    try:
+        with connected(tmp_path_factory.mktemp("tried")) as connection:
+            connection.execute("CREATE TABLE tried (code sparsevec(4))")
+            connection.execute("INSERT INTO tried VALUES ('{1:1,2:1}/4'), ('{2:1}/4')")
+            connection.execute("CREATE INDEX ON tried USING hnsw (code sparsevec_ip_ops)")
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("nonnegative", ["none", "split", "abs"])
