@@ -1,6 +1,7 @@
 """Views of folders of shards: all rows of codes or of vectors, read when they are asked for."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -13,7 +14,7 @@ from hsvae_hf.input_checks import check_positive
 from hsvae_hf.shard_files import MANIFEST, Manifest, ShardFolder, spans
 
 
-class Shards:
+class Shards(ABC):
     """Rows of a folder of shards, in order, read when they are asked for.
 
     One shard is open at a time, an Arrow file mapped into memory.
@@ -84,11 +85,13 @@ class Shards:
                 raise self.folder.damage(name) from error
         return opened[1][start:stop]
 
+    @abstractmethod
     def _rows_of(self, table: pa.RecordBatch) -> Any:
-        raise NotImplementedError
+        """The rows of a shard."""
 
+    @abstractmethod
     def _joined(self, parts: Sequence[Any]) -> Any:
-        raise NotImplementedError
+        """Rows of several shards, one after the other."""
 
 
 class ShardedCodes(Shards):

@@ -1,7 +1,6 @@
 """Models as ONNX graphs: tokens or vectors in, codes out, in float32 or with an encoder of int8 weights."""
 
 import copy
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hsvae_hf.active_dims import is_fixed, most_active_dims, threshold_of
 from hsvae_hf.encoding import check_text_model, encode, encode_vectors
 from hsvae_hf.extras import require
-from hsvae_hf.files import UNFINISHED, staged_folder
+from hsvae_hf.files import UNFINISHED, staged_folder, write_json
 from hsvae_hf.input_checks import (
     check_active_dims,
     check_model,
@@ -98,7 +97,7 @@ def export_onnx(
     }
     expected = None if rows is None else _codes_of(body, tokenizer, rows, active_dims)
     with staged_folder(folder, "folder") as unfinished:
-        _write_json(unfinished / SETTINGS, settings)
+        write_json(unfinished / SETTINGS, settings)
         _write_config(unfinished, body)
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
@@ -108,18 +107,14 @@ def export_onnx(
         _write_graph(body, unfinished / GRAPH, active_dims, quantize)
         if expected is not None:
             settings["measured"] = _compare(_codes_by_onnx(OnnxEncoder(unfinished), rows), expected)
-            _write_json(unfinished / SETTINGS, settings)
+            write_json(unfinished / SETTINGS, settings)
     return settings
 
 
 def _write_config(folder: Path, body: TextVAEModel) -> None:
     """The configuration without the model's code, which the graph does not need."""
     fields = {name: value for name, value in body.config.to_diff_dict().items() if name != "auto_map"}
-    _write_json(folder / "config.json", fields)
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", fields)
 
 
 def _check(
