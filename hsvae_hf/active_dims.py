@@ -37,10 +37,13 @@ def calibrate_threshold(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     dataset: Dataset | Iterable[str] | np.ndarray | Tensor,
-    target_active_dims: float,
+    target_active_dims: float | None = None,
     batch_size: int = 256,
 ) -> float:
     """Set `active_threshold` so that codes of `dataset` have `target_active_dims` non-zeros on average.
+
+    Without a number, codes get as many as draws have on: `mean_x sum_i P(dimension i is on | x)`. Whatever the number,
+    it is the dimensions whose gates are the most open that are on.
 
     Give rows that the model was not trained on, of the kind that it is to encode. Codes of its training rows are longer
     than those of other rows, so a threshold from them gives other rows too few non-zeros: 13 instead of 16, for
@@ -52,7 +55,7 @@ def calibrate_threshold(
         tokenizer: the model's; None where it takes vectors alone.
         dataset: held-out rows, of which a few thousand are enough: sentences, an array of vectors `(rows, size)`, or a
             `Dataset` with a column `text` or `vectors`.
-        target_active_dims: between 0 and the number of dimensions.
+        target_active_dims: between 0 and the number of dimensions; None is the mean number that draws use.
         batch_size: sentences per forward pass.
 
     Returns:
@@ -62,7 +65,9 @@ def calibrate_threshold(
         ValueError: if `dataset` holds nothing that the model takes, the model has no gates, or it cannot have so many
             active dimensions.
     """
-    _check_target(model, target_active_dims)
+    _check_gates(model)
+    if target_active_dims is not None:
+        _check_target(model, target_active_dims)
     rows = _as_dataset(model, dataset)
     body = cast(TextVAEModel, model.base_model)
     seen = Moments()  # of the standardised vectors
@@ -74,61 +79,71 @@ def calibrate_threshold(
             yield inputs
 
     threshold, counts = _fit_threshold(model, batches(), target_active_dims)
-    error = 2 * counts.std() / np.sqrt(len(counts))
-    if error > 0.1 * target_active_dims:
+    number, error = counts.mean(), 2 * counts.std() / np.sqrt(len(counts))
+    if error > 0.1 * number:
         logger.warning(
             "`dataset` has %d rows, too few to tell: codes of others will have %.3g non-zeros on average, give or take "
             "%.2g. Give more rows.",
             len(counts),
-            target_active_dims,
+            number,
             error,
         )
     if not model.config.decodes_words and _are_training_rows(model, seen):
         logger.warning(
             "`dataset` holds the vectors that the model was trained on, whose codes are longer than others: codes of "
             "other rows will have fewer than %.3g non-zeros. Give rows that were held out.",
-            target_active_dims,
+            number,
         )
     model.config.active_threshold = threshold
     return threshold
 
 
 def hold_target(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> None:
-    """Set `active_threshold` so that codes have the number of non-zeros that the model was trained for, if any.
+    """Set `active_threshold` so that codes have the number of non-zeros that the model was trained for.
 
-    Where the gates do not allow that number, a warning is logged and the threshold stays, since a run is not lost.
+    Where it was trained for none, that is the mean number that draws use, as of `calibrate_threshold`. Where the gates
+    do not allow the number, a warning is logged and the threshold stays, since a run is not lost.
 
     Args:
-        model: with or without its decoder; one without a wanted number is left alone.
+        model: with or without its decoder; one without a threshold to set is left alone.
         batches: held-out rows, as the model takes them.
     """
-    check_model(model)
-    target = cast(Any, model.base_model).latent_head.target_active_dims
-    if target is None or is_fixed(model):
+    if not sets_threshold(model):
         return
+    target = cast(Any, model.base_model).latent_head.target_active_dims
     try:
         model.config.active_threshold, _ = _fit_threshold(model, batches, target)
     except ValueError as error:
         logger.warning("`active_threshold` stays %s: %s", model.config.active_threshold, error)
 
 
-def _check_target(model: PreTrainedModel, target_active_dims: object) -> None:
+def sets_threshold(model: PreTrainedModel) -> bool:
+    """Whether a threshold on gates decides how many non-zeros codes have, so that training ends by setting it."""
+    check_model(model)
+    return hasattr(model.config, "active_threshold") and not is_fixed(model)
+
+
+def _check_gates(model: PreTrainedModel) -> None:
     check_model(model)
     if not hasattr(model.config, "active_threshold"):
         raise ValueError(
             f"`model` must have gates with a threshold, got a {model.config.model_type}; use another type."
         )
-    number = isinstance(target_active_dims, Real) and not isinstance(target_active_dims, bool)
-    least = model.config.min_active_dims
     if is_fixed(model):
         raise ValueError(
-            f"`model` must have codes whose length the gates decide, got one with {least} non-zeros in every code; "
-            "pass `active_dims` to `encode`, or set its `min_active_dims` and `max_active_dims` apart."
+            f"`model` must have codes whose length the gates decide, got one with {model.config.min_active_dims} "
+            "non-zeros in every code; pass `active_dims` to `encode`, or set its `min_active_dims` and "
+            "`max_active_dims` apart."
         )
-    if not number or not least < cast(float, target_active_dims) < most_active_dims(model):
+
+
+def _check_target(model: PreTrainedModel, target_active_dims: object) -> None:
+    number = isinstance(target_active_dims, Real) and not isinstance(target_active_dims, bool)
+    least, most = model.config.min_active_dims, most_active_dims(model)
+    if not number or not least < cast(float, target_active_dims) < most:
         raise ValueError(
-            f"`target_active_dims` must be between {least} and {most_active_dims(model)}, got {target_active_dims!r}; "
-            "choose such a number."
+            f"`target_active_dims` must be between {least} and {most}, got {target_active_dims!r}; choose such a "
+            "number."
         )
 
 
@@ -173,18 +188,23 @@ def _are_training_rows(model: PreTrainedModel, standardized: Moments) -> bool:
 
 
 def _fit_threshold(
-    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], target_active_dims: float
+    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], target_active_dims: float | None
 ) -> tuple[float, np.ndarray]:
     """The threshold between the gates that are wanted on and the others; the non-zeros of each row, `(rows,)`."""
-    _check_target(model, target_active_dims)
+    _check_gates(model)
+    if target_active_dims is not None:
+        _check_target(model, target_active_dims)
     body = cast(TextVAEModel, model.base_model)
     with evaluation_mode(body):
         posteriors = (body(**inputs) for inputs in batches)
         parts = [body.latent_head.diagnostics(posterior)["spike_probability"].cpu() for posterior in posteriors]
     if not parts:
         raise ValueError("`batches` must hold at least one batch of the model's input, got none; give some rows.")
+    gates = torch.cat(parts).float().numpy()
     least, most = model.config.min_active_dims, most_active_dims(model)
-    return threshold_of(torch.cat(parts).float().numpy(), target_active_dims, least, most)
+    if target_active_dims is None:  # what draws use, as far as the limits of a code allow
+        target_active_dims = float(np.clip((1 - gates).sum(axis=1).mean(), least, most))
+    return threshold_of(gates, target_active_dims, least, most)
 
 
 def threshold_of(gates: np.ndarray, target_active_dims: float, least: int, most: int) -> tuple[float, np.ndarray]:
@@ -192,7 +212,7 @@ def threshold_of(gates: np.ndarray, target_active_dims: float, least: int, most:
 
     Args:
         gates: probabilities of being off, `(rows, latent_size)`; a dimension is on below the threshold.
-        target_active_dims: more than `least`, fewer than `most`.
+        target_active_dims: from `least` to `most`.
         least: non-zeros that every code has.
         most: non-zeros that a code has at most.
 

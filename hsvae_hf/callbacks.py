@@ -28,7 +28,7 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import has_length
 
-from hsvae_hf.active_dims import fit_code_scale, hold_target
+from hsvae_hf.active_dims import fit_code_scale, hold_target, sets_threshold
 from hsvae_hf.advice import advice
 from hsvae_hf.console import device_name, duration, figure, say
 from hsvae_hf.encoding import evaluation_mode
@@ -191,7 +191,7 @@ class FinishCallback(TrainerCallback):
 
     Before training: the length of generated sentences, and the statistics of the vectors, if vectors are reconstructed
     and nobody has set them. After training: the threshold that gives the wanted number of non-zeros on held-out rows,
-    the scale of the codes of vectors, and how these are compared: by cosine or by dot product, whichever keeps more of
+    or the number that draws use where none is wanted (`hold_target`), the scale of the codes of vectors, and how these are compared: by cosine or by dot product, whichever keeps more of
     the neighbours of held-out vectors (`fit_similarity`). A resumed run ends in the same way.
 
     `TextVAETrainer` has it. Another Trainer takes it by `trainer.add_callback(FinishCallback(trainer))`.
@@ -225,7 +225,7 @@ class FinishCallback(TrainerCallback):
         model = unwrap(model)
         if not hasattr(model, "decoder"):
             return
-        if model.model.latent_head.target_active_dims is not None:
+        if sets_threshold(model):
             if self.trainer.eval_dataset is None:
                 logger.warning(
                     "there is no `eval_dataset`: the threshold is set on rows that the model was trained on, whose "
@@ -285,7 +285,7 @@ class ResumedCallback(TrainerCallback):
 class CollapseMonitor(TrainerCallback):
     """At every evaluation, statistics of the latent on some rows of the evaluation set; training goes on unchanged.
 
-    Codes are counted as the finished model's, whose threshold holds the wanted number of active dimensions.
+    Codes are counted as the finished model's, whose threshold is set as `FinishCallback` sets it.
 
     To be added by `trainer.add_callback(CollapseMonitor(trainer))`.
 

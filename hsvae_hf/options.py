@@ -260,13 +260,13 @@ def check_schedule(config: Any, arguments: TextVAETrainingArguments) -> None:
     """
     if arguments.train_sampling_strategy == "group_by_length" and not config.decodes_words:
         raise ValueError("`train_sampling_strategy` must be random with vectors: they have no length.")
+    if getattr(config, "active_threshold", 0.5) != 0.5:
+        raise ValueError(
+            f"`active_threshold` must be left out, got {config.active_threshold}: training ends by setting it; "
+            "`calibrate_threshold` changes it afterwards."
+        )
     if getattr(config, "wanted_active_dims", None) is None:
         return
-    if config.active_threshold != 0.5:
-        raise ValueError(
-            "`active_threshold` must be left out where a number of active dimensions is held: training ends by setting "
-            "it; `calibrate_threshold` changes it."
-        )
     late = arguments.kl_annealing == "linear" and 0 < arguments.max_steps <= (arguments.kl_warmup_steps or 0)
     if late:
         raise ValueError(

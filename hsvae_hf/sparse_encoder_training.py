@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hsvae_hf.active_dims import fit_code_scale, hold_target
+from hsvae_hf.active_dims import fit_code_scale, hold_target, sets_threshold
 from hsvae_hf.callbacks import CALIBRATION_ROWS, ActiveDimsController, AnnealingCallback, logger, unwrap
 from hsvae_hf.encoding import evaluation_mode
 from hsvae_hf.extras import require
@@ -164,7 +164,7 @@ class SparseCodesCallback(TrainerCallback):
         held_out = vectors = self._vectors(self.trainer.train_dataset, VECTOR_ROWS)
         if self.trainer.eval_dataset is not None:
             held_out = self._vectors(self.trainer.eval_dataset, CALIBRATION_ROWS)
-        if coder.model.latent_head.target_active_dims is not None:
+        if sets_threshold(coder):
             if self.trainer.eval_dataset is None:
                 logger.warning(
                     "there is no `eval_dataset`: the threshold is set on rows that the model was trained on, whose "

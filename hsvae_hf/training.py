@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, set_seed
 
+from hsvae_hf.active_dims import sets_threshold
 from hsvae_hf.callbacks import CollapseMonitor, report_steps
 from hsvae_hf.checkpoints import check_resumable, check_same_vectors
 from hsvae_hf.console import model_facts, say
@@ -242,7 +243,7 @@ def _train(
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if "validation" in splits:
         metrics |= trainer.evaluate() | monitor.figures()
-        if model.model.latent_head.target_active_dims is not None:
+        if sets_threshold(model):
             metrics["active_threshold"] = model.config.active_threshold
     if trainer.is_world_process_zero():
         count = None if data.streaming else len(splits["train"])

@@ -99,7 +99,9 @@ def test_the_target_is_held_where_the_gates_allow_it(caplog):
     codes = encode_vectors(model, vectors.numpy())
     assert codes.nnz / 200 == pytest.approx(2.0, abs=0.01)
     threshold = model.config.active_threshold
-    hold_target(small(gate_balance_weight=0.0), [{"vectors": vectors}])  # nothing to hold
+    fixed = small(min_active_dims=2, max_active_dims=2)
+    hold_target(fixed, [{"vectors": vectors}])
+    assert fixed.config.active_threshold == 0.5  # nothing to set
     with torch.no_grad():
         model.model.latent_head.gate.weight.zero_()
         model.model.latent_head.gate.bias.zero_()
@@ -108,6 +110,28 @@ def test_the_target_is_held_where_the_gates_allow_it(caplog):
     assert model.config.active_threshold == threshold
     assert "gates of equal value cannot be told apart" in caplog.text
     assert "`batches` must hold at least one batch" in caplog.text
+
+
+def test_without_a_wanted_number_codes_have_as_many_dimensions_on_as_draws():
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(400, 5)).astype(np.float32)
+    model = small(latent_size=12, gate_balance_weight=0.0, gate_concentration_min=0.5).eval()
+    with torch.no_grad():
+        model.model.latent_head.gate.bias[:12] += 2.0  # nearly all gates are more closed than open
+        posterior = model.model(vectors=torch.from_numpy(vectors))
+    gamma = generator.beta(posterior.gate_alpha.numpy(), posterior.gate_beta.numpy(), size=(200, 400, 12))
+    drawn = (generator.random(gamma.shape) > gamma).sum(-1).mean()  # of the spike and slab prior, gamma the spike's
+    assert encode_vectors(model, vectors).nnz / 400 < 0.5 * drawn
+    hold_target(model, [{"vectors": torch.from_numpy(vectors)}])
+    codes = encode_vectors(model, vectors)
+    assert codes.nnz / 400 == pytest.approx(drawn, rel=0.02)
+    off = posterior.gate_mean.numpy()[codes.toarray() == 0]
+    assert off.min() > posterior.gate_mean.numpy()[codes.toarray() != 0].max()  # the most open gates
+    threshold = model.config.active_threshold
+    assert calibrate_threshold(model, None, vectors) == threshold
+    model.config.max_active_dims = 3  # below what draws use
+    calibrate_threshold(model, None, vectors)
+    assert encode_vectors(model, vectors).nnz / 400 == pytest.approx(3, abs=0.01)
 
 
 def test_a_threshold_is_set_by_an_array_and_counts_what_max_active_dims_leaves():
@@ -161,8 +185,8 @@ def test_rows_that_tell_too_little_are_warned_of(caplog):
     assert "was trained on" not in caplog.text
 
 
-@pytest.mark.parametrize("target", [0, 6, float("nan"), "3", None, True])
-def test_a_wanted_number_that_is_none_is_refused_before_work(small_config, sentences, tokenizer, target, monkeypatch):
+@pytest.mark.parametrize("target", [0, 6, float("nan"), "3", True])
+def test_a_wanted_number_that_no_code_can_have_is_refused_before_work(small_config, sentences, tokenizer, target, monkeypatch):
     model = hsvae_hf.HSVAEModel(small_config)
     monkeypatch.setattr(type(model), "forward", lambda *a, **k: pytest.fail("work was done"))
     with pytest.raises(ValueError, match="`target_active_dims` must be between 0 and 6, got"):

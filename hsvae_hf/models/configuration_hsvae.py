@@ -55,6 +55,7 @@ class HSVAEConfig(TextVAEConfig):
             gate's KL, from `gamma_kl_weight` on, once the KL is annealed. None keeps the weight, but see
             `wanted_active_dims`.
         active_threshold: a dimension is active where `E[gamma|x]` is below it, in (0, 1); the paper's Binarise is 0.5.
+            Training ends by setting it, see `hsvae_hf.calibrate_threshold`.
     """
 
     model_type = "hsvae"
