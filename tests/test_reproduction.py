@@ -10,6 +10,7 @@ import studies
 import transformers
 from comparison import Comparison
 from families import bert
+from redraw import DRAW, redraw
 from reproduce import ReproduceArguments, reproduce
 
 from hsvae_hf import embedding_cache
@@ -36,7 +37,13 @@ def call(sentences, labels, tokenizer, tmp_path, monkeypatch):
         text = reproduce(ReproduceArguments(**(fields | changes)))
         written = json.loads((tmp_path / "out" / f"{figure}.json").read_text())
         assert (tmp_path / "out" / f"{figure}.md").read_text().strip() == text
-        assert (tmp_path / "out" / f"{figure}.png").stat().st_size > 5000
+        picture = tmp_path / "out" / f"{figure}.png"
+        drawn = picture.read_bytes()
+        assert len(drawn) > 5000
+        if figure in DRAW:
+            picture.unlink()
+            assert redraw(tmp_path / "out" / f"{figure}.json") == picture
+            assert picture.read_bytes() == drawn
         return written["numbers"], text
 
     return make
@@ -75,6 +82,16 @@ def test_figure_3_follows_the_hoyer_of_priors_and_weights_through_training(call)
         assert row["step"] == [1, 2]
         assert all(0 <= value <= 1 for value in row["average_hoyer_samples"]["mean"])
     assert f"| HSVAE prior_alpha=1 prior_beta=4 | {numbers[0]['average_hoyer_samples']['mean'][-1]:.2f} |" in text
+
+
+def test_what_is_no_figure_is_not_drawn_again(tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text('{"settings": {"figure": "figure5"}, "numbers": []}')
+    with pytest.raises(ValueError, match="`path` must be the JSON of figure2, .* got .*other.json"):
+        redraw(path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="`path` must hold whole results"):
+        redraw(path)
 
 
 def test_figure_5_is_a_divergence_of_classes(call):

@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from pictures import bars, error_bars, heat_maps, lines, panels
+from pictures import error_bars, heat_maps, lines, one_legend, panels, points
 from reproduction import Figure, ReproduceArguments, comparisons
 from systems import SYSTEMS, find_system
-from tables import shown, side_by_side, spreads
+from tables import Spread, shown, side_by_side, spreads
 from word_divergence import class_kl
 
 from hsvae_hf.data import tokenize_dataset
@@ -15,26 +15,49 @@ from hsvae_hf.plots import dimension_order
 
 PRIORS = [f"HSVAE prior_alpha={a} prior_beta={b}" for a, b in [(1, 4), (30, 30), (30, 10), (4, 1), (10, 1)]]
 WEIGHTS = [f"MAT-VAE z_kl_weight={psi} penalty_weight={weight}" for psi in (0.01, 1.0) for weight in (0.01, 1.0)]
+SYMBOLS = {"prior_alpha": "α", "prior_beta": "β", "z_kl_weight": "ψ", "penalty_weight": "λ"}
 HOYER = {"eval_average_hoyer_samples": "samples", "eval_average_hoyer_posterior_means": "means"}
 
 
 def accuracy_and_hoyer(rows: list[dict[str, Any]]) -> Any:
-    """The paper's Figure 2: accuracy above Average Hoyer, a column for each data set, a bar for each latent size."""
-    names, datasets, sizes = (
-        list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset", "latent_size")
-    )
-    width, height = max(4.2, 0.3 * len(names)), 2.8 + 0.04 * max(map(len, names))
-    picture, axes = panels(2, len(datasets), width, height, sharex=True, sharey="row")
-    measures = [("accuracy", "accuracy, K = 5 classifier"), ("average_hoyer_samples", "Average Hoyer of samples")]
+    """The paper's Figure 2: accuracy and Average Hoyer side by side, a row of panels for each data set.
+
+    The dotted lines are the dense VAE's.
+    """
+    names, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset"))
+    sizes = list(dict.fromkeys(str(row["latent_size"]) for row in rows if row.get("average_hoyer_samples") is not None))
+    width = 4.2 + 0.04 * max(map(len, names))
+    picture, axes = panels(len(datasets), 2, width, 0.6 + 0.2 * len(names), sharex="col", sharey=True)
+    measures = {"accuracy": "accuracy of the K = 5 classifier", "average_hoyer_samples": "Average Hoyer of samples"}
     for (line, column), axis in np.ndenumerate(axes):
-        dataset, (measure, label) = datasets[column], measures[line]
-        found = {(row["latent_size"], row["model"]): row.get(measure) for row in rows if row["dataset"] == dataset}
-        bars(axis, names, {f"{size} dimensions": [found.get((size, name)) for name in names] for size in sizes})
-        axis.set(ylabel=label, title=dataset if line == 0 else "")
+        dataset, (measure, label) = datasets[line], list(measures.items())[column]
+        series: dict[str, list[Spread | None]] = {}
+        for size in sizes:
+            series[f"{size} dimensions"] = [
+                _value(rows, dataset, name, measure, size) if _has_latent(rows, name) else None for name in names
+            ]
+        series["no latent"] = [
+            None if _has_latent(rows, name) else _value(rows, dataset, name, measure) for name in names
+        ]
+        points(axis, names, series, reference="VAE")
+        axis.set(xlabel=label, title=dataset)
         axis.label_outer()
-    labels = axes[0, 0].get_legend_handles_labels()
-    picture.legend(*labels, loc="outside upper right", ncols=4, frameon=False, fontsize=8)
+    one_legend(picture, axes)
     return picture
+
+
+def _has_latent(rows: list[dict[str, Any]], name: str) -> bool:
+    """Whether a system is one with samples; a classifier of words has none."""
+    return any(row.get("average_hoyer_samples") is not None for row in rows if row["model"] == name)
+
+
+def _value(rows: list[dict[str, Any]], dataset: str, name: str, measure: str, size: str | None = None) -> Spread | None:
+    """A number of one system, of one latent size or the only one."""
+    for row in rows:
+        if (row["dataset"], row["model"]) == (dataset, name) and size in (None, str(row["latent_size"])):
+            value: Spread | None = row.get(measure)
+            return value
+    return None
 
 
 def figure2(options: ReproduceArguments) -> Figure:
@@ -63,38 +86,53 @@ def figure2(options: ReproduceArguments) -> Figure:
 def figure3(options: ReproduceArguments) -> Figure:
     """Average Hoyer during training, by the prior of HSVAE and by the weights of MAT-VAE."""
     numbers: list[dict[str, Any]] = []
-    looks: list[dict[str, Any]] = []
+    ends: list[dict[str, Any]] = []
     for dataset, comparison in comparisons(options, PRIORS + WEIGHTS, "curves").items():
         for system in comparison.systems:
             curves = [run["curve"] for run in comparison.results(system)]
-            family, _, change = system.name.partition(" ")
-            row: dict[str, Any] = {"dataset": dataset, "family": family, "model": system.name}
-            steps = [look["step"] for look in curves[0]]
+            row: dict[str, Any] = {"dataset": dataset, "family": system.name.partition(" ")[0], "model": system.name}
             at_steps = [spreads(runs, HOYER) for runs in zip(*curves, strict=True)]
-            looks += [row | {"change": change, "step": step} | look for step, look in zip(steps, at_steps, strict=True)]
+            ends.append(row | at_steps[-1])
+            steps = [look["step"] for look in curves[0]]
             row |= {"seeds": len(curves), "latent_size": options.latent_size, "step": steps}
             for name in HOYER:
                 means, deviations = error_bars(look[name] for look in at_steps)
                 row[name.removeprefix("eval_")] = {"mean": means, "std": deviations}
             numbers.append(row)
-    picture, axes = panels(len(options.dataset), 4, width=3, sharex=True, sharey=True)
-    columns = [(family, name) for family in ("HSVAE", "MAT-VAE") for name in HOYER]
-    for (line, column), axis in np.ndenumerate(axes):
-        dataset, (family, name) = options.names[line], columns[column]
-        rows = [look for look in looks if (look["dataset"], look["family"]) == (dataset, family)]
-        lines(axis, rows, "change", "step", name)
-        axis.set_title(f"{dataset}: {family}, {HOYER[name]}", fontsize=9)
-        axis.set(xlabel="training step", ylabel="Average Hoyer")
-        axis.label_outer()
-    for axis in axes[0, 1::2]:  # where there is room
-        axis.legend(fontsize=7, frameon=False, loc="upper right")
 
     def others(look: dict[str, Any]) -> dict[str, str]:
         return {f"{look['dataset']}, {kind}": shown(look[name], 2) for name, kind in HOYER.items()}
 
-    last = [look for look in looks if look["step"] == max(other["step"] for other in looks)]
-    text = f"Average Hoyer at the end of training.\n\n{side_by_side(last, ['model'], others)}"
-    return Figure(picture, numbers, text)
+    text = f"Average Hoyer at the end of training.\n\n{side_by_side(ends, ['model'], others)}"
+    return Figure(draw_figure3(numbers), numbers, text)
+
+
+def draw_figure3(numbers: list[dict[str, Any]]) -> Any:
+    """Curves of Average Hoyer: a row for each data set, samples and means of both families beside each other."""
+    datasets = list(dict.fromkeys(row["dataset"] for row in numbers))
+    picture, axes = panels(len(datasets), 4, width=3, sharex=True, sharey=True)
+    columns = [(family, name) for family in ("HSVAE", "MAT-VAE") for name in HOYER]
+    for (line, column), axis in np.ndenumerate(axes):
+        dataset, (family, name) = datasets[line], columns[column]
+        looks = [
+            {"change": f"{family}: {_symbols(row['model'])}", "step": step, "value": Spread(mean, std)}
+            for row in numbers
+            if (row["dataset"], row["family"]) == (dataset, family)
+            for step, mean, std in zip(row["step"], *row[name.removeprefix("eval_")].values(), strict=True)
+        ]
+        lines(axis, looks, "change", "step", "value")
+        axis.set_title(f"{dataset}: {family}, {HOYER[name]}", fontsize=9)
+        axis.set(xlabel="training step", ylabel="Average Hoyer")
+        axis.label_outer()
+    one_legend(picture, axes)
+    return picture
+
+
+def _symbols(model: str) -> str:
+    """The changes of a system, with the paper's letters."""
+    for name, symbol in SYMBOLS.items():
+        model = model.replace(f"{name}=", f"{symbol} ")
+    return model.partition(" ")[2]
 
 
 def figure4(options: ReproduceArguments) -> Figure:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 import transformers
 from figures import figure2, figure3, figure4, figure5
-from pictures import GREYS
+from pictures import STYLES
 from reproduction import SIZES, Figure, ReproduceArguments, scale
 from studies import dial, gates, nonzeros
 
@@ -49,8 +49,8 @@ def check(options: ReproduceArguments) -> None:
     if options.seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {options.seeds}; raise it.")
     sizes = options.latent_sizes
-    if not 1 <= len(sizes) <= len(GREYS) or min(sizes) < 2:
-        raise ValueError(f"`latent_sizes` must be up to {len(GREYS)} numbers from 2 on, got {sizes}; choose such.")
+    if not 1 <= len(sizes) <= len(STYLES) or min(sizes) < 2:
+        raise ValueError(f"`latent_sizes` must be up to {len(STYLES)} numbers from 2 on, got {sizes}; choose such.")
     if len(set(options.names)) < len(options.names):
         raise ValueError(f"`dataset` must have different names, got {options.dataset}; rename one.")
     for name, readers in (("models", ("figure2", "gates")), ("codes_json", ("nonzeros",))):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from comparison import Comparison, encoder_vectors
 from finished_runs import read_json
-from pictures import bars, lines, panels, powers_of_two
+from pictures import level, lines, one_legend, panels, points, powers_of_two
 from reproduction import AS_VECTORS, Figure, ReproduceArguments, comparisons
 from systems import find_system
 from tables import NOTES, Spread, cells, shown, side_by_side, spreads, table
@@ -51,6 +51,7 @@ STUDY = {  # what may drive the gates: one change of the paper's settings at a t
         "latent_size=256",
     ],
 }
+LINES = ("HSVAE of words", "B-HSVAE of words", "HSVAE of vectors", "CSR of vectors", "TF-IDF of words, SVD (dense)")
 DIALLED = ("active_dims", "accuracy_code", "accuracy_gate", "mutual_information")
 
 
@@ -65,16 +66,26 @@ def gates(options: ReproduceArguments) -> Figure:
         for dataset, comparison in comparisons(options, names, "study").items()
         for system in comparison.systems
     ]
-    width, height = max(4.2, 0.3 * len(names)), 2.8 + 0.07 * max(map(len, names))
-    picture, axes = panels(len(options.dataset), 1, width, height, sharex=True)
-    for axis, dataset in zip(axes[:, 0], options.names, strict=True):
-        rows = [row for row in numbers if row["dataset"] == dataset]
-        measures = {"the code": "accuracy_code", "its gate alone": "accuracy_gate"}
-        bars(axis, names, {label: [row[name] for row in rows] for label, name in measures.items()})
-        axis.set(ylabel="accuracy of a linear probe", title=dataset)
-        axis.legend(frameon=False, loc="lower left")
+    return Figure(draw_gates(numbers), numbers, _gates_text(numbers))
+
+
+def draw_gates(numbers: list[dict[str, Any]]) -> Any:
+    """The accuracy of the code, of its gate alone and of draws, a row for each change."""
+    names, datasets = (list(dict.fromkeys(row[key] for row in numbers)) for key in ("model", "dataset"))
+    width = 4.2 + 0.08 * max(map(len, names)) / len(datasets)  # the names are long
+    picture, axes = panels(1, len(datasets), width, 0.6 + 0.2 * len(names), sharey=True)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        rows = {row["model"]: row for row in numbers if row["dataset"] == dataset}
+        measures = {"the code": "accuracy_code", "its gate alone": "accuracy_gate", "K = 5 draws": "accuracy"}
+        points(axis, names, {label: [rows[name][key] for name in names] for label, key in measures.items()})
+        axis.set(xlabel="accuracy", title=dataset)
+    one_legend(picture, axes)
+    return picture
+
+
+def _gates_text(numbers: list[dict[str, Any]]) -> str:
     rows = [{"data": row["dataset"], "model": row["model"]} | cells(row) for row in numbers]
-    return Figure(picture, numbers, f"{table(rows)}\n\n{NOTES}")
+    return f"{table(rows)}\n\n{NOTES}"
 
 
 def targets(size: int) -> list[int]:
@@ -99,15 +110,21 @@ def dial(options: ReproduceArguments) -> Figure:
             most = max([most, *(abs(run["active_dims"] / wanted - 1) for run in runs)])
             row = {"dataset": dataset, "latent_size": options.latent_size, "wanted": wanted}
             numbers.append(row | spreads(runs, DIALLED))
-    picture, ((axis,),) = panels(1, 1)
-    lines(axis, numbers, "dataset", "wanted", "active_dims")
-    axis.plot([TARGETS[0], TARGETS[-1]], [TARGETS[0], TARGETS[-1]], color="0.7", zorder=0)
-    axis.set(xlabel="wanted", ylabel="active dimensions of held-out codes")
-    powers_of_two(axis, "x", "y")
-    axis.legend(frameon=False)
     text = f"Held-out codes of a run are at most {most:.1%} off the wanted number of active dimensions."
     rows = [{"data": row["dataset"], "wanted": str(row["wanted"])} | cells(row, DIALLED) for row in numbers]
-    return Figure(picture, numbers, f"{text}\n\n{table(rows)}")
+    return Figure(draw_dial(numbers), numbers, f"{text}\n\n{table(rows)}")
+
+
+def draw_dial(numbers: list[dict[str, Any]]) -> Any:
+    """Counted by wanted numbers; on the grey line they are equal."""
+    picture, axes = panels(1, 1)
+    axis, ends = axes[0, 0], [numbers[0]["wanted"], numbers[-1]["wanted"]]
+    lines(axis, numbers, "dataset", "wanted", "active_dims")
+    axis.plot(ends, ends, color="0.7", zorder=0)
+    axis.set(xlabel="wanted non-zeros per sentence", ylabel="non-zeros of a held-out code, mean")
+    powers_of_two(axis, "x", "y")
+    one_legend(picture, axes)
+    return picture
 
 
 def nonzeros(options: ReproduceArguments) -> Figure:
@@ -127,18 +144,31 @@ def nonzeros(options: ReproduceArguments) -> Figure:
             rows.append(_row(f"{name} of words", wanted, runs["active_dims"].mean, runs["accuracy_code"]))
         numbers += [{"dataset": dataset} | row for row in rows]
         numbers += [row for row in codes_of_vectors if row["dataset"] == dataset]
-    picture, (axes,) = panels(1, len(options.dataset), height=3.4)
-    for axis, dataset in zip(axes, options.names, strict=True):
-        lines(axis, [row for row in numbers if row["dataset"] == dataset], "system", "non_zeros", "accuracy")
-        axis.set(xlabel="non-zeros per sentence", ylabel="accuracy of a linear probe", title=dataset)
-        powers_of_two(axis, "x")
-    axes[0].legend(fontsize=7, frameon=False)
 
     def others(row: dict[str, Any]) -> dict[str, str]:
         return {row["dataset"]: f"{shown(row['accuracy'])} ({row['non_zeros']:.1f})"}
 
     head = "Accuracy of a linear probe, in brackets the non-zeros of a test row."
-    return Figure(picture, numbers, f"{head}\n\n{side_by_side(numbers, ['system', 'wanted'], others)}")
+    table_of_all = side_by_side(numbers, ["system", "wanted"], others)
+    return Figure(draw_nonzeros(numbers), numbers, f"{head}\n\n{table_of_all}")
+
+
+def draw_nonzeros(numbers: list[dict[str, Any]]) -> Any:
+    """A line for each system whose number of non-zeros can be chosen; a level for each other."""
+    datasets = list(dict.fromkeys(row["dataset"] for row in numbers))
+    picture, axes = panels(1, len(datasets), height=3.4)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        rows = [row for row in numbers if row["dataset"] == dataset]
+        chosen = sorted((row for row in rows if row["wanted"] is not None), key=lambda row: row["wanted"])
+        chosen.sort(key=lambda row: LINES.index(row["system"]))  # the same style in all panels
+        lines(axis, chosen, "system", "non_zeros", "accuracy")
+        for side, row in zip(("left", "right"), (row for row in rows if row["wanted"] is None), strict=True):
+            level(axis, row["accuracy"].mean, f"{row['system']}, {row['non_zeros']:.0f} non-zeros", side)
+        axis.set(xlabel="non-zeros per sentence", title=dataset)
+        powers_of_two(axis, "x")
+    axes[0, 0].set_ylabel("accuracy of a linear probe")
+    one_legend(picture, axes)
+    return picture
 
 
 def _row(system: str, wanted: int | None, non_zeros: float, accuracy: Spread | None) -> dict[str, Any]:
