@@ -186,9 +186,7 @@ def test_rows_that_tell_too_little_are_warned_of(caplog):
 
 
 @pytest.mark.parametrize("target", [0, 6, float("nan"), "3", True])
-def test_a_wanted_number_that_no_code_can_have_is_refused_before_work(
-    small_config, sentences, tokenizer, target, monkeypatch
-):
+def test_a_number_that_no_code_can_have_is_refused_before_work(small_config, sentences, tokenizer, target, monkeypatch):
     model = hsvae_hf.HSVAEModel(small_config)
     monkeypatch.setattr(type(model), "forward", lambda *a, **k: pytest.fail("work was done"))
     with pytest.raises(ValueError, match="`target_active_dims` must be between 0 and 6, got"):

@@ -150,7 +150,7 @@ def test_codes_of_vectors_stand_beside_those_of_words(call, tmp_path):
         ({"figure": "figure1"}, "`figure` must be one of figure2"),
         ({"figure": "figure2", "size": "huge"}, "`size` must be one of small, hours, paper"),
         ({"figure": "figure2", "seeds": 0}, "`seeds` must be at least 1"),
-        ({"figure": "figure3", "latent_sizes": [1]}, "`latent_sizes` must be up to 4 numbers from 2 on"),
+        ({"figure": "figure3", "latent_sizes": [1]}, "`latent_sizes` must be up to 7 numbers from 2 on"),
         ({"figure": "nonzeros", "latent_sizes": [2]}, "`latent_sizes` must begin with more than 2 for this, got 2"),
         ({"figure": "nonzeros", "codes_json": "none.json"}, "`codes_json` must be a file, got 'none.json'"),
         ({"figure": "nonzeros", "models": ["HSVAE"]}, "`models` must be left out for nonzeros, got a value; it is for"),

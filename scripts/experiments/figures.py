@@ -15,7 +15,12 @@ from hsvae_hf.plots import dimension_order
 
 PRIORS = [f"HSVAE prior_alpha={a} prior_beta={b}" for a, b in [(1, 4), (30, 30), (30, 10), (4, 1), (10, 1)]]
 WEIGHTS = [f"MAT-VAE z_kl_weight={psi} penalty_weight={weight}" for psi in (0.01, 1.0) for weight in (0.01, 1.0)]
-SYMBOLS = {"prior_alpha": "α", "prior_beta": "β", "z_kl_weight": "ψ", "penalty_weight": "λ"}
+SYMBOLS = {
+    "prior_alpha": r"$\alpha$",
+    "prior_beta": r"$\beta$",
+    "z_kl_weight": r"$\psi$",
+    "penalty_weight": r"$\lambda$",
+}
 HOYER = {"eval_average_hoyer_samples": "samples", "eval_average_hoyer_posterior_means": "means"}
 
 

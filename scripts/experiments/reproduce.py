@@ -49,8 +49,9 @@ def check(options: ReproduceArguments) -> None:
     if options.seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {options.seeds}; raise it.")
     sizes = options.latent_sizes
-    if not 1 <= len(sizes) <= len(STYLES) or min(sizes) < 2:
-        raise ValueError(f"`latent_sizes` must be up to {len(STYLES)} numbers from 2 on, got {sizes}; choose such.")
+    most = len(STYLES) - 1  # one is for systems without a latent
+    if not 1 <= len(sizes) <= most or min(sizes) < 2:
+        raise ValueError(f"`latent_sizes` must be up to {most} numbers from 2 on, got {sizes}; choose such.")
     if len(set(options.names)) < len(options.names):
         raise ValueError(f"`dataset` must have different names, got {options.dataset}; rename one.")
     for name, readers in (("models", ("figure2", "gates")), ("codes_json", ("nonzeros",))):
