@@ -84,6 +84,7 @@ def encode_corpus(
     output: "str | os.PathLike[str]",
     *,
     content: Content = "codes",
+    encoder_name_or_path: "str | os.PathLike[str] | None" = None,
     text_column: str | None = None,
     batch_size: int | None = None,
     max_active_dims: int | None = None,
@@ -109,6 +110,8 @@ def encode_corpus(
             of `.parquet` and `.arrow`. For Ray: `.parquet` files and folders of them, paths or URIs.
         output: a new or empty folder; for Ray also a URI, such as `s3://bucket/codes`.
         content: "codes", or "vectors" of the text encoder, which `hsvae_hf.fit` trains on.
+        encoder_name_or_path: folder or Hub id of the text encoder whose vectors the model takes, to go from sentences
+            to codes at once; None for a model that reads text, and for vectors.
         text_column: column of the sentences, if not found by name.
         batch_size: rows per forward pass; else chosen by their length.
         max_active_dims: as in `encode`.
@@ -145,10 +148,14 @@ def encode_corpus(
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}; choose one.")
     options = Options(content, batch_size, max_active_dims, active_dims, prompt_name, normalize)
-    source = os.fspath(model_name_or_path)
+    if content == "vectors" and encoder_name_or_path is not None:
+        raise ValueError(
+            "`encoder_name_or_path` must be left out for vectors, got one; name that encoder as `model_name_or_path`."
+        )
+    encoder = None if encoder_name_or_path is None else _from_anywhere(encoder_name_or_path)
     place = ShardFolder(output, "output")
     location = place.path if place.local else place.location
-    job = Job(os.path.abspath(source) if Path(source).exists() else source, location, form, options)
+    job = Job(_from_anywhere(model_name_or_path), location, form, options, encoder)
     corpus: Corpus
     if engine == "ray":
         from hsvae_hf.ray_corpora import RayCorpus
@@ -161,6 +168,12 @@ def encode_corpus(
     with claimed_folder(place.path, "output") if place.local else nullcontext():
         _encode(job, corpus, place, shard_rows, resume, show_progress_bar)
     return load_shards(output)
+
+
+def _from_anywhere(name_or_path: "str | os.PathLike[str]") -> str:
+    """The name of a model, as it is known from any folder: other processes may work in another one."""
+    source = os.fspath(name_or_path)
+    return os.path.abspath(source) if Path(source).exists() else source
 
 
 def _encode(

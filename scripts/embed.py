@@ -48,6 +48,9 @@ class EmbedArguments:
             "`values`. Row i is row i of the input. Without a suffix a folder of shards, for hsvae_hf.load_codes."
         }
     )
+    encoder_name_or_path: str | None = field(
+        default=None, metadata={"help": "Text encoder to put before a model of its vectors, which then takes text."}
+    )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     batch_size: int | None = field(default=None, metadata={"help": "Sentences per forward pass; else by length."})
     active_dims: int | None = field(
@@ -79,6 +82,11 @@ class EmbedArguments:
         """Whether the output is a folder of shards."""
         return "://" in self.output or not Path(self.output).suffix
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What is read."""
+        return (*self.input, self.model_name_or_path, *filter(None, [self.encoder_name_or_path]))
+
     def __post_init__(self) -> None:
         if self.is_folder:
             if self.overwrite:
@@ -92,7 +100,7 @@ class EmbedArguments:
                     f"`{name}` must be left out for a file, got the output {self.output!r}; name a folder, without a "
                     "suffix."
                 )
-        check_output(self.output, self.overwrite, CODE_FILES, inputs=(*self.input, self.model_name_or_path))
+        check_output(self.output, self.overwrite, CODE_FILES, inputs=self.places)
 
 
 def counted(blocks: Iterable[sparse.csr_matrix], counts: Counter[str]) -> Iterator[sparse.csr_matrix]:
@@ -124,7 +132,8 @@ def to_file(args: EmbedArguments) -> None:
         if isinstance(first, list):
             lines = source.files[0].suffix.lower() == ".txt"
             say("text: its lines" if lines else f"text: column `{source.column}`")
-        encoder = CorpusEncoder(args.model_name_or_path, Options(**{name: getattr(args, name) for name in names}))
+        options = Options(**{name: getattr(args, name) for name in names})
+        encoder = CorpusEncoder(args.model_name_or_path, options, args.encoder_name_or_path)
         encoder.check(first)
         say(model_facts(encoder.model), f"device: {device_name(encoder.model.device)}")
         counts = Counter[str]()
@@ -141,7 +150,7 @@ def to_folder(args: EmbedArguments) -> None:
         say(
             f"resuming: {len(before.shards)} shards, {sum(shard.rows for shard in before.shards):,} rows, were finished"
         )
-    names = ("text_column", "batch_size", "active_dims", "max_active_dims", "prompt_name")
+    names = ("encoder_name_or_path", "text_column", "batch_size", "active_dims", "max_active_dims", "prompt_name")
     names += ("num_processes", "shard_rows", "format", "resume", "engine", "address")
     view = encode_corpus(
         args.model_name_or_path,
@@ -166,7 +175,8 @@ def to_folder(args: EmbedArguments) -> None:
 def main() -> None:
     """Encode the input."""
     args = parse(EmbedArguments, __doc__)
-    say(f"embed.py: {', '.join(args.input)}, by {args.model_name_or_path}, to {args.output}")
+    models = " behind ".join(filter(None, [args.model_name_or_path, args.encoder_name_or_path]))
+    say(f"embed.py: {', '.join(args.input)}, by {models}, to {args.output}")
     (to_folder if args.is_folder else to_file)(args)
 
 
