@@ -50,7 +50,9 @@ class IndexArguments:
         metadata={"help": f"File of sentences ({', '.join(SUFFIXES)}), or name or Hub id of a data set."}
     )
     encoder: str = field(
-        metadata={"help": "SparseEncoder or model of words, a folder or Hub id; with --codes any sentence encoder."}
+        metadata={
+            "help": "SparseEncoder, model of words or ONNX export, folder or Hub id; with --codes any sentence encoder."
+        }
     )
     codes: str | None = field(default=None, metadata={"help": "Model of codes for the vectors of this encoder."})
     index: str = field(metadata={"help": "New folder of the index."})
