@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from tqdm.auto import tqdm
 
 from hsvae_hf.code_shards import ShardedCodes, ShardedVectors, load_shards
-from hsvae_hf.corpus_input import Block, corpus_input, rows_checksum
+from hsvae_hf.corpus_input import Block, corpus_input
 from hsvae_hf.files import claimed_folder
 from hsvae_hf.input_checks import check_positive, check_switch
-from hsvae_hf.shard_encoder import Job, Options, ShardEncoder, Task
+from hsvae_hf.shard_encoder import Job, Options, ShardEncoder, Task, check_same_rows
 from hsvae_hf.shard_files import FORMATS, Content, Manifest, Shard, ShardFolder
 from hsvae_hf.workers import in_processes
 
@@ -70,11 +70,8 @@ def _tasks(blocks: Iterator[Block], done: dict[int, Shard]) -> Iterator[Task]:
         found = done.get(number)
         if found is None:
             yield number, first, block
-        elif (found.rows, found.rows_checksum) != (len(block), rows_checksum(block)):
-            raise ValueError(
-                f"`input` must be that of before to resume, got other rows from row {first} on; delete the output to "
-                "begin anew."
-            )
+        else:
+            check_same_rows(found, block)
         first += len(block)
 
 
@@ -225,6 +222,7 @@ def _check_same(before: Manifest, now: Manifest) -> None:
     """Refuse to go on with another input, model or option."""
     old, new = ({"format": made.format, **made.settings} for made in (before, now))
     for name in new:
+        argument = "input" if name == "files" else name
         if name == "model" and old.get(name) != new[name]:
             raise ValueError(
                 "`model_name_or_path` must be the model of before to resume, got one of other weights; name that one, "
@@ -232,8 +230,8 @@ def _check_same(before: Manifest, now: Manifest) -> None:
             )
         if old.get(name) != new[name]:
             raise ValueError(
-                f"`{name}` must be that of before to resume, {_short(old.get(name))}, got {_short(new[name])}; pass it "
-                "again, or delete the output to begin anew."
+                f"`{argument}` must be that of before to resume, {_short(old.get(name))}, got {_short(new[name])}; "
+                "pass it again, or delete the output to begin anew."
             )
 
 

@@ -11,11 +11,13 @@ from scipy import sparse
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.decoding import code_lengths, encode_queries
 from hsvae_hf.dimension_names import DimensionNames, names_of_model
 from hsvae_hf.encoding import encode
 from hsvae_hf.extras import require
 from hsvae_hf.loading import load_for_inference
+from hsvae_hf.models.sources import check_source
 from hsvae_hf.onnx_encoder import SETTINGS, OnnxEncoder
 
 Task = Literal["query", "document"]
@@ -37,8 +39,10 @@ def load_index_encoder(name: str, codes: str | None = None) -> Any:
         if codes is not None:
             raise ValueError(f"`codes` must be left out for an ONNX export, got {codes!r}; {name!r} gives codes.")
         return OnnxEncoder(name)
+    check_source(name, "encoder")
     if codes is None and cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False) is None:
-        model, tokenizer = load_for_inference(name)
+        with known_as(model_name_or_path="encoder"):
+            model, tokenizer = load_for_inference(name)
         if tokenizer is None:
             raise ValueError(f"`encoder` must read sentences, got {name!r} of vectors; pass it as `codes` instead.")
         return model, tokenizer
@@ -48,7 +52,8 @@ def load_index_encoder(name: str, codes: str | None = None) -> Any:
     from hsvae_hf.sentence_transformers import add_codes
 
     if codes is not None:
-        return add_codes(SentenceTransformer(name), codes)
+        with known_as(model_name_or_path="codes", coder="codes"):
+            return add_codes(SentenceTransformer(name), codes)
     modules, settings = (_json_of(name, file) for file in ("modules.json", "config_sentence_transformers.json"))
     if settings.get("model_type") != "SparseEncoder":
         raise ValueError(

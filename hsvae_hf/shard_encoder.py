@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 from transformers import AutoConfig, PreTrainedModel
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.corpus_input import Block, rows_checksum
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.encoding import encode, encode_vectors, find_prompt, sentence_vectors
@@ -164,6 +165,19 @@ class ShardEncoder(CorpusEncoder):
         return self.folder.write_shard(self.job.format, shard, result)
 
 
+def check_same_rows(shard: Shard, rows: Block) -> None:
+    """Refuse to go on with other rows than those that a shard was made of.
+
+    Raises:
+        ValueError: if these are others.
+    """
+    if (shard.rows, shard.rows_checksum) != (len(rows), rows_checksum(rows)):
+        raise ValueError(
+            f"`input` must be that of before to resume, got other rows from row {shard.first_row} on; delete the "
+            "output to begin anew."
+        )
+
+
 @contextmanager
 def _warned_once(told: set[str]) -> Iterator[None]:
     """Leave out warnings of vectors that were given before; they go into `told`."""
@@ -196,8 +210,9 @@ def load_encoder(
     if vectors and options.prompt_name is not None:
         prompt["default_prompt_name"] = options.prompt_name
     if vectors and not _is_ours(model_name_or_path):
-        encoder = HSVAEModel.from_encoder_pretrained(model_name_or_path, decoder_type="vector", **prompt).eval()
-        tokenizer = load_encoder_tokenizer(model_name_or_path)
+        with known_as(encoder_name_or_path="model_name_or_path", default_prompt_name="prompt_name"):
+            encoder = HSVAEModel.from_encoder_pretrained(model_name_or_path, decoder_type="vector", **prompt).eval()
+            tokenizer = load_encoder_tokenizer(model_name_or_path)
         return encoder, tokenizer, digest(encoder_parts(encoder, tokenizer))
     model, tokenizer = load_for_inference(model_name_or_path, **prompt)
     if encoder_name_or_path is not None:

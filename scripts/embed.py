@@ -19,6 +19,7 @@ from typing import Literal
 from scipy import sparse
 from tqdm import tqdm
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import parse
 from hsvae_hf.console import device_name, figure, finish, model_facts, say, size_of
@@ -177,7 +178,9 @@ def main() -> None:
     args = parse(EmbedArguments, __doc__)
     models = " behind ".join(filter(None, [args.model_name_or_path, args.encoder_name_or_path]))
     say(f"embed.py: {', '.join(args.input)}, by {models}, to {args.output}")
-    (to_folder if args.is_folder else to_file)(args)
+    names = {"vectors": "input", "sentences": "input", "model": "model_name_or_path", "tokenizer": "model_name_or_path"}
+    with known_as(**names, folder="output", content="vectors"):
+        (to_folder if args.is_folder else to_file)(args)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from scipy import sparse
 from tqdm import tqdm
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import choose, parse
 from hsvae_hf.console import duration, finish, say
@@ -281,6 +282,11 @@ class Codes:
 
 
 ACTIONS = {"index": index_rows, "query": ask, "export": export_codes}
+NAMES = {  # of arguments of the package: which option of the action they are
+    "index": {"rows": "input", "sentences": "input", "dataset": "input", "folder": "index", "ids": "id_column"},
+    "query": {"queries": "query", "folder": "index"},
+    "export": {"codes": "index", "folder": "index", "target": "output"},
+}
 
 
 def main() -> None:
@@ -289,7 +295,9 @@ def main() -> None:
     if action in ("-h", "--help"):
         print(f"usage: search.py {'|'.join(ACTIONS)} [options]\n\n{__doc__}\nEach of the three has its own --help.")
         raise SystemExit(0)
-    ACTIONS[choose("action", action, list(ACTIONS), rule="of")](sys.argv[2:])
+    action = choose("action", action, list(ACTIONS), rule="of")
+    with known_as(**NAMES[action]):
+        ACTIONS[action](sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -237,7 +237,7 @@ def test_a_call_that_failed_before_the_first_shard_leaves_the_folder_free(saved_
     [
         (change_model, {}, "`model_name_or_path` must be the model of before to resume"),
         (change_row, {}, "`input` must be that of before to resume, got other rows from row 0 on"),
-        (change_file, {}, "`files` must be that of before to resume"),
+        (change_file, {}, "`input` must be that of before to resume, .*a.txt.*, got .*z.txt"),
         (None, {"active_dims": 2}, "`active_dims` must be that of before to resume, None, got 2; pass it"),
         (None, {"shard_rows": 5}, "`shard_rows` must be that of before to resume, 4, got 5"),
         (None, {"format": "parquet"}, "`format` must be that of before to resume, 'arrow', got 'parquet'"),

@@ -83,7 +83,7 @@ def test_what_cannot_be_is_refused(reviews, saved_model, tmp_path, refused):
     assert "`input`" in refused("search", "index", "--input", tmp_path / "none.csv", *made)
     assert "did you mean" in refused("search", "qury")
     assert "`query` must be given" in refused("search", "query", "--index", tmp_path / "index")
-    assert "`folder` must hold an index" in refused("search", "query", "--index", tmp_path / "index", "--query", "a")
+    assert "`index` must hold an index" in refused("search", "query", "--index", tmp_path / "index", "--query", "a")
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": 5}\n')
     assert "must hold a string in every row" in refused("search", "index", "--input", tmp_path / "bad.jsonl", *made)
     assert "`split` must be left out" in refused("search", "index", "--input", reviews, *made, "--split", "test")

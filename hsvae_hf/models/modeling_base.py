@@ -247,6 +247,11 @@ def _load_encoder(source: str, subfolder: str) -> tuple[PreTrainedModel, PreTrai
             "`encoder_name_or_path` must be the folder or the Hub id of a text encoder with its tokenizer, got "
             f"{source!r}; check the path, or the id and the network."
         ) from error
+    except ValueError as error:
+        raise ValueError(
+            "`encoder_name_or_path` must be a text encoder with its tokenizer that transformers can load, got "
+            f"{source!r} ({str(error).strip().partition(chr(10))[0]}); check its files."
+        ) from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise ValueError(
