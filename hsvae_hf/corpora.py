@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm.auto import tqdm
-
 from hsvae_hf.code_shards import ShardedCodes, ShardedVectors, load_shards
+from hsvae_hf.console import RowProgress
 from hsvae_hf.corpus_input import Block, corpus_input
 from hsvae_hf.files import claimed_folder
 from hsvae_hf.input_checks import check_positive, check_switch
@@ -123,7 +122,7 @@ def encode_corpus(
             were changed. Another number of processes is allowed.
         engine: "local", or "ray" for more than one machine (extra `ray`).
         address: of a Ray cluster, "auto" for the one of this machine; None starts one here.
-        show_progress_bar: whether to show one.
+        show_progress_bar: whether to show one; where nobody watches, a line each half a minute.
 
     Returns:
         The view of `load_codes`; for vectors of `hsvae_hf.code_shards.load_shards`.
@@ -189,8 +188,8 @@ def _encode(
         manifest = replace(before, shards=whole, complete=False)
     place.write_manifest(manifest)
     done = {shard.number: shard for shard in manifest.shards}
-    with tqdm(desc="encode", unit=" rows", disable=not show_progress_bar) as progress:
-        progress.update(sum(shard.rows for shard in manifest.shards))
+    rows_done = sum(shard.rows for shard in manifest.shards)
+    with RowProgress("encode", done=rows_done, shown=show_progress_bar) as progress:
         for shard in corpus.shards(encoder, shard_rows, done):
             manifest = manifest.with_shard(place.finish(manifest, shard))
             place.write_manifest(manifest)

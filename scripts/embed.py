@@ -9,7 +9,6 @@ An output without a suffix is a folder of shards, which several processes write 
 import before_imports  # noqa: F401 - first: see there
 
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,12 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from scipy import sparse
-from tqdm import tqdm
 
 from hsvae_hf.argument_names import known_as
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import parse
-from hsvae_hf.console import device_name, figure, finish, model_facts, say, size_of
+from hsvae_hf.console import RowProgress, device_name, figure, finish, model_facts, say, size_of
 from hsvae_hf.corpora import SHARD_ROWS, encode_corpus
 from hsvae_hf.corpus_input import INPUT_FILES, corpus_input
 from hsvae_hf.files import CODE_FILES, check_output, claimed_file, save_codes
@@ -104,9 +102,12 @@ class EmbedArguments:
         check_output(self.output, self.overwrite, CODE_FILES, inputs=self.places)
 
 
-def counted(blocks: Iterable[sparse.csr_matrix], counts: Counter[str]) -> Iterator[sparse.csr_matrix]:
-    """The blocks as they are; the sums over them go to `counts`."""
+def counted(
+    blocks: Iterable[sparse.csr_matrix], counts: Counter[str], progress: RowProgress
+) -> Iterator[sparse.csr_matrix]:
+    """The blocks as they are; the sums over them go to `counts`, their rows to `progress`."""
     for block in blocks:
+        progress.update(block.shape[0])
         counts["non-zeros"] += block.nnz
         counts["empty"] += int((block.getnnz(axis=1) == 0).sum())
         yield block
@@ -138,8 +139,8 @@ def to_file(args: EmbedArguments) -> None:
         encoder.check(first)
         say(model_facts(encoder.model), f"device: {device_name(encoder.model.device)}")
         counts = Counter[str]()
-        blocks = tqdm(source.blocks(rows_together), unit=f" x {rows_together} rows", disable=not sys.stderr.isatty())
-        rows = save_codes(path, counted(map(encoder.encode, blocks), counts))
+        with RowProgress("encode") as progress:
+            rows = save_codes(path, counted(map(encoder.encode, source.blocks(rows_together)), counts, progress))
     figures = {"codes": rows, "non-zeros per code": counts["non-zeros"] / rows, "empty codes": counts["empty"]}
     finish(f"{path}: {size_of(path)}", figures, read_command(path))
 
@@ -158,7 +159,7 @@ def to_folder(args: EmbedArguments) -> None:
         args.input,
         args.output,
         content="vectors" if args.vectors else "codes",
-        show_progress_bar=sys.stderr.isatty(),
+        show_progress_bar=True,
         **{name: getattr(args, name) for name in names},
     )
     shards, rows = view.manifest.shards, view.shape[0]

@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scipy import sparse
-from tqdm import tqdm
 
 from hsvae_hf.argument_names import known_as
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import choose, parse
-from hsvae_hf.console import duration, finish, say
+from hsvae_hf.console import RowProgress, duration, finish, say
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.dimension_names import name_dimensions
 from hsvae_hf.explanation import Explanation
@@ -112,22 +111,30 @@ def index_rows(words: list[str]) -> None:
         raise ValueError(f"`input` must hold at least one sentence, got none in {options.input!r}.")
     say(f"search.py: {options.input}, by {options.encoder}, to {options.index}")
     encoder = load_index_encoder(options.encoder, options.codes)
-    index = Index.build(
-        tqdm(itertools.chain(first, sentences), total=count, unit=" rows", disable=not sys.stderr.isatty()),
-        options.index,
-        ids=ids,
-        resume=options.resume,
-        segment_rows=SEGMENT_ROWS,
-        encoder=encoder,
-        keep=options.keep,
-        metadata={name: place_of(getattr(options, name)) for name in ("encoder", "codes")},
-    )
+    with RowProgress("index", count) as progress:
+        index = Index.build(
+            counted(itertools.chain(first, sentences), progress),
+            options.index,
+            ids=ids,
+            resume=options.resume,
+            segment_rows=SEGMENT_ROWS,
+            encoder=encoder,
+            keep=options.keep,
+            metadata={name: place_of(getattr(options, name)) for name in ("encoder", "codes")},
+        )
     named = name_rows(index)
     nonzeros = sum(len(segment.rows) for segment in index.segments)
     figures: dict[str, Any] = {"rows": len(index), "dimensions": index.latent_size, "with names": named}
     figures |= {"non-zeros per row": nonzeros / len(index), "MB": index.nbytes / 1e6}
     figures |= {"time": duration(time.perf_counter() - started)}
     finish(options.index, figures, f"python {sys.argv[0]} query --index {shlex.quote(options.index)} --interactive")
+
+
+def counted(sentences: Iterable[str], progress: RowProgress) -> Iterator[str]:
+    """The sentences as they are; their number goes to `progress`."""
+    for sentence in sentences:
+        yield sentence
+        progress.update(1)
 
 
 def check_new(folder: str) -> None:

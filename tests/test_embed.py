@@ -1,6 +1,7 @@
 """The script that encodes a file: its formats, what it refuses, its memory."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,19 @@ def test_vectors_of_a_file_are_encoded_as_they_are_read(tmp_path, monkeypatch):
     script("embed", "--model_name_or_path", "model", "--input", "in.npy", "--output", "codes.npz")
     expected = encode_vectors(load_for_inference("model")[0], vectors)
     assert (sparse.load_npz("codes.npz") != expected).nnz == 0
+
+
+@pytest.mark.parametrize("output", ["codes.npz", "codes"])
+def test_a_log_gets_a_line_now_and_then(output, embed, capsys, monkeypatch):
+    embed(
+        "in.txt", "\n".join(SENTENCES), output, "--batch_size", 2, *(["--shard_rows", 2] if output == "codes" else [])
+    )
+    assert "rows per second" not in capsys.readouterr().out  # it took no half a minute
+    monkeypatch.setattr("hsvae_hf.console.LINE_SECONDS", 0)
+    embed("in.txt", "\n".join(SENTENCES), f"more{output}", *(["--shard_rows", 2] if output == "codes" else []))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("encode: ")]
+    assert all(re.fullmatch(r"encode: \d rows, [\d.,]+ rows per second", line) for line in lines)
+    assert [int(line.split()[1]) for line in lines] == ([2, 4, 5] if output == "codes" else [5])
 
 
 def test_a_name_without_a_suffix_is_a_folder_of_shards(embed, saved_model, capsys):
