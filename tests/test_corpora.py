@@ -18,9 +18,11 @@ from vector_models import ROOT, as_sentence_transformers, small
 import hsvae_hf
 from hsvae_hf import encode, encode_corpus, encode_vectors, load_codes
 from hsvae_hf.code_shards import load_shards
+from hsvae_hf.corpus_input import corpus_input
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.encoding import sentence_vectors
 from hsvae_hf.loading import load_for_inference
+from hsvae_hf.vector_files import open_vectors
 
 WORDS = ["the", "cat", "sees", "a", "dog", "one", "and", "two", "make", "three", "paris", "has", "river"]
 LINES = [" ".join(WORDS[number % 7 : number % 7 + number % 5 + 1]) for number in range(25)]
@@ -279,8 +281,19 @@ def test_bad_arguments_are_refused_and_leave_nothing(options, words, text, saved
 
 def test_sentences_and_vectors_are_not_mixed(text, saved_model, tmp_path):
     np.save(text / "c.npy", np.ones((2, 5)))
-    with pytest.raises(ValueError, match="`input` must be sentences or vectors, got both"):
+    both = "must be sentences or vectors, got both: sentences in .*1 .txt.*, and vectors in 1 .npy"
+    with pytest.raises(ValueError, match=f"`input` {both}"):
         encode_corpus(saved_model, text, tmp_path / "codes")
+    for read, argument in ((hsvae_hf.load_text_dataset, "dataset"), (open_vectors, "vectors")):  # all readers alike
+        with pytest.raises(ValueError, match=f"`{argument}` {both}"):
+            read(str(text))
+    (text / "a.txt").rename(text / "b/a.txt")
+    (text / "b/rest.parquet").unlink()
+    (text / "b").rename(tmp_path / "b")
+    (text / "notes.json").write_text('{"made": "today"}')
+    assert corpus_input(text).names == ("c.npy",)
+    assert open_vectors(text).shape == (2, 5)
+    (tmp_path / "b/a.txt").rename(text / "a.txt")
     with pytest.raises(ValueError, match="`input` must be sentences to make vectors of them"):
         encode_corpus(saved_model, text / "c.npy", tmp_path / "codes", content="vectors")
     small().save_pretrained(tmp_path / "model")
