@@ -14,7 +14,7 @@ from hsvae_hf.corpus_input import Block, corpus_input
 from hsvae_hf.files import claimed_folder
 from hsvae_hf.input_checks import check_positive, check_switch
 from hsvae_hf.shard_encoder import Job, Options, ShardEncoder, Task, check_same_rows
-from hsvae_hf.shard_files import FORMATS, Content, Manifest, Shard, ShardFolder
+from hsvae_hf.shard_files import FORMATS, Content, Manifest, Shard, ShardFolder, finishing
 from hsvae_hf.workers import in_processes
 
 ENGINES = ("local", "ray")
@@ -212,7 +212,7 @@ def _before(place: ShardFolder, resume: bool) -> Manifest | None:
         state = "complete" if found.complete else "unfinished"
         raise ValueError(
             f"`output` must be a new or empty folder, got {place.location!r} with {len(found.shards)} shards, "
-            f"{state}; {'' if found.complete else 'resume, '}delete it, or name another."
+            f"{state}; {'' if found.complete else finishing(place.location) + '; or '}delete it, or name another."
         )
     return found
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from hsvae_hf.index_blocks import checksum
 from hsvae_hf.text_files import SUFFIXES, VECTOR_FILES, check_one_kind, find_text_column, read_cells, read_columns
+from hsvae_hf.vector_files import as_float32, find_not_finite
 
 INPUT_FILES = (*SUFFIXES, *VECTOR_FILES)
 VECTORS = "vectors"  # the column
@@ -118,17 +119,46 @@ def _holds_vectors(file: Path, text_column: str | None) -> bool:
 
 
 def _vector_parts(path: Path) -> Iterator[np.ndarray]:
-    """Vectors of a file, `(rows, size)`, in parts.
+    """Vectors of a file, `(rows, size)`, float32, in parts.
 
     Raises:
-        ValueError: if the file holds none.
+        ValueError: if the file holds none, or a row that is not finite.
     """
+    row = 0
+    for part in _raw_parts(path):
+        yield finite_vectors(part, str(path), row)
+        row += len(part)
+
+
+def finite_vectors(vectors: np.ndarray, file: str, first_row: int) -> np.ndarray:
+    """The same in float32.
+
+    Args:
+        vectors: `(rows, size)`.
+        file: that they are from.
+        first_row: number of the first of them in it, from 0 on.
+
+    Raises:
+        ValueError: naming the first row with NaN or infinity.
+    """
+    found = as_float32(vectors)
+    wrong = find_not_finite(found)
+    if wrong is not None:
+        raise ValueError(
+            f"`input` must hold finite numbers, got NaN or infinity in row {first_row + wrong} of {file!r}, counted "
+            "from 0; drop or repair it."
+        )
+    return found
+
+
+def _raw_parts(path: Path) -> Iterator[np.ndarray]:
+    """The same as they are in the file."""
     readers = {".npy": _npy_parts, ".arrow": _arrow_parts, ".parquet": _parquet_parts}
     try:
         for part in readers[path.suffix.lower()](path):
             if part.ndim != 2 or part.dtype.kind not in "fiu" or not part.shape[1]:
                 raise ValueError(f"it has {part.dtype} of the shape {part.shape}")
-            yield np.ascontiguousarray(part, dtype=np.float32)
+            yield part
     except (ValueError, TypeError, KeyError, EOFError, OSError, pa.ArrowException) as error:
         raise ValueError(
             f"`input` must hold vectors, (rows, size), got {str(path)!r}: {error}; write it again."

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from hsvae_hf.corpus_input import VECTORS, Block, vectors_of
+from hsvae_hf.corpus_input import VECTORS, Block, finite_vectors, vectors_of
 from hsvae_hf.extras import require
 from hsvae_hf.shard_encoder import Job, ShardEncoder, check_same_rows
 from hsvae_hf.shard_files import Shard, filesystem, spans
@@ -65,12 +65,16 @@ class ParquetRows:
         Raises:
             ValueError: naming the file that is damaged, or holds something else than text or vectors.
         """
-        parts: list[pa.Array] = []
-        for number, first, last in spans(self.counts, start, stop):
-            parts += self._parts(number, first, last)
-        if self.text:
-            return [text for part in parts for text in part.to_pylist()]
-        return np.concatenate([vectors_of(part) for part in parts]).astype(np.float32)
+        texts: list[str] = []
+        vectors: list[np.ndarray] = []
+        for number, row, last in spans(self.counts, start, stop):
+            for part in self._parts(number, row, last):
+                if self.text:
+                    texts += part.to_pylist()
+                else:
+                    vectors.append(finite_vectors(vectors_of(part), self.files[number][1], row))
+                row += len(part)
+        return texts if self.text else np.concatenate(vectors)
 
     def _parts(self, number: int, start: int, stop: int) -> Iterator[pa.Array]:
         """Rows of a file: the row groups that hold them are read, the others are passed over."""

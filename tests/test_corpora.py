@@ -22,6 +22,7 @@ from hsvae_hf.corpus_input import corpus_input
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.encoding import sentence_vectors
 from hsvae_hf.loading import load_for_inference
+from hsvae_hf.ray_corpora import ParquetRows
 from hsvae_hf.vector_files import open_vectors
 
 WORDS = ["the", "cat", "sees", "a", "dog", "one", "and", "two", "make", "three", "paris", "has", "river"]
@@ -118,6 +119,25 @@ def test_vectors_of_files_are_one_input(tmp_path):
     assert same(codes[:], encode_vectors(model, vectors))
 
 
+def test_a_row_that_is_not_finite_is_named_by_its_file(tmp_path, refused):
+    small().save_pretrained(tmp_path / "model")
+    folder = tmp_path / "input"
+    folder.mkdir()
+    vectors = np.ones((5000, 5), dtype=np.float32)
+    np.save(folder / "a.npy", vectors)
+    vectors[4321, 2] = np.nan
+    pq.write_table(pa.table({"vectors": list(vectors)}), folder / "b.parquet", row_group_size=1000)
+    words = ["embed", "--model_name_or_path", tmp_path / "model", "--input", folder, "--output"]
+    for output in ("codes.npz", "codes"):
+        line = refused(*words, tmp_path / output)
+        assert "`input` must hold finite numbers, got NaN or infinity in row 4321 of" in line
+        assert "b.parquet', counted from 0" in line
+    rows = ParquetRows(folder / "b.parquet", None)
+    assert (rows.read(998, 4321) == 1).all()
+    with pytest.raises(ValueError, match="got NaN or infinity in row 4321 of .*b.parquet"):
+        rows.read(2500, 5000)
+
+
 def test_a_warning_of_the_vectors_is_given_once(tmp_path, caplog):
     model = small()
     model.base_model.standardizer.mean += 100  # as if trained on such vectors
@@ -165,7 +185,7 @@ def stopped(text, saved_model, tmp_path, monkeypatch):
 
 
 def test_a_run_goes_on_without_repeating_shards(text, saved_model, expected, stopped, monkeypatch):
-    with pytest.raises(ValueError, match="`folder` must be complete, got .* with the first 3 shards"):
+    with pytest.raises(ValueError, match="with 3 shards of a run .*`embed.py ... --output .*codes` .* with `--resume`"):
         load_codes(stopped)
     with pytest.raises(ValueError, match="`output` must be a new or empty folder, got .* with 3 shards, unfinished"):
         encode_corpus(saved_model, text, stopped, shard_rows=4)
@@ -219,7 +239,9 @@ def test_reading_a_damaged_file_names_it(text, saved_model, stopped):
     places = codes[4:8].indices.astype(np.int32).tobytes()
     assert places in content
     (stopped / "part-00001.arrow").write_bytes(content.replace(places, b"\xff" * len(places)))
-    with pytest.raises(ValueError, match="where part-00001.arrow is missing or was changed; encode it again"):
+    with pytest.raises(
+        ValueError, match="where part-00001.arrow is missing or was changed; finish it by the `embed.py"
+    ):
         hsvae_hf.load_codes(stopped)[4:8]
 
 
