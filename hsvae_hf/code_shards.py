@@ -11,7 +11,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from hsvae_hf.input_checks import check_positive
-from hsvae_hf.shard_files import MANIFEST, Manifest, ShardFolder, spans
+from hsvae_hf.shard_files import MANIFEST, Manifest, ShardFolder, finishing, spans
 
 
 class Shards(ABC):
@@ -139,8 +139,8 @@ def load_shards(folder: "str | os.PathLike[str]") -> ShardedCodes | ShardedVecto
         raise ValueError(f"`folder` must hold shards, got {place.location!r} without a {MANIFEST}; encode a corpus.")
     if not manifest.complete:
         raise ValueError(
-            f"`folder` must be complete, got {place.location!r} with the first {len(manifest.shards)} shards; go on "
-            "with `resume`."
+            f"`folder` must be complete, got {place.location!r} with {len(manifest.shards)} shards of a run that has "
+            f"not ended; {finishing(place.location)}."
         )
     place.check(manifest)
     return (ShardedCodes if manifest.content == "codes" else ShardedVectors)(place, manifest)

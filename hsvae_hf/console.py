@@ -5,15 +5,18 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import datasets
 import torch
 from tqdm.auto import tqdm
 from transformers.trainer_utils import has_length
 from transformers.utils.logging import disable_progress_bar
+
+LINE_SECONDS = 30.0  # between lines of progress in a log
 
 
 class _Warnings(logging.Handler):
@@ -98,6 +101,41 @@ def finish(result: str, figures: Mapping[str, float | str | None], *commands: st
     ]
     lines = [f"\n{result}", *([f"  {', '.join(shown)}"] if shown else [])]
     say(*lines, *(["next:"] if commands else []), *(f"  {command}" for command in commands))
+
+
+class RowProgress:
+    """How many rows are done: a bar where a person watches, elsewhere a line now and then, for a log.
+
+    Args:
+        what: is done with them.
+        total: rows, where it is known.
+        done: rows that are done before.
+        shown: whether to show anything.
+    """
+
+    def __init__(self, what: str, total: int | None = None, done: int = 0, shown: bool = True) -> None:
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.what, self.total, self.before, self.done = what, total, done, done
+        self.lines = shown and not watched
+        self.bar = tqdm(desc=what, total=total, initial=done, unit=" rows", disable=not shown or not watched)
+        self.started = self.told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def update(self, rows: int) -> None:
+        """So many more are done."""
+        self.done += rows
+        self.bar.update(rows)
+        now = time.monotonic()
+        if self.lines and now - self.told >= LINE_SECONDS:
+            self.told, rate = now, (self.done - self.before) / max(now - self.started, 1e-9)
+            left = None if self.total is None else duration((self.total - self.done) / rate)
+            speed = f"{self.what}: {self.done:,} rows, {figure(rate)} rows per second"
+            say(speed + ("" if left is None else f", about {left} left"))
 
 
 def data_facts(splits: Any, labels: bool = True) -> list[str]:

@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm.auto import tqdm
-
 from hsvae_hf.code_shards import ShardedCodes, ShardedVectors, load_shards
-from hsvae_hf.corpus_input import Block, corpus_input, rows_checksum
+from hsvae_hf.console import RowProgress
+from hsvae_hf.corpus_input import Block, corpus_input
 from hsvae_hf.files import claimed_folder
 from hsvae_hf.input_checks import check_positive, check_switch
-from hsvae_hf.shard_encoder import Job, Options, ShardEncoder, Task
-from hsvae_hf.shard_files import FORMATS, Content, Manifest, Shard, ShardFolder
+from hsvae_hf.shard_encoder import Job, Options, ShardEncoder, Task, check_same_rows
+from hsvae_hf.shard_files import FORMATS, Content, Manifest, Shard, ShardFolder, finishing
 from hsvae_hf.workers import in_processes
 
 ENGINES = ("local", "ray")
@@ -70,11 +69,8 @@ def _tasks(blocks: Iterator[Block], done: dict[int, Shard]) -> Iterator[Task]:
         found = done.get(number)
         if found is None:
             yield number, first, block
-        elif (found.rows, found.rows_checksum) != (len(block), rows_checksum(block)):
-            raise ValueError(
-                f"`input` must be that of before to resume, got other rows from row {first} on; delete the output to "
-                "begin anew."
-            )
+        else:
+            check_same_rows(found, block)
         first += len(block)
 
 
@@ -84,6 +80,7 @@ def encode_corpus(
     output: "str | os.PathLike[str]",
     *,
     content: Content = "codes",
+    encoder_name_or_path: "str | os.PathLike[str] | None" = None,
     text_column: str | None = None,
     batch_size: int | None = None,
     max_active_dims: int | None = None,
@@ -109,6 +106,8 @@ def encode_corpus(
             of `.parquet` and `.arrow`. For Ray: `.parquet` files and folders of them, paths or URIs.
         output: a new or empty folder; for Ray also a URI, such as `s3://bucket/codes`.
         content: "codes", or "vectors" of the text encoder, which `hsvae_hf.fit` trains on.
+        encoder_name_or_path: folder or Hub id of the text encoder whose vectors the model takes, to go from sentences
+            to codes at once; None for a model that reads text, and for vectors.
         text_column: column of the sentences, if not found by name.
         batch_size: rows per forward pass; else chosen by their length.
         max_active_dims: as in `encode`.
@@ -123,7 +122,7 @@ def encode_corpus(
             were changed. Another number of processes is allowed.
         engine: "local", or "ray" for more than one machine (extra `ray`).
         address: of a Ray cluster, "auto" for the one of this machine; None starts one here.
-        show_progress_bar: whether to show one.
+        show_progress_bar: whether to show one; where nobody watches, a line each half a minute.
 
     Returns:
         The view of `load_codes`; for vectors of `hsvae_hf.code_shards.load_shards`.
@@ -145,10 +144,14 @@ def encode_corpus(
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}; choose one.")
     options = Options(content, batch_size, max_active_dims, active_dims, prompt_name, normalize)
-    source = os.fspath(model_name_or_path)
+    if content == "vectors" and encoder_name_or_path is not None:
+        raise ValueError(
+            "`encoder_name_or_path` must be left out for vectors, got one; name that encoder as `model_name_or_path`."
+        )
+    encoder = None if encoder_name_or_path is None else _from_anywhere(encoder_name_or_path)
     place = ShardFolder(output, "output")
     location = place.path if place.local else place.location
-    job = Job(os.path.abspath(source) if Path(source).exists() else source, location, form, options)
+    job = Job(_from_anywhere(model_name_or_path), location, form, options, encoder)
     corpus: Corpus
     if engine == "ray":
         from hsvae_hf.ray_corpora import RayCorpus
@@ -161,6 +164,12 @@ def encode_corpus(
     with claimed_folder(place.path, "output") if place.local else nullcontext():
         _encode(job, corpus, place, shard_rows, resume, show_progress_bar)
     return load_shards(output)
+
+
+def _from_anywhere(name_or_path: "str | os.PathLike[str]") -> str:
+    """The name of a model, as it is known from any folder: other processes may work in another one."""
+    source = os.fspath(name_or_path)
+    return os.path.abspath(source) if Path(source).exists() else source
 
 
 def _encode(
@@ -179,8 +188,8 @@ def _encode(
         manifest = replace(before, shards=whole, complete=False)
     place.write_manifest(manifest)
     done = {shard.number: shard for shard in manifest.shards}
-    with tqdm(desc="encode", unit=" rows", disable=not show_progress_bar) as progress:
-        progress.update(sum(shard.rows for shard in manifest.shards))
+    rows_done = sum(shard.rows for shard in manifest.shards)
+    with RowProgress("encode", done=rows_done, shown=show_progress_bar) as progress:
         for shard in corpus.shards(encoder, shard_rows, done):
             manifest = manifest.with_shard(place.finish(manifest, shard))
             place.write_manifest(manifest)
@@ -203,7 +212,7 @@ def _before(place: ShardFolder, resume: bool) -> Manifest | None:
         state = "complete" if found.complete else "unfinished"
         raise ValueError(
             f"`output` must be a new or empty folder, got {place.location!r} with {len(found.shards)} shards, "
-            f"{state}; {'' if found.complete else 'resume, '}delete it, or name another."
+            f"{state}; {'' if found.complete else finishing(place.location) + '; or '}delete it, or name another."
         )
     return found
 
@@ -212,6 +221,7 @@ def _check_same(before: Manifest, now: Manifest) -> None:
     """Refuse to go on with another input, model or option."""
     old, new = ({"format": made.format, **made.settings} for made in (before, now))
     for name in new:
+        argument = "input" if name == "files" else name
         if name == "model" and old.get(name) != new[name]:
             raise ValueError(
                 "`model_name_or_path` must be the model of before to resume, got one of other weights; name that one, "
@@ -219,8 +229,8 @@ def _check_same(before: Manifest, now: Manifest) -> None:
             )
         if old.get(name) != new[name]:
             raise ValueError(
-                f"`{name}` must be that of before to resume, {_short(old.get(name))}, got {_short(new[name])}; pass it "
-                "again, or delete the output to begin anew."
+                f"`{argument}` must be that of before to resume, {_short(old.get(name))}, got {_short(new[name])}; "
+                "pass it again, or delete the output to begin anew."
             )
 
 

@@ -14,10 +14,9 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from hsvae_hf.index_blocks import checksum
-from hsvae_hf.shard_files import MANIFEST
-from hsvae_hf.text_files import SUFFIXES, find_text_column, read_cells, read_columns
+from hsvae_hf.text_files import SUFFIXES, VECTOR_FILES, check_one_kind, find_text_column, read_cells, read_columns
+from hsvae_hf.vector_files import as_float32, find_not_finite
 
-VECTOR_FILES = (".npy", ".arrow")  # and .parquet with a column `vectors`
 INPUT_FILES = (*SUFFIXES, *VECTOR_FILES)
 VECTORS = "vectors"  # the column
 _TOGETHER = 4096  # vectors that are read at a time
@@ -84,13 +83,9 @@ def corpus_input(
     found = [pair for place in given for pair in _files_of(Path(place).expanduser())]
     if not found:
         raise ValueError(f"`input` must be at least one file, got {[str(place) for place in given]}; name some.")
-    files, names = zip(*found, strict=True)
-    vectors = [file for file in files if _holds_vectors(file, text_column)]
-    if vectors and len(vectors) < len(files):
-        other = next(file for file in files if file not in vectors)
-        raise ValueError(
-            f"`input` must be sentences or vectors, got both, {str(other)!r} and {str(vectors[0])!r}; name one kind."
-        )
+    vectors = [file for file, _ in found if _holds_vectors(file, text_column)]
+    check_one_kind("input", [file for file, _ in found if file not in vectors], vectors)
+    files, names = zip(*(pair for pair in found if not vectors or pair[0] in vectors), strict=True)
     column = None if vectors else find_text_column(read_columns(files[0]), text_column, str(files[0]))
     return CorpusInput(files, names, column)
 
@@ -108,13 +103,10 @@ def _files_of(place: Path) -> list[tuple[Path, str]]:
         names = ", ".join(INPUT_FILES)
         raise ValueError(f"`input` must be a {names} file, or a folder, got {str(place)!r}; check the path.")
     parts = sorted(path.relative_to(place) for path in place.rglob("*") if path.is_file())
-    shards = (place / MANIFEST).exists()
     taken = [
         part
         for part in parts
-        if part.suffix.lower() in INPUT_FILES
-        and not any(name.startswith(".") for name in part.parts)
-        and not (shards and part.name == MANIFEST)
+        if part.suffix.lower() in INPUT_FILES and not any(name.startswith(".") for name in part.parts)
     ]
     if not taken:
         raise ValueError(f"`input` must be a folder of {', '.join(INPUT_FILES)} files, got {str(place)!r}; add some.")
@@ -127,17 +119,46 @@ def _holds_vectors(file: Path, text_column: str | None) -> bool:
 
 
 def _vector_parts(path: Path) -> Iterator[np.ndarray]:
-    """Vectors of a file, `(rows, size)`, in parts.
+    """Vectors of a file, `(rows, size)`, float32, in parts.
 
     Raises:
-        ValueError: if the file holds none.
+        ValueError: if the file holds none, or a row that is not finite.
     """
+    row = 0
+    for part in _raw_parts(path):
+        yield finite_vectors(part, str(path), row)
+        row += len(part)
+
+
+def finite_vectors(vectors: np.ndarray, file: str, first_row: int) -> np.ndarray:
+    """The same in float32.
+
+    Args:
+        vectors: `(rows, size)`.
+        file: that they are from.
+        first_row: number of the first of them in it, from 0 on.
+
+    Raises:
+        ValueError: naming the first row with NaN or infinity.
+    """
+    found = as_float32(vectors)
+    wrong = find_not_finite(found)
+    if wrong is not None:
+        raise ValueError(
+            f"`input` must hold finite numbers, got NaN or infinity in row {first_row + wrong} of {file!r}, counted "
+            "from 0; drop or repair it."
+        )
+    return found
+
+
+def _raw_parts(path: Path) -> Iterator[np.ndarray]:
+    """The same as they are in the file."""
     readers = {".npy": _npy_parts, ".arrow": _arrow_parts, ".parquet": _parquet_parts}
     try:
         for part in readers[path.suffix.lower()](path):
             if part.ndim != 2 or part.dtype.kind not in "fiu" or not part.shape[1]:
                 raise ValueError(f"it has {part.dtype} of the shape {part.shape}")
-            yield np.ascontiguousarray(part, dtype=np.float32)
+            yield part
     except (ValueError, TypeError, KeyError, EOFError, OSError, pa.ArrowException) as error:
         raise ValueError(
             f"`input` must hold vectors, (rows, size), got {str(path)!r}: {error}; write it again."

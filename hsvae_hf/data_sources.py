@@ -24,7 +24,7 @@ from huggingface_hub import DatasetCard, HfFileSystem, hf_hub_download
 
 from hsvae_hf.docstrings import docstring_corpus
 from hsvae_hf.models.sources import HubSilentError, advise, check_source
-from hsvae_hf.text_files import SUFFIXES
+from hsvae_hf.text_files import SUFFIXES, VECTOR_FILES, check_one_kind, read_columns
 
 HUB_IDS = {
     "yelp": "Yelp/yelp_review_full",
@@ -68,6 +68,9 @@ def _locate_files(dataset: str, path: Path, config_name: str | None, streaming: 
         files = {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()}
         read = {file for paths in files.values() for file in paths}
         strays = _strays(path, builder, read) if here else []
+    if here:
+        _check_one_kind(read | {str(path.resolve() / stray) for stray in strays})
+    with _one_line(dataset, name, config_name), _offline(offline):
         ours = SUFFIXES if here else (".csv", ".tsv")  # pandas takes a cell too many for an index
         if not strays and read and all(Path(file).suffix.lower() in ours for file in read):
             return {split: [_fetch(file) for file in paths] for split, paths in files.items()}, builder.info.features
@@ -77,6 +80,21 @@ def _locate_files(dataset: str, path: Path, config_name: str | None, streaming: 
         f"`dataset` must be a folder whose files are all of one kind of {', '.join(SUFFIXES)}, got {dataset!r} with "
         f"{strays[:3]}; decompress or convert such files, or move them away."
     )
+
+
+def _check_one_kind(files: set[str]) -> None:
+    """Refuse vectors beside files of sentences, or among them."""
+    beside = sorted({path for file in files for path in Path(file).parent.glob("[!.]*")})
+    vectors = [path for path in beside if _holds_vectors_alone(path)]
+    sentences = [path for path in beside if path.suffix.lower() in SUFFIXES and path not in vectors]
+    check_one_kind("dataset", [path for path in sentences if _is_like_ours(str(path))], vectors)
+
+
+def _holds_vectors_alone(file: Path) -> bool:
+    if file.suffix.lower() != ".parquet":
+        return file.suffix.lower() in VECTOR_FILES
+    columns = read_columns(file)
+    return "vectors" in columns and "text" not in columns.values()
 
 
 def _strays(path: Path, builder: DatasetBuilder, read: set[str]) -> list[str]:

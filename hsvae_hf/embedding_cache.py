@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset, config
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.encoding import sentence_vectors
 from hsvae_hf.fingerprints import digest, encoder_parts
 from hsvae_hf.input_checks import check_strings, check_vectors
@@ -31,7 +32,8 @@ def load_encoder_tokenizer(name_or_path: str, max_length: int | None = None) -> 
     source = check_source(name_or_path, "encoder_name_or_path")
     place = read_pooling(source)[1]
     folder = place.get("subfolder", "")
-    tokenizer = load_tokenizer(source, folder)
+    with known_as(tokenizer="encoder_name_or_path"):
+        tokenizer = load_tokenizer(source, folder)
     positions = getattr(AutoConfig.from_pretrained(source, subfolder=folder), "max_position_embeddings", None)
     positions = None if positions == -1 else positions  # how XLNet and DeBERTa say that there is no limit
     asked = check_limit(max_length, "`max_length`", tokenizer)

@@ -24,8 +24,7 @@ def digest(parts: Iterable[bytes]) -> str:
 def model_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[bytes]:
     """What the codes of a model depend on: weights, configuration, tokenizer."""
     yield from weight_parts(model.base_model)
-    config = {name: value for name, value in model.config.to_dict().items() if name not in _VOLATILE}
-    yield json.dumps(config, sort_keys=True, default=str).encode()
+    yield json.dumps(_lasting(model.config.to_dict()), sort_keys=True, default=str).encode()
     if tokenizer is not None:
         yield from tokenizer_parts(tokenizer)
 
@@ -34,11 +33,19 @@ def encoder_parts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     """What the vectors of a model's text encoder depend on: its weights, pooling and prompt, and the tokenizer."""
     encoder: Any = model.base_model.encoder
     yield from weight_parts(encoder)
-    described = model.config.encoder_config.to_dict() | {"dtype": None}  # the weights tell; a config may or may not
-    yield json.dumps(described, sort_keys=True).encode()
+    yield json.dumps(_lasting(model.config.encoder_config.to_dict()), sort_keys=True).encode()
     settings = ("pooling", "normalize_vectors", "prompts", "default_prompt_name")
     yield repr([getattr(model.config, setting) for setting in settings]).encode()
     yield from tokenizer_parts(tokenizer)
+
+
+def _lasting(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration, with those in it, without what a copy of the model may have otherwise."""
+    return {
+        name: _lasting(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name not in _VOLATILE
+    }
 
 
 def weight_parts(module: nn.Module) -> Iterator[bytes]:

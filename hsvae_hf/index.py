@@ -41,8 +41,8 @@ class Index:
     Each dimension has a list of the rows that it is on for. A query reads the lists of its own dimensions alone.
 
     Args:
-        encoder: for sentences: a `SparseEncoder`, or a model of words and its tokenizer as a pair. A model of
-            `hsvae_hf.fit` is enough for `keep="codes"`. None for codes alone.
+        encoder: for sentences: a `SparseEncoder`, an `OnnxEncoder`, or a model of words and its tokenizer as a pair. A
+            model of `hsvae_hf.fit` is enough for `keep="codes"`. None for codes alone.
         similarity: "cosine" or "dot"; None takes the encoder's, or "cosine".
         keep: what `search(rerank=...)` may read: "vectors", "codes", or None.
         precision: of the values of codes, "float16" or "float32". Half precision moves a value above .00006 by at most

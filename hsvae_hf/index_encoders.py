@@ -11,11 +11,14 @@ from scipy import sparse
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.decoding import code_lengths, encode_queries
 from hsvae_hf.dimension_names import DimensionNames, names_of_model
 from hsvae_hf.encoding import encode
 from hsvae_hf.extras import require
 from hsvae_hf.loading import load_for_inference
+from hsvae_hf.models.sources import check_source
+from hsvae_hf.onnx_encoder import SETTINGS, OnnxEncoder
 
 Task = Literal["query", "document"]
 
@@ -25,15 +28,21 @@ def load_index_encoder(name: str, codes: str | None = None) -> Any:
 
     Args:
         name: folder or Hub id of a `SparseEncoder`, of a model of words of this package, or, with `codes`, of any
-            model of sentence-transformers.
+            model of sentence-transformers; or a folder that `export_onnx` wrote.
         codes: folder or Hub id of a model of `hsvae_hf.fit` for the vectors of that encoder.
 
     Raises:
         ValueError: if it cannot be loaded, or takes vectors alone.
-        ImportError: without sentence-transformers, where it is needed.
+        ImportError: without sentence-transformers or ONNX Runtime, where it is needed.
     """
+    if (Path(name) / SETTINGS).is_file():
+        if codes is not None:
+            raise ValueError(f"`codes` must be left out for an ONNX export, got {codes!r}; {name!r} gives codes.")
+        return OnnxEncoder(name)
+    check_source(name, "encoder")
     if codes is None and cached_file(name, "modules.json", _raise_exceptions_for_missing_entries=False) is None:
-        model, tokenizer = load_for_inference(name)
+        with known_as(model_name_or_path="encoder"):
+            model, tokenizer = load_for_inference(name)
         if tokenizer is None:
             raise ValueError(f"`encoder` must read sentences, got {name!r} of vectors; pass it as `codes` instead.")
         return model, tokenizer
@@ -43,7 +52,8 @@ def load_index_encoder(name: str, codes: str | None = None) -> Any:
     from hsvae_hf.sentence_transformers import add_codes
 
     if codes is not None:
-        return add_codes(SentenceTransformer(name), codes)
+        with known_as(model_name_or_path="codes", coder="codes"):
+            return add_codes(SentenceTransformer(name), codes)
     modules, settings = (_json_of(name, file) for file in ("modules.json", "config_sentence_transformers.json"))
     if settings.get("model_type") != "SparseEncoder":
         raise ValueError(
@@ -64,8 +74,8 @@ class IndexEncoder:
     """One form for all encoders.
 
     Attributes:
-        encoder: as it was given: a `SparseEncoder`; a model of words and its tokenizer, as a pair; a model of
-            `hsvae_hf.fit`, which takes vectors alone; or None.
+        encoder: as it was given: a `SparseEncoder`; a model of words and its tokenizer, as a pair; an `OnnxEncoder`
+            that reads text; a model of `hsvae_hf.fit`, which takes vectors alone; or None.
     """
 
     encoder: Any = None
@@ -73,15 +83,24 @@ class IndexEncoder:
     def __post_init__(self) -> None:
         pair = isinstance(self.encoder, tuple) and len(self.encoder) == 2 and hasattr(self.encoder[0], "config")
         sparse_encoder = self._is_sentence_encoder and type(self.encoder).__name__ != "SentenceTransformer"
-        if not (self.encoder is None or pair or sparse_encoder or self._is_coder):
+        if self._is_onnx and self.encoder.tokenizer is None:
             raise ValueError(
-                f"`encoder` must be a SparseEncoder, a model of words with its tokenizer, as a pair, or a model of "
-                f"`hsvae_hf.fit`, got a {type(self.encoder).__name__}; load one."
+                "`encoder` must read sentences, got an ONNX export for vectors; export the model with its encoder "
+                "(`encoder_name_or_path`), or leave it out and pass codes."
+            )
+        if not (self.encoder is None or pair or sparse_encoder or self._is_coder or self._is_onnx):
+            raise ValueError(
+                f"`encoder` must be a SparseEncoder, a model of words with its tokenizer, as a pair, an OnnxEncoder, "
+                f"or a model of `hsvae_hf.fit`, got a {type(self.encoder).__name__}; load one."
             )
 
     @property
     def _is_sentence_encoder(self) -> bool:
         return hasattr(self.encoder, "encode_document")
+
+    @property
+    def _is_onnx(self) -> bool:
+        return isinstance(self.encoder, OnnxEncoder)
 
     @property
     def _is_coder(self) -> bool:
@@ -91,6 +110,7 @@ class IndexEncoder:
     def similarity(self) -> str | None:
         """How codes are compared, where the encoder says it."""
         owner = self.encoder if self._model is None else self._model.config
+        owner = self.encoder.config if self._is_onnx else owner
         name = getattr(owner, "similarity_fn_name", None)
         return name if name in ("cosine", "dot") else None
 
@@ -104,6 +124,8 @@ class IndexEncoder:
     @property
     def names(self) -> DimensionNames | None:
         """Names of dimensions, where the model has them."""
+        if self._is_onnx:
+            return cast(OnnxEncoder, self.encoder).names
         model = self.coder if self._model is None else self._model
         return None if model is None else names_of_model(model)
 
@@ -128,10 +150,12 @@ class IndexEncoder:
         if isinstance(self.encoder, tuple):
             model, tokenizer = self.encoder
             return encode(model, tokenizer, list(sentences)), None
+        if self._is_onnx:
+            return self.encoder.encode(list(sentences)), None
         if not self._is_sentence_encoder:
             raise ValueError(
-                "`encoder` must take sentences, to index or ask with them: a SparseEncoder, or a model of words with "
-                "its tokenizer as a pair; or pass codes."
+                "`encoder` must take sentences, to index or ask with them: a SparseEncoder, an OnnxEncoder, or a model "
+                "of words with its tokenizer as a pair; or pass codes."
             )
         if self.coder is not None:
             from hsvae_hf.sentence_transformers import encode_with_vectors

@@ -157,7 +157,11 @@ class IndexFolder:
             ValueError: if there is no whole index.
         """
         if not (self.path / INDEX).exists():
-            state = "an unfinished one; go on with `resume`" if (self.path / PARTIAL).exists() else "none; build one"
+            state = (
+                f"an unfinished one; finish it by the `search.py index ... --index {self.path}` that began it, with "
+                "`--resume` added, or by that `Index.build(...)` with `resume=True`"
+            )
+            state = state if (self.path / PARTIAL).exists() else "none; build one"
             raise ValueError(f"`folder` must hold an index, got {str(self.path)!r} with {state}.")
         version = self._read(INDEX)
         return version, self.segments(version)

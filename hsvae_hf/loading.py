@@ -92,7 +92,13 @@ def load_tokenizer(name_or_path: str, subfolder: str = "") -> PreTrainedTokenize
     except Exception as error:  # the tokenizers library raises bare exceptions for files that it cannot read
         damaged = not isinstance(error, OSError | ValueError)
         reason = f"its tokenizer files are damaged ({' '.join(str(error).split())})" if damaged else _reason(error)
-        raise ValueError(f"`tokenizer` must be that of a folder or a Hub id, got {source!r}: {reason}.") from error
+        raise ValueError(
+            f"`tokenizer` must be a folder or a Hub id with a tokenizer, got {source!r}: {reason}."
+        ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes where there is none
+        raise ValueError(
+            f"`tokenizer` must be a folder or a Hub id with a tokenizer, got {source!r}: it has no tokenizer files."
+        )
     check_limit(tokenizer.model_max_length, f"`model_max_length` of the tokenizer in {source!r}", tokenizer)
     return cast(PreTrainedTokenizerBase, tokenizer)
 

@@ -13,6 +13,7 @@ from scipy import sparse
 from torch import Tensor
 from transformers import AutoConfig
 
+from hsvae_hf.dimension_names import DimensionNames
 from hsvae_hf.encoding import Reading, as_csr, find_prompt, stack
 from hsvae_hf.extras import require
 from hsvae_hf.input_checks import (
@@ -24,6 +25,7 @@ from hsvae_hf.input_checks import (
     warn_of_scale,
 )
 from hsvae_hf.loading import load_tokenizer
+from hsvae_hf.models.saving import DIMENSIONS_FILE
 from hsvae_hf.tokens import check_limit, token_limit
 
 GRAPH = "model.onnx"
@@ -42,6 +44,7 @@ class OnnxEncoder:
     Attributes:
         config: the model's configuration.
         tokenizer: the model's tokenizer, None where it takes vectors.
+        names: of the dimensions, None where the model had none.
         settings: what `export_onnx` wrote about the graph and what was measured of it.
         session: the `onnxruntime.InferenceSession`.
 
@@ -79,6 +82,7 @@ class OnnxEncoder:
         self.tokenizer: Any = load_tokenizer(str(folder)) if self.config.reads_text else None
         if self.tokenizer is not None:
             check_tokenizer(self.tokenizer, self.config)
+        self.names = DimensionNames.load(folder) if (folder / DIMENSIONS_FILE).is_file() else None
         if session_options is None:
             session_options = onnxruntime.SessionOptions()
             session_options.intra_op_num_threads = num_threads or 0

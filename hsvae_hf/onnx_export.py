@@ -28,6 +28,7 @@ from hsvae_hf.input_checks import (
     trained_length,
 )
 from hsvae_hf.models.modeling_text_vae import TextVAEModel
+from hsvae_hf.models.saving import DIMENSIONS_FILE
 from hsvae_hf.onnx_encoder import GRAPH, SETTINGS, OnnxEncoder
 from hsvae_hf.statistics import neighbours_kept
 
@@ -101,6 +102,8 @@ def export_onnx(
         _write_config(unfinished, body)
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
+        if body.dimensions_json is not None:
+            (unfinished / DIMENSIONS_FILE).write_text(body.dimensions_json, encoding="utf-8")
         if quantize is not None and expected is not None and _has_threshold(body, active_dims):
             _calibrate(body, unfinished, rows, expected)
             _write_config(unfinished, body)

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.batching import TextCollator
 from hsvae_hf.console import data_facts, say
 from hsvae_hf.data import MAX_LENGTHS, load_text_dataset, tokenize_dataset
@@ -53,7 +54,9 @@ def prepare_words(
     if source is None:
         tokenizer = train_tokenizer(texts, vocab_size=size, max_length=max_length, ascii_only=data.ascii_only)
     else:
-        tokenizer = load_tokenizer(source)
+        name = "resume_from_checkpoint" if checkpoint else "encoder_name_or_path"
+        with known_as(tokenizer=name if data.tokenizer_name_or_path is None else "tokenizer_name_or_path"):
+            tokenizer = load_tokenizer(source)
         if checkpoint is None:
             tokenizer.model_max_length = max_length
         elif data.max_length not in (None, tokenizer.model_max_length):
@@ -102,7 +105,8 @@ def prepare_vectors(
         encoder = str(data.encoder_name_or_path)
         if data.prompt_name is not None:
             config_fields["default_prompt_name"] = data.prompt_name
-        model = model_class.from_encoder_pretrained(encoder, **config_fields)
+        with known_as(default_prompt_name="prompt_name"):
+            model = model_class.from_encoder_pretrained(encoder, **config_fields)
         tokenizer = load_encoder_tokenizer(encoder, data.max_length)
         texts = load_text(data, seed, rows).items()
         splits = {name: VectorDataset(embed_dataset(split, model, tokenizer)) for name, split in texts}

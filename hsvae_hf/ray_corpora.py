@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from hsvae_hf.corpus_input import VECTORS, Block, vectors_of
+from hsvae_hf.corpus_input import VECTORS, Block, finite_vectors, vectors_of
 from hsvae_hf.extras import require
-from hsvae_hf.shard_encoder import Job, ShardEncoder
+from hsvae_hf.shard_encoder import Job, ShardEncoder, check_same_rows
 from hsvae_hf.shard_files import Shard, filesystem, spans
 from hsvae_hf.text_files import find_text_column, schema_columns
 
@@ -65,12 +65,16 @@ class ParquetRows:
         Raises:
             ValueError: naming the file that is damaged, or holds something else than text or vectors.
         """
-        parts: list[pa.Array] = []
-        for number, first, last in spans(self.counts, start, stop):
-            parts += self._parts(number, first, last)
-        if self.text:
-            return [text for part in parts for text in part.to_pylist()]
-        return np.concatenate([vectors_of(part) for part in parts]).astype(np.float32)
+        texts: list[str] = []
+        vectors: list[np.ndarray] = []
+        for number, row, last in spans(self.counts, start, stop):
+            for part in self._parts(number, row, last):
+                if self.text:
+                    texts += part.to_pylist()
+                else:
+                    vectors.append(finite_vectors(vectors_of(part), self.files[number][1], row))
+                row += len(part)
+        return texts if self.text else np.concatenate(vectors)
 
     def _parts(self, number: int, start: int, stop: int) -> Iterator[pa.Array]:
         """Rows of a file: the row groups that hold them are read, the others are passed over."""
@@ -136,22 +140,26 @@ class RayCorpus:
         return self.rows.read(0, rows)
 
     def shards(self, encoder: ShardEncoder, shard_rows: int, done: dict[int, Shard]) -> Iterator[Shard]:
-        """Shards that are not done, as they are finished."""
+        """Shards that are not done, as they are finished. Workers compare the rows of the others with those of then."""
         total = sum(self.rows.counts)
         starts = range(0, total, shard_rows)
         ranges = [
             {"number": number, "start": start, "stop": min(start + shard_rows, total)}
             for number, start in enumerate(starts)
-            if number not in done
         ]
         job = replace(encoder.job, fingerprint=encoder.fingerprint)
-        return _in_ray(job, self.rows, ranges, self.num_processes, self.address) if ranges else iter(())
+        return _in_ray(job, self.rows, ranges, done, self.num_processes, self.address)
 
 
 def _in_ray(
-    job: Job, rows: ParquetRows, ranges: Sequence[dict[str, int]], num_processes: int, address: str | None
+    job: Job,
+    rows: ParquetRows,
+    ranges: Sequence[dict[str, int]],
+    done: dict[int, Shard],
+    num_processes: int,
+    address: str | None,
 ) -> Iterator[Shard]:
-    """Shards of ranges, by as many workers; one that ends is replaced, and its shards are done again."""
+    """Shards of ranges that are not done, by as many workers; one that ends is replaced, its shards are done again."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
     import ray
     import ray.data
@@ -170,7 +178,7 @@ def _in_ray(
         dataset = ray.data.from_items(list(ranges), override_num_blocks=len(ranges))  # a block is what is done again
         results = dataset.map_batches(
             ShardActor,
-            fn_constructor_args=(job, rows),
+            fn_constructor_args=(job, rows, done),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=min(num_processes, len(ranges)), max_tasks_in_flight_per_actor=2),
             num_cpus=0 if gpus else 1,
@@ -180,7 +188,8 @@ def _in_ray(
             told = json.loads(row["told"])
             if "refused" in told:
                 raise ValueError(told["refused"])
-            yield Shard(**told)
+            if told["number"] not in done:
+                yield Shard(**told)
     finally:
         if started:
             ray.shutdown()
@@ -189,8 +198,8 @@ def _in_ray(
 class ShardActor:
     """A worker of Ray: one model, one range of rows after another."""
 
-    def __init__(self, job: Job, rows: ParquetRows) -> None:
-        self.job, self.rows = job, rows
+    def __init__(self, job: Job, rows: ParquetRows, done: dict[int, Shard]) -> None:
+        self.job, self.rows, self.done = job, rows, done
 
     @cached_property
     def encoder(self) -> ShardEncoder:
@@ -198,12 +207,17 @@ class ShardActor:
         return ShardEncoder(self.job)
 
     def __call__(self, ranges: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Encode and write the shards of `ranges`. Each is told as JSON, or what is wrong with its rows."""
+        """Encode and write the shards of `ranges` that are not done. Each is told as JSON, or what is wrong with it."""
         told: list[dict[str, Any]] = []
         for number, start, stop in zip(ranges["number"], ranges["start"], ranges["stop"], strict=True):
             try:
                 rows = self.rows.read(int(start), int(stop))
-                told.append(asdict(self.encoder((int(number), int(start), rows))))
+                found = self.done.get(int(number))
+                if found is None:
+                    found = self.encoder((int(number), int(start), rows))
+                else:
+                    check_same_rows(found, rows)
+                told.append(asdict(found))
             except ValueError as error:  # Ray would wrap it beyond recognition, and try again
                 told.append({"refused": str(error)})
         return {"told": np.array([json.dumps(one) for one in told])}

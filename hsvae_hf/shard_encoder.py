@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 from transformers import AutoConfig, PreTrainedModel
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.corpus_input import Block, rows_checksum
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.encoding import encode, encode_vectors, find_prompt, sentence_vectors
@@ -18,6 +19,7 @@ from hsvae_hf.fingerprints import digest, encoder_parts, model_parts
 from hsvae_hf.input_checks import check_active_dims
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.models import MODELS, HSVAEModel
+from hsvae_hf.models.modeling_text_vae import TextVAEModel
 from hsvae_hf.shard_files import Content, Rows, Shard, ShardFolder
 from hsvae_hf.tokenization import warn_unknown
 
@@ -45,6 +47,7 @@ class Job:
         location: of the output.
         format: of its files.
         options: of the encoding.
+        encoder_name_or_path: folder or Hub id of the encoder that goes before a model of its vectors; None for none.
         fingerprint: that the model must have; None for any.
     """
 
@@ -52,6 +55,7 @@ class Job:
     location: str
     format: str
     options: Options
+    encoder_name_or_path: str | None = None
     fingerprint: str | None = None
 
 
@@ -61,15 +65,18 @@ class CorpusEncoder:
     Args:
         model_name_or_path: folder or Hub id.
         options: of the encoding.
+        encoder_name_or_path: as of `encode_corpus`.
         number: of the process, which chooses among several GPUs.
 
     Raises:
-        ValueError: if there is no such model.
+        ValueError: if there is no such model, or the encoder does not fit it.
     """
 
-    def __init__(self, model_name_or_path: str, options: Options, number: int = 0) -> None:
-        self.options, self._warned = options, set[str]()
-        self.model, self.tokenizer, self.fingerprint = load_encoder(model_name_or_path, options)
+    def __init__(
+        self, model_name_or_path: str, options: Options, encoder_name_or_path: str | None = None, number: int = 0
+    ) -> None:
+        self.options, self._warned, self.encoder_name = options, set[str](), encoder_name_or_path
+        self.model, self.tokenizer, self.fingerprint = load_encoder(model_name_or_path, options, encoder_name_or_path)
         if torch.cuda.is_available():
             cast(Any, self.model).to(f"cuda:{number % torch.cuda.device_count()}")
 
@@ -94,10 +101,15 @@ class CorpusEncoder:
             raise ValueError("`prompt_name` must be left out with vectors: there is no text for it to go before.")
         if not text and options.content == "vectors":
             raise ValueError("`input` must be sentences to make vectors of them, got vectors; give text.")
+        if not text and self.encoder_name is not None:
+            raise ValueError(
+                f"`encoder_name_or_path` must be left out where `input` is vectors, got {self.encoder_name!r}; give "
+                "text, or leave it out."
+            )
         if text and self.tokenizer is None:
             raise ValueError(
-                "`input` must be vectors for this model, which reads no text, got sentences; make vectors of them by "
-                "its encoder first (`embed.py --vectors`, `content='vectors'`)."
+                "`input` must be vectors for this model, which reads no text, got sentences; name the encoder that the "
+                "model was trained for as `encoder_name_or_path`."
             )
         find_prompt(self.model.config, options.prompt_name)
         if text:
@@ -134,7 +146,7 @@ class ShardEncoder(CorpusEncoder):
     """
 
     def __init__(self, job: Job, number: int = 0) -> None:
-        super().__init__(job.model_name_or_path, job.options, number)
+        super().__init__(job.model_name_or_path, job.options, job.encoder_name_or_path, number)
         self.job, self.folder = job, ShardFolder(job.location, "output")
         if job.fingerprint not in (None, self.fingerprint):
             raise ValueError(
@@ -151,6 +163,19 @@ class ShardEncoder(CorpusEncoder):
             nonzeros, empty = int(result.nnz), int((result.getnnz(axis=1) == 0).sum())
         shard = Shard(number, first_row, len(rows), nonzeros, empty, rows_checksum(rows))
         return self.folder.write_shard(self.job.format, shard, result)
+
+
+def check_same_rows(shard: Shard, rows: Block) -> None:
+    """Refuse to go on with other rows than those that a shard was made of.
+
+    Raises:
+        ValueError: if these are others.
+    """
+    if (shard.rows, shard.rows_checksum) != (len(rows), rows_checksum(rows)):
+        raise ValueError(
+            f"`input` must be that of before to resume, got other rows from row {shard.first_row} on; delete the "
+            "output to begin anew."
+        )
 
 
 @contextmanager
@@ -170,23 +195,29 @@ def _warned_once(told: set[str]) -> Iterator[None]:
         logger.removeFilter(is_new)
 
 
-def load_encoder(model_name_or_path: str, options: Options) -> tuple[PreTrainedModel, Any, str]:
+def load_encoder(
+    model_name_or_path: str, options: Options, encoder_name_or_path: str | None = None
+) -> tuple[PreTrainedModel, Any, str]:
     """Model, tokenizer if it reads text, and a fingerprint of what they give.
 
     For vectors it may be any text encoder, of sentence-transformers too.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or the encoder that goes before it does not fit it.
     """
     vectors = options.content == "vectors"
     prompt: dict[str, Any] = {}
     if vectors and options.prompt_name is not None:
         prompt["default_prompt_name"] = options.prompt_name
     if vectors and not _is_ours(model_name_or_path):
-        encoder = HSVAEModel.from_encoder_pretrained(model_name_or_path, decoder_type="vector", **prompt).eval()
-        tokenizer = load_encoder_tokenizer(model_name_or_path)
+        with known_as(encoder_name_or_path="model_name_or_path", default_prompt_name="prompt_name"):
+            encoder = HSVAEModel.from_encoder_pretrained(model_name_or_path, decoder_type="vector", **prompt).eval()
+            tokenizer = load_encoder_tokenizer(model_name_or_path)
         return encoder, tokenizer, digest(encoder_parts(encoder, tokenizer))
     model, tokenizer = load_for_inference(model_name_or_path, **prompt)
+    if encoder_name_or_path is not None:
+        model = cast(TextVAEModel, model).with_encoder(encoder_name_or_path).eval()
+        tokenizer = load_encoder_tokenizer(encoder_name_or_path)
     return model, tokenizer, digest(model_parts(model, tokenizer))
 
 

@@ -225,12 +225,20 @@ class ShardFolder:
         """The error for a file that is not that of the manifest."""
         return ValueError(
             f"`{self.argument}` must hold the files of its {MANIFEST}, got {self.location!r}, where {name} is missing "
-            "or was changed; encode it again: the same command with `resume` makes what is missing."
+            f"or was changed; {finishing(self.location)}."
         )
 
     def _write(self, name: str, content: bytes) -> None:
         with self.files.open_output_stream(f"{self.path}/{name}") as file:
             file.write(content)
+
+
+def finishing(location: str) -> str:
+    """What makes the shards of a folder that are missing, for errors."""
+    return (
+        f"finish it by the `embed.py ... --output {location}` that began it, with `--resume` added, or by that "
+        "`encode_corpus(...)` with `resume=True`"
+    )
 
 
 def filesystem(location: str, argument: str) -> tuple[pyarrow.fs.FileSystem, str]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
+VECTOR_FILES = (".npy", ".arrow")  # and .parquet with a column of vectors
 TEXT_COLUMNS = ("text", "sentence", "content", "question_title", "review", "review_body", "document", "abstract")
 LABEL_COLUMNS = ("label", "labels", "topic", "class", "category", "target")
 SEPARATORS = {".csv": ",\t;|", ".tsv": "\t"}  # of cells; the first one that parts the header
@@ -220,6 +222,30 @@ def _holds_text(kind: pa.DataType) -> bool:
 def _kind(path: Path, value: Any) -> str:
     number = path.suffix.lower() in SEPARATORS and (not value or NUMBER.fullmatch(value))
     return "text" if isinstance(value, str) and not number else "other"
+
+
+def check_one_kind(argument: str, sentences: Sequence[Path], vectors: Sequence[Path]) -> None:
+    """Refuse files of sentences beside files of vectors: to read one kind alone would leave out the other unseen.
+
+    Args:
+        argument: that they were given for.
+        sentences: files of sentences. A .json file beside vectors is taken for a note on them, and passed over.
+        vectors: files of vectors.
+
+    Raises:
+        ValueError: if there are both, with how many there are of each suffix.
+    """
+    sentences = [file for file in sentences if file.suffix.lower() != ".json"]
+    if sentences and vectors:
+        told = [
+            ", ".join(f"{count} {suffix}" for suffix, count in Counter(file.suffix.lower() for file in files).items())
+            for files in (sentences, vectors)
+        ]
+        raise ValueError(
+            f"`{argument}` must be sentences or vectors, got both: sentences in {told[0]}, such as "
+            f"{str(sentences[0])!r}, and vectors in {told[1]}, such as {str(vectors[0])!r}; name files of one kind, or "
+            "move the others away."
+        )
 
 
 def find_text_column(columns: dict[str, str], named: str | None, source: str, label: str | None = None) -> str:

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from hsvae_hf.text_files import SUFFIXES, check_one_kind
+
 COLUMNS = ("vectors", "embedding", "embeddings")  # of a table, in this order
 IN_MEMORY = 2**30  # bytes up to which one file is read whole
 BLOCK_BYTES = 2**22  # of a block, where the file may be cut anywhere
@@ -339,6 +341,9 @@ def _open_files(paths: list[Path], argument: str) -> VectorShards:
                 shards.append(_SHARDS[file.suffix](file))
             except _DAMAGED as error:
                 raise _refusal(argument, str(file), error) from error
+        if path.is_dir():
+            others = [file for file in sorted(path.glob("[!.]*")) if file not in inside]
+            check_one_kind(argument, [file for file in others if file.suffix.lower() in SUFFIXES], inside)
     return VectorShards(shards, argument)
 
 

@@ -9,7 +9,6 @@ An output without a suffix is a folder of shards, which several processes write 
 import before_imports  # noqa: F401 - first: see there
 
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from scipy import sparse
-from tqdm import tqdm
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import parse
-from hsvae_hf.console import device_name, figure, finish, model_facts, say, size_of
+from hsvae_hf.console import RowProgress, device_name, figure, finish, model_facts, say, size_of
 from hsvae_hf.corpora import SHARD_ROWS, encode_corpus
 from hsvae_hf.corpus_input import INPUT_FILES, corpus_input
 from hsvae_hf.files import CODE_FILES, check_output, claimed_file, save_codes
@@ -47,6 +46,9 @@ class EmbedArguments:
             "help": ".npz (CSR matrix for scipy.sparse.load_npz), or .parquet or .jsonl with the columns `indices` and "
             "`values`. Row i is row i of the input. Without a suffix a folder of shards, for hsvae_hf.load_codes."
         }
+    )
+    encoder_name_or_path: str | None = field(
+        default=None, metadata={"help": "Text encoder to put before a model of its vectors, which then takes text."}
     )
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     batch_size: int | None = field(default=None, metadata={"help": "Sentences per forward pass; else by length."})
@@ -79,6 +81,11 @@ class EmbedArguments:
         """Whether the output is a folder of shards."""
         return "://" in self.output or not Path(self.output).suffix
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What is read."""
+        return (*self.input, self.model_name_or_path, *filter(None, [self.encoder_name_or_path]))
+
     def __post_init__(self) -> None:
         if self.is_folder:
             if self.overwrite:
@@ -92,12 +99,15 @@ class EmbedArguments:
                     f"`{name}` must be left out for a file, got the output {self.output!r}; name a folder, without a "
                     "suffix."
                 )
-        check_output(self.output, self.overwrite, CODE_FILES, inputs=(*self.input, self.model_name_or_path))
+        check_output(self.output, self.overwrite, CODE_FILES, inputs=self.places)
 
 
-def counted(blocks: Iterable[sparse.csr_matrix], counts: Counter[str]) -> Iterator[sparse.csr_matrix]:
-    """The blocks as they are; the sums over them go to `counts`."""
+def counted(
+    blocks: Iterable[sparse.csr_matrix], counts: Counter[str], progress: RowProgress
+) -> Iterator[sparse.csr_matrix]:
+    """The blocks as they are; the sums over them go to `counts`, their rows to `progress`."""
     for block in blocks:
+        progress.update(block.shape[0])
         counts["non-zeros"] += block.nnz
         counts["empty"] += int((block.getnnz(axis=1) == 0).sum())
         yield block
@@ -124,12 +134,13 @@ def to_file(args: EmbedArguments) -> None:
         if isinstance(first, list):
             lines = source.files[0].suffix.lower() == ".txt"
             say("text: its lines" if lines else f"text: column `{source.column}`")
-        encoder = CorpusEncoder(args.model_name_or_path, Options(**{name: getattr(args, name) for name in names}))
+        options = Options(**{name: getattr(args, name) for name in names})
+        encoder = CorpusEncoder(args.model_name_or_path, options, args.encoder_name_or_path)
         encoder.check(first)
         say(model_facts(encoder.model), f"device: {device_name(encoder.model.device)}")
         counts = Counter[str]()
-        blocks = tqdm(source.blocks(rows_together), unit=f" x {rows_together} rows", disable=not sys.stderr.isatty())
-        rows = save_codes(path, counted(map(encoder.encode, blocks), counts))
+        with RowProgress("encode") as progress:
+            rows = save_codes(path, counted(map(encoder.encode, source.blocks(rows_together)), counts, progress))
     figures = {"codes": rows, "non-zeros per code": counts["non-zeros"] / rows, "empty codes": counts["empty"]}
     finish(f"{path}: {size_of(path)}", figures, read_command(path))
 
@@ -141,14 +152,14 @@ def to_folder(args: EmbedArguments) -> None:
         say(
             f"resuming: {len(before.shards)} shards, {sum(shard.rows for shard in before.shards):,} rows, were finished"
         )
-    names = ("text_column", "batch_size", "active_dims", "max_active_dims", "prompt_name")
+    names = ("encoder_name_or_path", "text_column", "batch_size", "active_dims", "max_active_dims", "prompt_name")
     names += ("num_processes", "shard_rows", "format", "resume", "engine", "address")
     view = encode_corpus(
         args.model_name_or_path,
         args.input,
         args.output,
         content="vectors" if args.vectors else "codes",
-        show_progress_bar=sys.stderr.isatty(),
+        show_progress_bar=True,
         **{name: getattr(args, name) for name in names},
     )
     shards, rows = view.manifest.shards, view.shape[0]
@@ -166,8 +177,11 @@ def to_folder(args: EmbedArguments) -> None:
 def main() -> None:
     """Encode the input."""
     args = parse(EmbedArguments, __doc__)
-    say(f"embed.py: {', '.join(args.input)}, by {args.model_name_or_path}, to {args.output}")
-    (to_folder if args.is_folder else to_file)(args)
+    models = " behind ".join(filter(None, [args.model_name_or_path, args.encoder_name_or_path]))
+    say(f"embed.py: {', '.join(args.input)}, by {models}, to {args.output}")
+    names = {"vectors": "input", "sentences": "input", "model": "model_name_or_path", "tokenizer": "model_name_or_path"}
+    with known_as(**names, folder="output", content="vectors"):
+        (to_folder if args.is_folder else to_file)(args)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import AutoModelForPreTraining
 
 import hsvae_hf
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import LabelledDatasetArguments, parse
 from hsvae_hf.console import command_line, data_facts, device_name, finish, model_facts, say
@@ -91,9 +92,11 @@ def measure(options: EvaluateArguments, output: Path, picture: Path | None) -> N
     say(model_facts(model), f"device: {device_name(device)}")
     if tokenizer is not None:
         warn_unknown(tokenizer, test["text"])
-    if picture is not None:
-        draw_gates(model, tokenizer, test, picture, options.batch_size)
-    report = evaluate_model(model, tokenizer, train, test, options.num_samples, options.batch_size, options.seed)
+    names = {"model": "model_name_or_path", "dataset": "dataset" if options.vectors is None else "vectors"}
+    with known_as(**names):
+        if picture is not None:
+            draw_gates(model, tokenizer, test, picture, options.batch_size)
+        report = evaluate_model(model, tokenizer, train, test, options.num_samples, options.batch_size, options.seed)
     versions = {library.__name__: library.__version__ for library in (torch, transformers, hsvae_hf)}
     report["settings"] = vars(options) | {"split": name, "model_type": model.config.model_type} | versions
     write_json(output, report)

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import AutoModelForPreTraining
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import DatasetArguments, parse
 from hsvae_hf.console import command_line, data_facts, finish, model_facts, say
@@ -89,7 +90,7 @@ def main() -> None:
         require("sklearn")
     inputs = (options.dataset,)
     output = check_output(options.output, options.overwrite, ".json", inputs=inputs) if options.output else None
-    with claimed_files(output=output):
+    with known_as(model="model_name_or_path"), claimed_files(output=output):
         write(options, output)
 
 

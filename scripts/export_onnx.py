@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import hsvae_hf
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import parse
 from hsvae_hf.console import finish, model_facts, say, size_of
@@ -48,7 +49,9 @@ def calibration_rows(args: ExportArguments) -> Any:
         return None
     if args.calibration.endswith(".npy"):
         return load_vectors(args.calibration, "calibration")[: args.max_calibration_samples]
-    return list(hsvae_hf.load_text_dataset(args.calibration)["train"]["text"][: args.max_calibration_samples])
+    with known_as(dataset="calibration"):
+        splits = hsvae_hf.load_text_dataset(args.calibration, with_labels=False)
+    return list(splits["train"]["text"][: args.max_calibration_samples])
 
 
 def main() -> None:
@@ -61,7 +64,8 @@ def main() -> None:
         model = model.with_encoder(args.encoder_name_or_path)
         tokenizer = load_encoder_tokenizer(args.encoder_name_or_path, args.max_length)
     say(model_facts(model))
-    settings = hsvae_hf.export_onnx(model, tokenizer, args.output_dir, args.quantize, args.active_dims, rows)
+    with known_as(folder="output_dir", model="model_name_or_path", tokenizer="model_name_or_path"):
+        settings = hsvae_hf.export_onnx(model, tokenizer, args.output_dir, args.quantize, args.active_dims, rows)
     call = "encode(['A sentence.'])" if tokenizer is not None else "encode_vectors(vectors)"
     code = f"import hsvae_hf; print(hsvae_hf.OnnxEncoder({args.output_dir!r}).{call})"
     graph = f"{args.output_dir}/{GRAPH}"

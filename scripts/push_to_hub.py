@@ -5,6 +5,7 @@ import before_imports  # noqa: F401 - first: see there
 import shlex
 from dataclasses import dataclass, field
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import parse
 from hsvae_hf.console import finish, say
@@ -29,7 +30,8 @@ def main() -> None:
     options = parse(PushArguments, __doc__)
     say(f"push_to_hub.py: {options.model_name_or_path} to {options.repo_id}, one commit")
     settings = (options.private, options.token, options.dataset_id, options.overwrite, options.card)
-    url = push_to_hub(options.model_name_or_path, options.repo_id, *settings)
+    with known_as(folder="model_name_or_path"):
+        url = push_to_hub(options.model_name_or_path, options.repo_id, *settings)
     code = f"from transformers import AutoModel; AutoModel.from_pretrained({options.repo_id!r}, trust_remote_code=True)"
     finish(url, {}, shlex.join(["python", "-c", code]))
 

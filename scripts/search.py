@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scipy import sparse
-from tqdm import tqdm
 
+from hsvae_hf.argument_names import known_as
 from hsvae_hf.cli import run
 from hsvae_hf.command_line import choose, parse
-from hsvae_hf.console import duration, finish, say
+from hsvae_hf.console import RowProgress, duration, finish, say
 from hsvae_hf.data import load_text_dataset
 from hsvae_hf.dimension_names import name_dimensions
 from hsvae_hf.explanation import Explanation
@@ -50,7 +50,9 @@ class IndexArguments:
         metadata={"help": f"File of sentences ({', '.join(SUFFIXES)}), or name or Hub id of a data set."}
     )
     encoder: str = field(
-        metadata={"help": "SparseEncoder or model of words, a folder or Hub id; with --codes any sentence encoder."}
+        metadata={
+            "help": "SparseEncoder, model of words or ONNX export, folder or Hub id; with --codes any sentence encoder."
+        }
     )
     codes: str | None = field(default=None, metadata={"help": "Model of codes for the vectors of this encoder."})
     index: str = field(metadata={"help": "New folder of the index."})
@@ -109,22 +111,30 @@ def index_rows(words: list[str]) -> None:
         raise ValueError(f"`input` must hold at least one sentence, got none in {options.input!r}.")
     say(f"search.py: {options.input}, by {options.encoder}, to {options.index}")
     encoder = load_index_encoder(options.encoder, options.codes)
-    index = Index.build(
-        tqdm(itertools.chain(first, sentences), total=count, unit=" rows", disable=not sys.stderr.isatty()),
-        options.index,
-        ids=ids,
-        resume=options.resume,
-        segment_rows=SEGMENT_ROWS,
-        encoder=encoder,
-        keep=options.keep,
-        metadata={name: place_of(getattr(options, name)) for name in ("encoder", "codes")},
-    )
+    with RowProgress("index", count) as progress:
+        index = Index.build(
+            counted(itertools.chain(first, sentences), progress),
+            options.index,
+            ids=ids,
+            resume=options.resume,
+            segment_rows=SEGMENT_ROWS,
+            encoder=encoder,
+            keep=options.keep,
+            metadata={name: place_of(getattr(options, name)) for name in ("encoder", "codes")},
+        )
     named = name_rows(index)
     nonzeros = sum(len(segment.rows) for segment in index.segments)
     figures: dict[str, Any] = {"rows": len(index), "dimensions": index.latent_size, "with names": named}
     figures |= {"non-zeros per row": nonzeros / len(index), "MB": index.nbytes / 1e6}
     figures |= {"time": duration(time.perf_counter() - started)}
     finish(options.index, figures, f"python {sys.argv[0]} query --index {shlex.quote(options.index)} --interactive")
+
+
+def counted(sentences: Iterable[str], progress: RowProgress) -> Iterator[str]:
+    """The sentences as they are; their number goes to `progress`."""
+    for sentence in sentences:
+        yield sentence
+        progress.update(1)
 
 
 def check_new(folder: str) -> None:
@@ -279,6 +289,11 @@ class Codes:
 
 
 ACTIONS = {"index": index_rows, "query": ask, "export": export_codes}
+NAMES = {  # of arguments of the package: which option of the action they are
+    "index": {"rows": "input", "sentences": "input", "dataset": "input", "folder": "index", "ids": "id_column"},
+    "query": {"queries": "query", "folder": "index"},
+    "export": {"codes": "index", "folder": "index", "target": "output"},
+}
 
 
 def main() -> None:
@@ -287,7 +302,9 @@ def main() -> None:
     if action in ("-h", "--help"):
         print(f"usage: search.py {'|'.join(ACTIONS)} [options]\n\n{__doc__}\nEach of the three has its own --help.")
         raise SystemExit(0)
-    ACTIONS[choose("action", action, list(ACTIONS), rule="of")](sys.argv[2:])
+    action = choose("action", action, list(ACTIONS), rule="of")
+    with known_as(**NAMES[action]):
+        ACTIONS[action](sys.argv[2:])
 
 
 if __name__ == "__main__":

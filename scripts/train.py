@@ -87,9 +87,11 @@ def tell(data: DataArguments, result: Run) -> None:
     source = {name: getattr(data, name) for name in names}
     report = Path(folder) / "report.json"
     command = command_line("evaluate_model.py", model_name_or_path=folder, **source, output=report)
-    fits = data.vectors is None or (len(data.vectors) == 1 and Path(data.vectors[0]).is_file())  # into memory
+    if data.vectors is not None and not (len(data.vectors) == 1 and Path(data.vectors[0]).is_file()):  # not in memory
+        codes = f"{folder.rstrip('/')}-codes"
+        command = command_line("embed.py", model_name_or_path=folder, input=data.vectors, output=codes)
     text = f"{folder}: the model{'' if data.vectors else ', its tokenizer'}, and all figures in all_results.json"
-    finish(text, figures, *([command] if fits else []))
+    finish(text, figures, command)
 
 
 def main() -> None:

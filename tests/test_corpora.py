@@ -18,9 +18,12 @@ from vector_models import ROOT, as_sentence_transformers, small
 import hsvae_hf
 from hsvae_hf import encode, encode_corpus, encode_vectors, load_codes
 from hsvae_hf.code_shards import load_shards
+from hsvae_hf.corpus_input import corpus_input
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.encoding import sentence_vectors
 from hsvae_hf.loading import load_for_inference
+from hsvae_hf.ray_corpora import ParquetRows
+from hsvae_hf.vector_files import open_vectors
 
 WORDS = ["the", "cat", "sees", "a", "dog", "one", "and", "two", "make", "three", "paris", "has", "river"]
 LINES = [" ".join(WORDS[number % 7 : number % 7 + number % 5 + 1]) for number in range(25)]
@@ -116,6 +119,25 @@ def test_vectors_of_files_are_one_input(tmp_path):
     assert same(codes[:], encode_vectors(model, vectors))
 
 
+def test_a_row_that_is_not_finite_is_named_by_its_file(tmp_path, refused):
+    small().save_pretrained(tmp_path / "model")
+    folder = tmp_path / "input"
+    folder.mkdir()
+    vectors = np.ones((5000, 5), dtype=np.float32)
+    np.save(folder / "a.npy", vectors)
+    vectors[4321, 2] = np.nan
+    pq.write_table(pa.table({"vectors": list(vectors)}), folder / "b.parquet", row_group_size=1000)
+    words = ["embed", "--model_name_or_path", tmp_path / "model", "--input", folder, "--output"]
+    for output in ("codes.npz", "codes"):
+        line = refused(*words, tmp_path / output)
+        assert "`input` must hold finite numbers, got NaN or infinity in row 4321 of" in line
+        assert "b.parquet', counted from 0" in line
+    rows = ParquetRows(folder / "b.parquet", None)
+    assert (rows.read(998, 4321) == 1).all()
+    with pytest.raises(ValueError, match="got NaN or infinity in row 4321 of .*b.parquet"):
+        rows.read(2500, 5000)
+
+
 def test_a_warning_of_the_vectors_is_given_once(tmp_path, caplog):
     model = small()
     model.base_model.standardizer.mean += 100  # as if trained on such vectors
@@ -163,7 +185,7 @@ def stopped(text, saved_model, tmp_path, monkeypatch):
 
 
 def test_a_run_goes_on_without_repeating_shards(text, saved_model, expected, stopped, monkeypatch):
-    with pytest.raises(ValueError, match="`folder` must be complete, got .* with the first 3 shards"):
+    with pytest.raises(ValueError, match="with 3 shards of a run .*`embed.py ... --output .*codes` .* with `--resume`"):
         load_codes(stopped)
     with pytest.raises(ValueError, match="`output` must be a new or empty folder, got .* with 3 shards, unfinished"):
         encode_corpus(saved_model, text, stopped, shard_rows=4)
@@ -217,7 +239,9 @@ def test_reading_a_damaged_file_names_it(text, saved_model, stopped):
     places = codes[4:8].indices.astype(np.int32).tobytes()
     assert places in content
     (stopped / "part-00001.arrow").write_bytes(content.replace(places, b"\xff" * len(places)))
-    with pytest.raises(ValueError, match="where part-00001.arrow is missing or was changed; encode it again"):
+    with pytest.raises(
+        ValueError, match="where part-00001.arrow is missing or was changed; finish it by the `embed.py"
+    ):
         hsvae_hf.load_codes(stopped)[4:8]
 
 
@@ -237,7 +261,7 @@ def test_a_call_that_failed_before_the_first_shard_leaves_the_folder_free(saved_
     [
         (change_model, {}, "`model_name_or_path` must be the model of before to resume"),
         (change_row, {}, "`input` must be that of before to resume, got other rows from row 0 on"),
-        (change_file, {}, "`files` must be that of before to resume"),
+        (change_file, {}, "`input` must be that of before to resume, .*a.txt.*, got .*z.txt"),
         (None, {"active_dims": 2}, "`active_dims` must be that of before to resume, None, got 2; pass it"),
         (None, {"shard_rows": 5}, "`shard_rows` must be that of before to resume, 4, got 5"),
         (None, {"format": "parquet"}, "`format` must be that of before to resume, 'arrow', got 'parquet'"),
@@ -279,8 +303,19 @@ def test_bad_arguments_are_refused_and_leave_nothing(options, words, text, saved
 
 def test_sentences_and_vectors_are_not_mixed(text, saved_model, tmp_path):
     np.save(text / "c.npy", np.ones((2, 5)))
-    with pytest.raises(ValueError, match="`input` must be sentences or vectors, got both"):
+    both = "must be sentences or vectors, got both: sentences in .*1 .txt.*, and vectors in 1 .npy"
+    with pytest.raises(ValueError, match=f"`input` {both}"):
         encode_corpus(saved_model, text, tmp_path / "codes")
+    for read, argument in ((hsvae_hf.load_text_dataset, "dataset"), (open_vectors, "vectors")):  # all readers alike
+        with pytest.raises(ValueError, match=f"`{argument}` {both}"):
+            read(str(text))
+    (text / "a.txt").rename(text / "b/a.txt")
+    (text / "b/rest.parquet").unlink()
+    (text / "b").rename(tmp_path / "b")
+    (text / "notes.json").write_text('{"made": "today"}')
+    assert corpus_input(text).names == ("c.npy",)
+    assert open_vectors(text).shape == (2, 5)
+    (tmp_path / "b/a.txt").rename(text / "a.txt")
     with pytest.raises(ValueError, match="`input` must be sentences to make vectors of them"):
         encode_corpus(saved_model, text / "c.npy", tmp_path / "codes", content="vectors")
     small().save_pretrained(tmp_path / "model")

@@ -1,6 +1,7 @@
 """The script that encodes a file: its formats, what it refuses, its memory."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
-from vector_models import ROOT, script, small
+from vector_models import ROOT, script, small, vector_model
 
 from hsvae_hf import load_codes
 from hsvae_hf.encoding import encode, encode_vectors
 from hsvae_hf.loading import load_for_inference
 
 SCRIPT = ROOT / "scripts/embed.py"
+TEXTS = ["the cat sees a dog", "one", "", "paris has a river", "two times five"]
 SENTENCES = ["a small village in iran", "", "naïve café 🙂 Ωμέγα 北京", 'he said " so , what "', "line\u2028separator"]
 
 
@@ -111,6 +113,19 @@ def test_vectors_of_a_file_are_encoded_as_they_are_read(tmp_path, monkeypatch):
     assert (sparse.load_npz("codes.npz") != expected).nnz == 0
 
 
+@pytest.mark.parametrize("output", ["codes.npz", "codes"])
+def test_a_log_gets_a_line_now_and_then(output, embed, capsys, monkeypatch):
+    embed(
+        "in.txt", "\n".join(SENTENCES), output, "--batch_size", 2, *(["--shard_rows", 2] if output == "codes" else [])
+    )
+    assert "rows per second" not in capsys.readouterr().out  # it took no half a minute
+    monkeypatch.setattr("hsvae_hf.console.LINE_SECONDS", 0)
+    embed("in.txt", "\n".join(SENTENCES), f"more{output}", *(["--shard_rows", 2] if output == "codes" else []))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("encode: ")]
+    assert all(re.fullmatch(r"encode: \d rows, [\d.,]+ rows per second", line) for line in lines)
+    assert [int(line.split()[1]) for line in lines] == ([2, 4, 5] if output == "codes" else [5])
+
+
 def test_a_name_without_a_suffix_is_a_folder_of_shards(embed, saved_model, capsys):
     embed("in.txt", "\n".join(SENTENCES), "codes", "--shard_rows", 2, "--max_active_dims", 3)
     expected = encode(*load_for_inference(saved_model), SENTENCES, max_active_dims=3)
@@ -120,3 +135,47 @@ def test_a_name_without_a_suffix_is_a_folder_of_shards(embed, saved_model, capsy
         embed("in.txt", "a\n", "codes", "--overwrite")
     with pytest.raises(ValueError, match="`num_processes` must be left out for a file, got the output 'codes.npz'"):
         embed("in.txt", "a\n", "codes.npz", "--num_processes", 2)
+
+
+@pytest.fixture
+def coder(encoder, tmp_path):
+    """Folder of a model of that encoder's vectors, and the same model with the encoder."""
+    whole = vector_model(encoder).base_model
+    whole.without_encoder().save_pretrained(tmp_path / "coder")
+    return tmp_path / "coder", whole
+
+
+def test_text_becomes_codes_of_an_encoders_vectors_in_one_step(coder, encoder, tokenizer, tmp_path):
+    folder, whole = coder
+    (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in TEXTS))
+    words = ["embed", "--model_name_or_path", folder, "--encoder_name_or_path", encoder]
+    words += ["--input", tmp_path / "in.txt", "--active_dims", 2]
+    script(*words, "--output", tmp_path / "codes.npz")
+    script(*words, "--output", tmp_path / "codes", "--shard_rows", 2, "--num_processes", 2)
+    expected = encode(whole, tokenizer, TEXTS, active_dims=2)
+    assert expected.nnz == 2 * len(TEXTS)
+    for found in (sparse.load_npz(tmp_path / "codes.npz"), load_codes(tmp_path / "codes")[:]):
+        assert (abs(found - expected) > 1e-5).nnz == 0
+    encoder.rename(tmp_path / "moved")  # is the same encoder
+    words[words.index(encoder)] = tmp_path / "moved"
+    script(*words, "--output", tmp_path / "codes", "--shard_rows", 2, "--resume")
+
+
+def test_an_encoder_is_asked_for_and_refused_where_there_is_nothing_for_it(
+    coder, encoder, saved_model, tmp_path, refused
+):
+    (tmp_path / "in.txt").write_text("one\ntwo\n")
+    np.save(tmp_path / "in.npy", np.ones((2, 16)))
+    behind, text = ["--encoder_name_or_path", encoder], ["--input", tmp_path / "in.txt"]
+    for output in ("codes.npz", "codes"):
+        words = ["embed", "--output", tmp_path / output, "--model_name_or_path"]
+        assert "name the encoder that the model was trained for as `encoder_name_or_path`" in refused(
+            *words, coder[0], *text
+        )
+        found = refused(*words, coder[0], *behind, "--input", tmp_path / "in.npy")
+        assert "`encoder_name_or_path` must be left out where `input` is vectors" in found
+        found = refused(*words, saved_model, *behind, *text)
+        assert "`encoder_name_or_path` must be left out for a model with an encoder of its own" in found
+    found = refused(*words, encoder, *behind, *text, "--vectors")
+    assert "`encoder_name_or_path` must be left out for vectors" in found
+    assert not (tmp_path / "codes").exists()

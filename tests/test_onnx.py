@@ -109,6 +109,32 @@ def test_sentences_give_the_codes_of_encode_and_no_weights_are_needed(saved_mode
             encoder.encode(wrong)
 
 
+def test_an_export_indexes_and_asks_in_place_of_its_model(saved_model, tmp_path, capsys, refused):
+    model, tokenizer = load_for_inference(saved_model)
+    ends = {f"{dimension}{sign}": {"share": 0.5, "words": ["word"]} for dimension in range(6) for sign in "+-"}
+    hsvae_hf.DimensionNames(6, 9, ends).attach(model)
+    hsvae_hf.export_onnx(model, tokenizer, tmp_path / "onnx")
+    one, other = hsvae_hf.Index(hsvae_hf.OnnxEncoder(tmp_path / "onnx")), hsvae_hf.Index((model, tokenizer))
+    for index in (one, other):
+        index.add(SENTENCES)
+    assert one.settings.similarity == other.settings.similarity
+    for found, wanted in zip(one.search(SENTENCES[:2]), other.search(SENTENCES[:2]), strict=True):
+        assert [hit.id for hit in found] == [hit.id for hit in wanted]
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], abs=1e-3)
+    assert any("word" in name for name in one.explain(SENTENCES[0], 0).names)
+    (tmp_path / "in.txt").write_text("\n".join(SENTENCES))
+    options = ["--input", tmp_path / "in.txt", "--encoder", tmp_path / "onnx", "--index", tmp_path / "index"]
+    assert "`codes` must be left out for an ONNX export" in refused("search", "index", *options, "--codes", saved_model)
+    script("search", "index", *options)
+    capsys.readouterr()
+    script("search", "query", "--index", tmp_path / "index", "--query", SENTENCES[3], "--json", "--k", 1)
+    (hit,) = json.loads(capsys.readouterr().out)["hits"]
+    assert hit["text"] == SENTENCES[3]
+    hsvae_hf.export_onnx(small(), None, tmp_path / "vectors")
+    with pytest.raises(ValueError, match="`encoder` must read sentences, got an ONNX export for vectors"):
+        hsvae_hf.Index(hsvae_hf.OnnxEncoder(tmp_path / "vectors"))
+
+
 def test_a_damaged_graph_is_refused(saved_model, tmp_path):
     model, tokenizer = load_for_inference(saved_model)
     hsvae_hf.export_onnx(model, tokenizer, tmp_path / "onnx")

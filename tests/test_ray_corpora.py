@@ -116,14 +116,33 @@ def test_the_script_makes_vectors_and_codes_of_them_and_goes_on(cluster, encoder
     assert signal.getsignal(signal.SIGTERM) == handler  # a script stays one that a signal ends in one line
     model = small(vector_size=16)
     model.save_pretrained(tmp_path / "model")
+    once = ["--encoder_name_or_path", encoder, "--input", parquet, "--output", tmp_path / "once", *words]
+    script("embed", "--model_name_or_path", tmp_path / "model", *once)
     words += ["--model_name_or_path", tmp_path / "model", "--input", vectors, "--output", (tmp_path / "codes").as_uri()]
     script("embed", *words)
     script("embed", *words, "--resume")
     files = sorted(vectors.glob("*.parquet"))
     array = np.concatenate([np.stack(pq.read_table(file)["vectors"].to_numpy()) for file in files])
     assert array.shape == (210, 16)
-    codes = load_codes(tmp_path / "codes")
-    assert (abs(codes[:] - encode_vectors(model, array)) > 1e-5).nnz == 0
+    for codes in (load_codes(tmp_path / "codes"), load_codes(tmp_path / "once")):
+        assert (abs(codes[:] - encode_vectors(model, array)) > 1e-5).nnz == 0
+
+
+@pytest.mark.slow
+def test_going_on_with_other_rows_is_refused(cluster, saved_model, tmp_path):
+    file, output = tmp_path / "in.parquet", tmp_path / "codes"
+    pq.write_table(pa.table({"text": LINES}), file, compression="none")
+    options = {"shard_rows": 100, "engine": "ray", "address": cluster.address}
+    before = encode_corpus(saved_model, file, output, **options)[:]
+    (output / "part-00002.parquet").unlink()
+    content = file.read_bytes()
+    assert content.count(b"horse sees 10 birds") == 1
+    file.write_bytes(content.replace(b"horse sees 10 birds", b"mouse sees 10 birds"))
+    with pytest.raises(ValueError, match="^`input` must be that of before to resume, got other rows from row 100 on"):
+        encode_corpus(saved_model, file, output, resume=True, **options)
+    file.write_bytes(content)
+    found = encode_corpus(saved_model, file, output, resume=True, **options)[:]
+    assert (abs(found - before) > 1e-5).nnz == 0
 
 
 @pytest.mark.slow

@@ -76,6 +76,14 @@ def test_questions_may_be_typed(reviews, saved_model, sentences, tmp_path, capsy
     assert [json.loads(line)["query"] for line in lines] == [sentences[0]]
 
 
+def test_a_log_says_how_far_indexing_is(reviews, saved_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hsvae_hf.console.LINE_SECONDS", 0)
+    options = ["--encoder", saved_model, "--index", tmp_path / "index", "--text_column", "review"]
+    script("search", "index", "--input", reviews, *options)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("index: ")]
+    assert [int(line.split()[1]) for line in lines] == list(range(1, 13))
+
+
 def test_what_cannot_be_is_refused(reviews, saved_model, tmp_path, refused):
     made = ["--encoder", saved_model, "--index", tmp_path / "index"]
     assert "`text_column`" in refused("search", "index", "--input", reviews, *made, "--text_column", "words")
@@ -83,7 +91,7 @@ def test_what_cannot_be_is_refused(reviews, saved_model, tmp_path, refused):
     assert "`input`" in refused("search", "index", "--input", tmp_path / "none.csv", *made)
     assert "did you mean" in refused("search", "qury")
     assert "`query` must be given" in refused("search", "query", "--index", tmp_path / "index")
-    assert "`folder` must hold an index" in refused("search", "query", "--index", tmp_path / "index", "--query", "a")
+    assert "`index` must hold an index" in refused("search", "query", "--index", tmp_path / "index", "--query", "a")
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": 5}\n')
     assert "must hold a string in every row" in refused("search", "index", "--input", tmp_path / "bad.jsonl", *made)
     assert "`split` must be left out" in refused("search", "index", "--input", reviews, *made, "--split", "test")

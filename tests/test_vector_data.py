@@ -1,6 +1,7 @@
 """Vectors in files larger than memory: the same numbers, splits, statistics and codes as of vectors in memory."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -170,7 +171,12 @@ def test_training_on_files_resumes_at_the_same_rows(folder, rows, tmp_path, smal
 def test_the_script_takes_a_folder_or_several_files(folder, tmp_path, capsys):
     words = ["--latent_size", 12, "--max_steps", 2, "--report_to", "none"]
     script("train", "--vectors", folder, *words, "--output_dir", tmp_path / "run")
-    assert "evaluate_model" not in capsys.readouterr().err
+    *_, next_line, command = capsys.readouterr().out.strip().splitlines()
+    assert next_line == "next:"
+    assert shlex.split(command)[2:] == [
+        *("--model_name_or_path", str(tmp_path / "run"), "--input", str(folder), "--output", f"{tmp_path / 'run'}-codes")
+    ]
+    assert Path(shlex.split(command)[1]).name == "embed.py"
     files = [folder / "a.npy", folder / "b.parquet"]
     script("train", "--vectors", *files, *words, "--output_dir", tmp_path / "other")
     assert json.loads((tmp_path / "other/train_settings.json").read_text())["train_rows"] == 88

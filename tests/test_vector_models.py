@@ -180,7 +180,7 @@ def test_the_light_form_takes_its_encoder_back(encoder, tokenizer, tmp_path):
     assert not again.training
     codes, expected = (encode(each, tokenizer, SENTENCES) for each in (again, model))
     assert (codes != expected).nnz == 0
-    with pytest.raises(ValueError, match="`encoder_type` must be 'vector' of a model that is given an encoder"):
+    with pytest.raises(ValueError, match="`encoder_name_or_path` must be left out for a model with an encoder"):
         model.with_encoder(str(encoder))
     with pytest.raises(
         ValueError, match="`encoder_name_or_path` must give vectors of 5 numbers, got .* of 16; use the"

@@ -184,8 +184,8 @@ class TextVAEPreTrainedModel(PreTrainedModel):
         """
         if self.config.encoder_type != "vector":
             raise ValueError(
-                "`encoder_type` must be 'vector' of a model that is given an encoder, got one that has it; leave out "
-                "`encoder_name_or_path`."
+                "`encoder_name_or_path` must be left out for a model with an encoder of its own, got "
+                f"{encoder_name_or_path!r}; leave it out."
             )
         own = {name: value for name, value in self.config.to_diff_dict().items() if name not in _OF_THE_ENCODER}
         model = type(self).from_encoder_pretrained(encoder_name_or_path, **own)
@@ -246,6 +246,11 @@ def _load_encoder(source: str, subfolder: str) -> tuple[PreTrainedModel, PreTrai
         raise ValueError(
             "`encoder_name_or_path` must be the folder or the Hub id of a text encoder with its tokenizer, got "
             f"{source!r}; check the path, or the id and the network."
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            "`encoder_name_or_path` must be a text encoder with its tokenizer that transformers can load, got "
+            f"{source!r} ({str(error).strip().partition(chr(10))[0]}); check its files."
         ) from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
