@@ -202,13 +202,19 @@ def _fit_threshold(
         raise ValueError("`batches` must hold at least one batch of the model's input, got none; give some rows.")
     gates = torch.cat(parts).float().numpy()
     least, most = model.config.min_active_dims, most_active_dims(model)
-    if target_active_dims is None:  # what draws use, as far as the limits of a code allow
-        target_active_dims = float(np.clip((1 - gates).sum(axis=1).mean(), least, most))
-    return threshold_of(gates, target_active_dims, least, most)
+    drawn = float(np.clip((1 - gates).sum(axis=1).mean(), least, most))  # as far as the limits of a code allow
+    threshold, counts = threshold_of(gates, drawn if target_active_dims is None else target_active_dims, least, most)
+    nearest = float(counts.mean())
+    if target_active_dims is not None and abs(nearest - target_active_dims) > max(0.5, 0.1 * target_active_dims):
+        raise ValueError(
+            f"`target_active_dims` must be a number that the gates allow, got {target_active_dims}: the nearest is "
+            f"{nearest:.1f}, as gates of equal value cannot be told apart."
+        )
+    return threshold, counts
 
 
 def threshold_of(gates: np.ndarray, target_active_dims: float, least: int, most: int) -> tuple[float, np.ndarray]:
-    """The threshold that gives codes so many non-zeros on average.
+    """The threshold that gives codes so many non-zeros on average, or as near to it as gates of equal value allow.
 
     Args:
         gates: probabilities of being off, `(rows, latent_size)`; a dimension is on below the threshold.
@@ -218,9 +224,6 @@ def threshold_of(gates: np.ndarray, target_active_dims: float, least: int, most:
 
     Returns:
         The threshold, and the non-zeros of each row, `(rows,)`.
-
-    Raises:
-        ValueError: if no threshold gives that number.
     """
     ascending = np.sort(np.sort(gates, axis=1)[:, least:most], axis=None)  # gates that the threshold decides on
     wanted = round((target_active_dims - least) * len(gates))  # non-zeros of all rows together, beside the fewest
@@ -228,12 +231,6 @@ def threshold_of(gates: np.ndarray, target_active_dims: float, least: int, most:
     last_on, first_off = ascending[wanted - 1].astype(np.float64), ascending[wanted].astype(np.float64)
     threshold = float(np.clip((last_on + first_off) / 2, SMALLEST_THRESHOLD, 1 - SMALLEST_THRESHOLD))
     counts = (gates < threshold).sum(axis=1).clip(least, most)
-    nearest = float(counts.mean())
-    if abs(nearest - target_active_dims) > max(0.5, 0.1 * target_active_dims):
-        raise ValueError(
-            f"`target_active_dims` must be a number that the gates allow, got {target_active_dims}: the nearest is "
-            f"{nearest:.1f}, as gates of equal value cannot be told apart."
-        )
     return threshold, counts
 
 

@@ -191,8 +191,9 @@ class FinishCallback(TrainerCallback):
 
     Before training: the length of generated sentences, and the statistics of the vectors, if vectors are reconstructed
     and nobody has set them. After training: the threshold that gives the wanted number of non-zeros on held-out rows,
-    or the number that draws use where none is wanted (`hold_target`), the scale of the codes of vectors, and how these are compared: by cosine or by dot product, whichever keeps more of
-    the neighbours of held-out vectors (`fit_similarity`). A resumed run ends in the same way.
+    or the number that draws use where none is wanted (`hold_target`); the scale of the codes of vectors; and how these
+    are compared: by cosine or by dot product, whichever keeps more of the neighbours of held-out vectors
+    (`fit_similarity`). A resumed run ends in the same way.
 
     `TextVAETrainer` has it. Another Trainer takes it by `trainer.add_callback(FinishCallback(trainer))`.
 

@@ -108,6 +108,7 @@ def test_every_range_is_checked_whenever_its_field_is_set(model_type):
         ("hsvae", {**frozen(), "freeze_text_encoder": False}, "`freeze_text_encoder` must be True with a vector"),
         ("hsvae", {**frozen(), "vector_size": 3}, "`vector_size` must be given if and only if"),
         ("hsvae", {**frozen(), "default_prompt_name": "query"}, "`default_prompt_name` must be one of None, got"),
+        ("hsvae", {**frozen(), "normalize_features": True}, "`normalize_features` must be False with a vector decoder"),
         ("sdlgm", {"sparsity_cap": 7}, "`sparsity_cap` must be at most `latent_size` (6), got 7; lower it."),
         ("text-encoder", {"latent_size": 5}, "`latent_size` must be the width of the encoder's features (12), got 5"),
     ],

@@ -101,6 +101,8 @@ class TextVAEConfig(PreTrainedConfig):
         freeze_text_encoder: keep the transformer as it is, dropout off, in training too.
         pooling: of a transformer's token states: their `"mean"`, the first (`"cls"`) or the `"last"`.
         normalize_vectors: whether a transformer's pooled vector is scaled to length 1.
+        normalize_features: where words are reconstructed, standardise the encoder's features over sentences (batch
+            normalisation) before the latent head reads them; codes follow the sentence from the first steps on.
         prompts: texts that go before a sentence, by name, where the transformer was trained with such; None for none.
         default_prompt_name: the prompt of a sentence that comes with no name; None for none.
         vector_size: width of the vectors, for `encoder_type="vector"` alone.
@@ -176,6 +178,7 @@ class TextVAEConfig(PreTrainedConfig):
     freeze_text_encoder: bool = False
     pooling: Literal["mean", "cls", "last"] = "mean"
     normalize_vectors: bool = False
+    normalize_features: bool = False
     prompts: dict[str, str] | None = None
     default_prompt_name: str | None = None
     vector_size: int | None = positive(default=None)
@@ -312,6 +315,8 @@ class TextVAEConfig(PreTrainedConfig):
             if self.similarity_weight > 0:
                 rule = "0 where words are reconstructed"
                 self.refuse("similarity_weight", rule, "there is no vector to be similar by")
+        elif self.normalize_features:
+            self.refuse("normalize_features", "False with a vector decoder", "its vectors are standardised anyway")
         elif self.encoder_type == "gru":
             self.refuse("encoder_type", "'vector' or 'transformer' with a vector decoder", "use a pretrained encoder")
         elif self.reads_text and not self.freeze_text_encoder:

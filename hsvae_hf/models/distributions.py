@@ -29,6 +29,11 @@ class _StraightThrough(torch.autograd.Function):
         return None, gradient
 
 
+def only_at(values: Tensor, places: Tensor) -> Tensor:
+    """`values`, `(batch, latent_size)`, at the indices `places`, `(batch, number)`, and 0 elsewhere."""
+    return torch.zeros_like(values).scatter(-1, places, values.gather(-1, places))
+
+
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     """`hard` in the forward pass, the gradient of `soft`, of the same shape, in the backward pass."""
     return cast(Tensor, _StraightThrough.apply(hard.detach(), soft))

@@ -2,21 +2,16 @@
 
 import math
 
-import torch
 from huggingface_hub.dataclasses import strict
-from torch import Tensor, nn
-from transformers import initialization as init
+from torch import Tensor
 
 from .configuration_text_vae import TextVAEConfig, between, validated
 from .distributions import sparsemax
 from .modeling_classification import TextVAEForSequenceClassification
 from .modeling_latent import Float32Linear, LatentHead
 from .modeling_text_vae import TextVAEForPreTraining, TextVAEModel
+from .normalization import BatchNorm
 from .outputs import TextVAEModelOutput
-from .processes import shared_mean
-
-MOMENTUM = 0.1  # share of a batch in the statistics that evaluation takes, once there were ten batches
-SMALLEST_VARIANCE = 1e-5  # that scores are divided by the root of
 
 
 @strict
@@ -48,52 +43,6 @@ class SparsemaxAEConfig(TextVAEConfig):
             self.code_sum = 1.0 if source else math.sqrt(self.latent_size)
 
 
-class ScoreNorm(nn.Module):
-    """Scores of mean 0 and one standard deviation over sentences: batch normalisation (Ioffe & Szegedy 2015).
-
-    `std (s - mean_x s) / sqrt(var_x s + 1e-5)`, dimension by dimension; no scale and shift are learned. In training the
-    statistics are those of the batch, of all processes; else those of the last batches of training.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    batches: Tensor
-
-    def __init__(self, size: int, std: float) -> None:
-        super().__init__()
-        self.std = std
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("variance", torch.ones(size))
-        self.register_buffer("batches", torch.zeros(()))
-
-    def init_parameters(self) -> None:
-        """Change nothing, until there were batches."""
-        init.zeros_(self.mean)
-        init.ones_(self.variance)
-        init.zeros_(self.batches)
-
-    def forward(self, scores: Tensor, learning: bool) -> Tensor:
-        """`(batch, size)` to the same.
-
-        Args:
-            scores: of a batch; a single row says nothing of how sentences differ, so it changes no statistics.
-            learning: whether the batch's statistics are taken, and kept.
-        """
-        mean, variance = self.mean, self.variance
-        if learning and len(scores) > 1:
-            mean = shared_mean(scores.mean(0))
-            variance = shared_mean((scores - mean).square().mean(0))
-            self._keep(mean.detach(), variance.detach())
-        return self.std * (scores - mean) * (variance + SMALLEST_VARIANCE).rsqrt()
-
-    @torch.no_grad()
-    def _keep(self, mean: Tensor, variance: Tensor) -> None:
-        self.batches += 1
-        share = (1 / self.batches).clamp_min(MOMENTUM)  # at first the plain mean of all batches
-        self.mean += share * (mean - self.mean)
-        self.variance += share * (variance - self.variance)
-
-
 class SparsemaxAEHead(LatentHead[TextVAEModelOutput]):
     """`z = c sparsemax(norm(W h))`: not negative, sums to c, exact zeros; trained by reconstruction alone.
 
@@ -101,7 +50,7 @@ class SparsemaxAEHead(LatentHead[TextVAEModelOutput]):
     collapses within ten steps: what is common to the gradients of all sentences moves the scores of all, one dimension
     takes the whole sum for every sentence, and from there sparsemax has no gradient. Beyond the paper, therefore:
 
-    - Each dimension's scores have mean 0 over sentences (`ScoreNorm`), so none can be ahead for all of them. Their
+    - Each dimension's scores have mean 0 over sentences (`BatchNorm`), so none can be ahead for all of them. Their
       standard deviation, `score_std`, says how many dimensions a code uses.
     - Codes sum to `code_sum`, so that they move the decoder as far as a dense code of that width does.
     """
@@ -112,7 +61,7 @@ class SparsemaxAEHead(LatentHead[TextVAEModelOutput]):
         self.scores = Float32Linear(config.feature_size, config.latent_size, bias=not config.score_std)
         if config.score_std:
             self.needs_even_batches = True
-            self.norm = ScoreNorm(config.latent_size, config.score_std)
+            self.norm = BatchNorm(config.latent_size, config.score_std)
 
     def forward(self, features: Tensor) -> TextVAEModelOutput:
         """The code of `features`, `(batch, feature_size)`; in training it depends on the batch, through the norm."""

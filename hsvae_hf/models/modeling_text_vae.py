@@ -17,12 +17,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from .configuration_text_vae import TextVAEConfig
-from .distributions import neighbour_kl, straight_through
+from .distributions import neighbour_kl, only_at, straight_through
 from .modeling_base import TextVAEPreTrainedModel
 from .modeling_decoder import Decoder, GRUCache, GRUDecoder, VectorDecoder
-from .modeling_encoders import ENCODERS, Standardizer
+from .modeling_encoders import ENCODERS, Standardizer, learns
 from .modeling_generation import CanGenerate, TextVAEGenerationMixin
 from .modeling_latent import LatentHead
+from .normalization import BatchNorm
 from .outputs import TextVAEForPreTrainingOutput, TextVAEModelOutput
 from .processes import gather_rows, mean_over_processes
 
@@ -30,11 +31,6 @@ CANDIDATES = 1.5  # dimensions that compete for each place in a code
 REVIVED = 32  # idle dimensions of a sentence that learn from what its code leaves
 REVIVAL_ROWS = 64  # of a batch whose idle dimensions learn
 REACH = 4  # times as many dimensions as a code has learn from what it loses
-
-
-def only_at(values: Tensor, places: Tensor) -> Tensor:
-    """`values`, `(batch, latent_size)`, at the indices `places`, `(batch, number)`, and 0 elsewhere."""
-    return torch.zeros_like(values).scatter(-1, places, values.gather(-1, places))
 
 
 class TextVAEModel(TextVAEPreTrainedModel):
@@ -57,6 +53,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
             self.standardizer = Standardizer(config.feature_size)
             self.decoder = VectorDecoder(config)
             self.register_buffer("code_scale", torch.ones(config.latent_size))
+        elif config.normalize_features:
+            self.feature_norm = BatchNorm(config.feature_size)
         self.latent_head = self.latent_head_class(config)
         self.post_init()
 
@@ -131,6 +129,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """The latent head's output, in fp32, with the code that users get."""
         with torch.autocast(features.device.type, enabled=False):
             if self.config.decodes_words:
+                if self.config.normalize_features:
+                    features = self.feature_norm(features.float(), self.training and learns(self.latent_head))
                 posterior = self.latent_head(features.float())
                 code = self.unscaled_code(posterior, active_dims)
             else:
