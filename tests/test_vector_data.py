@@ -174,7 +174,14 @@ def test_the_script_takes_a_folder_or_several_files(folder, tmp_path, capsys):
     *_, next_line, command = capsys.readouterr().out.strip().splitlines()
     assert next_line == "next:"
     assert shlex.split(command)[2:] == [
-        *("--model_name_or_path", str(tmp_path / "run"), "--input", str(folder), "--output", f"{tmp_path / 'run'}-codes")
+        *(
+            "--model_name_or_path",
+            str(tmp_path / "run"),
+            "--input",
+            str(folder),
+            "--output",
+            f"{tmp_path / 'run'}-codes",
+        )
     ]
     assert Path(shlex.split(command)[1]).name == "embed.py"
     files = [folder / "a.npy", folder / "b.parquet"]
