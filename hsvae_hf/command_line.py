@@ -239,7 +239,7 @@ class ScriptParser(HfArgumentParser):
         for title, kind in self.kinds.items() if self.everything or self.first is None else ():
             rest = [item.name for item in fields(kind) if item.name in actions and item.name not in shown]
             self._section(formatter, f"{title}, the rest" if shown else title, [actions[name] for name in rest])
-        if self.first is not None and not self.everything:
+        if self.first is not None and not self.everything and len(shown) < len(actions):
             formatter.add_text(f"`{self.prog} --help-all` shows all {len(actions)} options.")
         formatter.add_text(self.epilog)
         return formatter.format_help()
@@ -252,11 +252,21 @@ class ScriptParser(HfArgumentParser):
 
 
 class _Formatter(argparse.HelpFormatter):
-    """An option by one of its spellings, its text, and its default where that says something."""
+    """Texts in paragraphs; an option by one of its spellings, its text, and its default where that says something."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Paragraphs; one whose lines are indented, such as commands to copy, stays as it is."""
+        parts = [part.strip("\n") for part in re.split(r"\n\s*\n", text.strip())]
+        kept = [
+            part if part.startswith(" ") else super(_Formatter, self)._fill_text(part, width, indent) for part in parts
+        ]
+        return "\n\n".join(kept)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         name = action.option_strings[0]
-        return name if action.nargs == "?" or action.metavar is None else f"{name} {action.metavar}"
+        if action.nargs == "?" or action.metavar is None:
+            return name
+        return f"{name} {action.metavar}{' ...' if action.nargs in ('+', '*') else ''}"
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = " ".join((action.help or "").split())
@@ -280,18 +290,27 @@ def _read(argument: str, word: str, kind: Any, names: tuple[str, ...]) -> Any:
         raise argparse.ArgumentTypeError(f"`{argument}` must be {rule}, got {word!r}") from None
 
 
-def parse(kind: type, description: str | None = None, words: Sequence[str] | None = None) -> Any:
+def parse(
+    kind: type,
+    description: str | None = None,
+    words: Sequence[str] | None = None,
+    sections: Mapping[str, Sequence[str]] | None = None,
+    action: str | None = None,
+) -> Any:
     """The command line of a script with one dataclass of options.
 
     Args:
         kind: the dataclass.
-        description: what the script does.
+        description: what the script does; paragraphs, those that are indented as they are.
         words: without the script's name; those that it was called with, by default.
+        sections: names of the options, by the heading under which help shows them; None for one heading.
+        action: of the script, which goes before the options.
 
     Raises:
         ValueError: as `ScriptParser.parse`.
     """
-    return ScriptParser({"options": kind}, description=description).parse(words)[0]
+    options = {} if action is None else {"prog": f"{Path(sys.argv[0]).name} {action}"}
+    return ScriptParser({"options": kind}, sections, description=description, **options).parse(words)[0]
 
 
 def config_arguments(config_class: type[PreTrainedConfig]) -> type:

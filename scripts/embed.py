@@ -1,7 +1,9 @@
-"""Encode sentences, or vectors, to sparse codes with a saved model: a file, or files of millions of rows.
+r"""Encode sentences, or vectors, to sparse codes with a saved model: a file, or files of millions of rows.
 
     python scripts/embed.py --model_name_or_path runs/reviews --input reviews.csv --output codes.npz
     python scripts/embed.py --model_name_or_path runs/reviews --input data/*.parquet --output codes --num_processes 8
+    python scripts/embed.py --model_name_or_path model_cards/hsvae-minilm \
+        --encoder_name_or_path sentence-transformers/all-MiniLM-L6-v2 --input reviews.csv --output codes.npz
 
 An output without a suffix is a folder of shards, which several processes write and --resume goes on with.
 """
@@ -22,12 +24,20 @@ from hsvae_hf.cli import run
 from hsvae_hf.command_line import parse
 from hsvae_hf.console import RowProgress, device_name, figure, finish, model_facts, say, size_of
 from hsvae_hf.corpora import SHARD_ROWS, encode_corpus
-from hsvae_hf.corpus_input import INPUT_FILES, corpus_input
+from hsvae_hf.corpus_input import corpus_input
 from hsvae_hf.files import CODE_FILES, check_output, claimed_file, save_codes
 from hsvae_hf.shard_encoder import CorpusEncoder, Options
 from hsvae_hf.shard_files import ShardFolder
+from hsvae_hf.text_files import SUFFIXES, VECTOR_FILES
 
 FILE_ROWS = 8192  # that are encoded together for a file
+SECTIONS = {
+    "needed": ("model_name_or_path", "input", "output"),
+    "reading": ("encoder_name_or_path", "text_column", "prompt_name", "batch_size"),
+    "codes": ("active_dims", "max_active_dims"),
+    "one file as output": ("overwrite",),
+    "a folder as output": ("num_processes", "shard_rows", "format", "resume", "vectors", "engine", "address"),
+}
 
 
 @dataclass
@@ -37,14 +47,15 @@ class EmbedArguments:
     model_name_or_path: str = field(metadata={"help": "Folder of a saved model, or a Hub id."})
     input: list[str] = field(
         metadata={
-            "help": f"Files, or folders of them: {', '.join(INPUT_FILES)}. A line of a .txt file is a sentence, blank "
-            "ones too; .npy and .arrow are vectors, and so is a column `vectors` of .parquet."
+            "help": f"Files, or folders of them. Sentences: {', '.join(SUFFIXES)}; each line of a .txt file is one. "
+            f"Vectors: {', '.join(VECTOR_FILES)}, and .parquet with a column `vectors`."
         }
     )
     output: str = field(
         metadata={
-            "help": ".npz (CSR matrix for scipy.sparse.load_npz), or .parquet or .jsonl with the columns `indices` and "
-            "`values`. Row i is row i of the input. Without a suffix a folder of shards, for hsvae_hf.load_codes."
+            "help": "A file: .npz, for scipy.sparse.load_npz; or .parquet or .jsonl, with the columns `indices` and "
+            "`values`. Or a name without a suffix: a folder of shards, for hsvae_hf.load_codes. Row i is row i of the "
+            "input."
         }
     )
     encoder_name_or_path: str | None = field(
@@ -53,28 +64,30 @@ class EmbedArguments:
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     batch_size: int | None = field(default=None, metadata={"help": "Sentences per forward pass; else by length."})
     active_dims: int | None = field(
-        default=None, metadata={"help": "Give exactly this many dimensions per sentence, the strongest."}
+        default=None, metadata={"help": "Non-zeros of every code: exactly so many, the strongest dimensions."}
     )
     max_active_dims: int | None = field(
-        default=None, metadata={"help": "Keep at most this many dimensions per sentence, largest magnitudes first."}
+        default=None, metadata={"help": "Non-zeros of a code at most: the largest are kept."}
     )
     prompt_name: str | None = field(
         default=None, metadata={"help": "Which of the model's prompts goes before a sentence, if it has any."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Replace the output file if it exists."})
     vectors: bool = field(
-        default=False, metadata={"help": "Folder: the vectors of the model, which may be any text encoder, not codes."}
+        default=False, metadata={"help": "Write the vectors of the model, any text encoder, in place of codes."}
     )
-    num_processes: int = field(default=1, metadata={"help": "Folder: processes, each with a model of its own."})
-    shard_rows: int = field(default=SHARD_ROWS, metadata={"help": "Folder: rows of a file."})
+    num_processes: int = field(default=1, metadata={"help": "Processes, each with a model of its own."})
+    shard_rows: int = field(default=SHARD_ROWS, metadata={"help": "Rows of a file of the folder."})
     format: Literal["arrow", "parquet"] | None = field(
-        default=None, metadata={"help": "Folder: arrow, or parquet, the default with Ray."}
+        default=None, metadata={"help": "Of its files; with Ray parquet, else arrow."}
     )
-    resume: bool = field(default=False, metadata={"help": "Folder: go on with an interrupted run of the same command."})
+    resume: bool = field(default=False, metadata={"help": "Go on with an interrupted run of the same command."})
     engine: Literal["local", "ray"] = field(
-        default="local", metadata={"help": "Folder: local, or ray for several machines; paths may be URIs then."}
+        default="local", metadata={"help": "ray for several machines; paths may be URIs then."}
     )
-    address: str | None = field(default=None, metadata={"help": "Of a Ray cluster, such as auto; else one starts."})
+    address: str | None = field(
+        default=None, metadata={"help": "Of a Ray cluster, auto for that of this machine; else one starts."}
+    )
 
     @property
     def is_folder(self) -> bool:
@@ -176,7 +189,7 @@ def to_folder(args: EmbedArguments) -> None:
 
 def main() -> None:
     """Encode the input."""
-    args = parse(EmbedArguments, __doc__)
+    args = parse(EmbedArguments, __doc__, sections=SECTIONS)
     models = " behind ".join(filter(None, [args.model_name_or_path, args.encoder_name_or_path]))
     say(f"embed.py: {', '.join(args.input)}, by {models}, to {args.output}")
     names = {"vectors": "input", "sentences": "input", "model": "model_name_or_path", "tokenizer": "model_name_or_path"}

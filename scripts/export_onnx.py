@@ -1,4 +1,11 @@
-"""Export a saved model to ONNX: sentences, or vectors, to sparse codes, for ONNX Runtime and servers that use it."""
+r"""Export a saved model to ONNX: sentences, or vectors, to sparse codes, for ONNX Runtime and servers that use it.
+
+    python scripts/export_onnx.py --model_name_or_path runs/reviews --output_dir runs/reviews-onnx
+    python scripts/export_onnx.py --model_name_or_path model_cards/hsvae-minilm \
+        --encoder_name_or_path sentence-transformers/all-MiniLM-L6-v2 --output_dir runs/minilm-onnx
+
+hsvae_hf.OnnxEncoder("runs/minilm-onnx").encode(sentences) encodes with what was written.
+"""
 
 import before_imports  # noqa: F401 - first: see there
 
@@ -16,6 +23,13 @@ from hsvae_hf.files import load_vectors
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.onnx_encoder import GRAPH
 
+SECTIONS = {
+    "needed": ("model_name_or_path", "output_dir"),
+    "the encoder before a model of vectors": ("encoder_name_or_path", "max_length"),
+    "codes": ("active_dims",),
+    "8-bit weights, and what they keep": ("quantize", "calibration", "max_calibration_samples"),
+}
+
 
 @dataclass
 class ExportArguments:
@@ -24,23 +38,27 @@ class ExportArguments:
     model_name_or_path: str = field(metadata={"help": "Folder of a saved model, or a Hub id."})
     output_dir: str = field(metadata={"help": "Folder to write: new, empty, or an earlier export."})
     encoder_name_or_path: str | None = field(
-        default=None, metadata={"help": "Encoder to put before a model of its vectors; the graph then takes text."}
+        default=None, metadata={"help": "Folder or Hub id of the encoder; the graph then takes text."}
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "Tokens per sentence, if not what that encoder says."}
+        default=None, metadata={"help": "Tokens per sentence, if not as many as the encoder says."}
     )
-    quantize: str | None = field(default=None, metadata={"help": "int8: weights of the encoder in 8 bits."})
+    quantize: str | None = field(
+        default=None, metadata={"help": "int8, for the weights of the encoder. Needs --calibration."}
+    )
     active_dims: int | None = field(
-        default=None, metadata={"help": "Give exactly this many dimensions per sentence, the strongest."}
+        default=None, metadata={"help": "Non-zeros of every code: exactly so many, the strongest dimensions."}
     )
     calibration: str | None = field(
         default=None,
         metadata={
-            "help": "Text like that to be encoded, as of train.py: a file, a folder, a Hub id, or docstrings; or .npy "
-            "of vectors. int8 needs it; codes of the export are compared with the model's on it."
+            "help": "Text like that to be encoded: a file, a folder, a Hub id, or docstrings. For a model of vectors a "
+            ".npy file. Codes of the export are compared with the model's on it."
         },
     )
-    max_calibration_samples: int = field(default=2000, metadata={"help": "Rows of it that are taken, the first ones."})
+    max_calibration_samples: int = field(
+        default=2000, metadata={"help": "Rows of --calibration that are taken, the first ones."}
+    )
 
 
 def calibration_rows(args: ExportArguments) -> Any:
@@ -56,7 +74,7 @@ def calibration_rows(args: ExportArguments) -> Any:
 
 def main() -> None:
     """Export, and print where to and what it was measured to keep."""
-    args = parse(ExportArguments, __doc__)
+    args = parse(ExportArguments, __doc__, sections=SECTIONS)
     say(f"export_onnx.py: {args.model_name_or_path} to {args.output_dir}")
     rows = calibration_rows(args)
     model, tokenizer = load_for_inference(args.model_name_or_path)

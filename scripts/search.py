@@ -1,15 +1,18 @@
 r"""Search by sparse codes: index a file of sentences, ask the index, or export it for a search engine.
 
-python scripts/search.py index --input reviews.csv --encoder sentence-transformers/all-MiniLM-L6-v2 \
+    python scripts/search.py index --input reviews.csv --encoder sentence-transformers/all-MiniLM-L6-v2 \
         --codes model_cards/hsvae-minilm --index runs/reviews
-python scripts/search.py query --index runs/reviews --query "friendly staff"
-python scripts/search.py export --index runs/reviews --format opensearch --output reviews.ndjson
+    python scripts/search.py query --index runs/reviews --query "friendly staff"
+    python scripts/search.py export --index runs/reviews --format opensearch --output reviews.ndjson
+
+Each action has a --help of its own.
 """
 
 import before_imports  # noqa: F401 - first: see there
 
 import itertools
 import json
+import re
 import shlex
 import sys
 import time
@@ -37,6 +40,30 @@ from hsvae_hf.store_formats import STORES
 from hsvae_hf.stores import export
 from hsvae_hf.text_files import SUFFIXES, find_text_column, read_cells, read_columns, read_rows
 
+_INDEX, _QUERY, _EXPORT = re.findall(r"python(?:\\\n|.)*", str(__doc__))  # an example of each action
+ABOUT = {
+    "index": f"Index the sentences of a file or a data set by their sparse codes.\n\n    {_INDEX}",
+    "query": f"Find the rows of an index that are nearest to a query, and say why.\n\n    {_QUERY}",
+    "export": f"Write the codes of an index as a search engine takes them.\n\n    {_EXPORT}",
+}
+SECTIONS = {
+    "index": {
+        "needed": ("input", "encoder", "index"),
+        "reading": ("text_column", "id_column", "split"),
+        "codes": ("codes", "keep"),
+        "an interrupted run": ("resume",),
+    },
+    "query": {
+        "needed": ("index", "query", "interactive"),
+        "hits": ("k", "mute", "rerank", "candidates", "json"),
+        "the encoder, where it is not where it was when the index was made": ("encoder", "codes"),
+    },
+    "export": {
+        "needed": ("index", "format", "output"),
+        "values": ("nonnegative", "max_active_dims", "quantize"),
+        "output": ("overwrite",),
+    },
+}
 SEGMENT_ROWS = 8192  # sentences that an interruption may cost
 REASONS = 3  # dimensions that are shown with a hit
 NAMED_ROWS, MOST_ROWS = 500, 100_000  # from how many rows on dimensions get names, and by how many
@@ -54,15 +81,15 @@ class IndexArguments:
             "help": "SparseEncoder, model of words or ONNX export, folder or Hub id; with --codes any sentence encoder."
         }
     )
-    codes: str | None = field(default=None, metadata={"help": "Model of codes for the vectors of this encoder."})
+    codes: str | None = field(default=None, metadata={"help": "Model of codes for the vectors of the encoder."})
     index: str = field(metadata={"help": "New folder of the index."})
     text_column: str | None = field(default=None, metadata={"help": "Column of the sentences, if not found by name."})
     id_column: str | None = field(
         default=None, metadata={"help": "Column of ids of a file; rows have numbers without."}
     )
-    split: str | None = field(default=None, metadata={"help": "Of a data set; train without."})
+    split: str | None = field(default=None, metadata={"help": "Split of a data set, if not train."})
     keep: Literal["vectors", "codes"] | None = field(
-        default=None, metadata={"help": "vectors or codes: what a query may rerank hits by; neither by default."}
+        default=None, metadata={"help": "What a query may rerank hits by."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on with an interrupted run of the same command."})
 
@@ -72,15 +99,17 @@ class QueryArguments:
     """Which index, what to ask."""
 
     index: str = field(metadata={"help": "Folder of the index."})
-    encoder: str | None = field(default=None, metadata={"help": "If not where it was when the index was made."})
-    codes: str | None = field(default=None, metadata={"help": "Likewise."})
+    encoder: str | None = field(default=None, metadata={"help": "As of search.py index."})
+    codes: str | None = field(default=None, metadata={"help": "As of search.py index."})
     query: list[str] = field(default_factory=list, metadata={"help": "What to look for; several are asked in order."})
-    interactive: bool = field(default=False, metadata={"help": "Ask line by line until an empty one."})
+    interactive: bool = field(
+        default=False, metadata={"help": "Instead of --query: ask line by line, until an empty one."}
+    )
     k: int = field(default=5, metadata={"help": "Hits per query."})
     rerank: Literal["vectors", "codes"] | None = field(
-        default=None, metadata={"help": "vectors or codes, whichever the index keeps."}
+        default=None, metadata={"help": "Order the best rows anew by what the index keeps."}
     )
-    candidates: int = field(default=200, metadata={"help": "Rows that reranking looks at."})
+    candidates: int = field(default=200, metadata={"help": "Rows that --rerank looks at."})
     mute: list[int] = field(default_factory=list, metadata={"help": "Dimensions to leave out of the query."})
     json: bool = field(default=False, metadata={"help": "Print a JSON object for each query."})
 
@@ -90,19 +119,19 @@ class ExportArguments:
     """Which index, for which store, to where."""
 
     index: str = field(metadata={"help": "Folder of the index."})
-    format: str = field(metadata={"help": f"{', '.join(STORES)}; help(hsvae_hf.export) has a table of them."})
-    output: str = field(metadata={"help": "File to write; its suffix is of the format."})
+    format: str = field(metadata={"help": f"{', '.join(STORES)}; a table of them is in help(hsvae_hf.export)."})
+    output: str = field(metadata={"help": "File to write, with the suffix of the format."})
     nonnegative: str | None = field(
-        default=None, metadata={"help": "split, abs or none: what becomes of negative values; else as the store needs."}
+        default=None, metadata={"help": "What becomes of negative values: split, abs or none; else as the store needs."}
     )
     max_active_dims: int | None = field(default=None, metadata={"help": "Keep this many non-zeros of a code."})
-    quantize: str | None = field(default=None, metadata={"help": "int8 or uint8."})
+    quantize: str | None = field(default=None, metadata={"help": "Write the values as int8 or uint8."})
     overwrite: bool = field(default=False, metadata={"help": "Replace an existing output."})
 
 
 def index_rows(words: list[str]) -> None:
     """Index all sentences; the folder is an index once they are in it."""
-    options = parse(IndexArguments, __doc__, words)
+    options = parse(IndexArguments, ABOUT["index"], words, SECTIONS["index"], "index")
     started = time.perf_counter()
     check_new(options.index)
     sentences, ids, count = read_input(options)
@@ -190,7 +219,7 @@ def read_input(options: IndexArguments) -> tuple[Iterator[str], Iterable[Any] | 
 
 def ask(words: list[str]) -> None:
     """Print the hits of each query with their scores, texts and strongest reasons."""
-    options = parse(QueryArguments, __doc__, words)
+    options = parse(QueryArguments, ABOUT["query"], words, SECTIONS["query"], "query")
     check_positive(k=options.k, candidates=options.candidates)
     if not options.query and not options.interactive:
         raise ValueError('`query` must be given, got none; write --query "...", or --interactive.')
@@ -255,7 +284,7 @@ def named(reason: dict[str, Any]) -> str:
 
 def export_codes(words: list[str]) -> None:
     """Write the codes of an index in the form of a store."""
-    options = parse(ExportArguments, __doc__, words)
+    options = parse(ExportArguments, ABOUT["export"], words, SECTIONS["export"], "export")
     check_output(options.output, options.overwrite, Path(options.output).suffix, inputs=[options.index])
     index = Index.load(options.index)
     names: list[int | str] = []
@@ -300,7 +329,7 @@ def main() -> None:
     """The first word says what to do."""
     action = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if action in ("-h", "--help"):
-        print(f"usage: search.py {'|'.join(ACTIONS)} [options]\n\n{__doc__}\nEach of the three has its own --help.")
+        print(f"usage: search.py {'|'.join(ACTIONS)} [options]\n\n{__doc__}", end="")
         raise SystemExit(0)
     action = choose("action", action, list(ACTIONS), rule="of")
     with known_as(**NAMES[action]):

@@ -145,6 +145,24 @@ def test_help_is_short_grouped_and_that_of_the_model(monkeypatch, capsys, name):
         assert "--prior_alpha" not in printed
 
 
+@pytest.mark.parametrize("words", ["embed", "export_onnx", "search index", "search query", "search export"])
+def test_help_has_examples_to_copy_and_a_heading_for_every_option(words, monkeypatch, capsys):
+    name, *action = words.split()
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        script(name, *action, "--help")
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: {name}.py {' '.join([*action, '[options]'])}\n")
+    examples = [line for line in printed.splitlines() if line.startswith("    python ")]
+    assert examples and all(f"scripts/{name}.py {' '.join(action)}".strip() in line for line in examples)
+    assert "\nneeded:\n" in printed
+    short = {line.split()[0] for line in printed.splitlines() if line.startswith("  --")}
+    with pytest.raises(SystemExit):
+        script(name, *action, "--help-all")
+    everything = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  --")}
+    assert short == everything
+
+
 @pytest.mark.parametrize("path", [path for path in sorted(SCRIPTS.rglob("*.py")) if "def main" in path.read_text()])
 def test_every_script_explains_its_options(path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
