@@ -93,6 +93,7 @@ def export_onnx(
         "quantize": quantize,
         "active_dims": active_dims,
         "vector_length": None if body.config.decodes_words else trained_length(body),
+        "positions": getattr(body.encoder, "positions", None),
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "transformers")},
     }
     expected = None if rows is None else _codes_of(body, tokenizer, rows, active_dims)

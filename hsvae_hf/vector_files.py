@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from hsvae_hf.shard_manifest import local_vector_shards
+
 COLUMNS = ("vectors", "embedding", "embeddings")  # of a table, in this order
 IN_MEMORY = 2**30  # bytes up to which one file is read whole
 BLOCK_BYTES = 2**22  # of a block, where the file may be cut anywhere
@@ -85,14 +87,15 @@ class ArrowShard(Shard):
             except pa.ArrowInvalid:
                 self.is_stream = True
         ends, size = [0], 0
-        for batch in self._batches(0, None):
+        for batch in self.batches():
             self.column = find_column(batch.schema.names)
             size = size or as_matrix(batch.column(self.column).slice(0, 1)).shape[1]
             ends.append(ends[-1] + batch.num_rows)
         self._ends = np.array(ends[1:])
         super().__init__(path, (ends[-1], size))
 
-    def _batches(self, first: int, last: int | None) -> Iterator[pa.RecordBatch]:
+    def batches(self, first: int = 0, last: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Record batches by their numbers; the file is mapped while they are given."""
         with pa.memory_map(str(self.path)) as file:
             if self.is_stream:  # whose batches can only be passed over, which reads nothing of them
                 yield from islice(pa.ipc.open_stream(file), first, last)
@@ -104,7 +107,7 @@ class ArrowShard(Shard):
         """As of every shard."""
         first, last = np.searchsorted(self._ends, [start, stop - 1], side="right")
         parts = []
-        for end, batch in zip(self._ends[first : last + 1], self._batches(first, last + 1), strict=True):
+        for end, batch in zip(self._ends[first : last + 1], self.batches(first, last + 1), strict=True):
             begin = max(0, start - (end - batch.num_rows))
             parts.append(as_matrix(batch.column(self.column).slice(begin, stop - (end - batch.num_rows) - begin)))
         return np.concatenate(parts)
@@ -238,6 +241,8 @@ class VectorShards:
             rows = as_float32(block.shard.read(block.start, block.stop))
         except _DAMAGED as error:
             raise self._refusal(block.shard.name, error) from error
+        if rows.shape != (len(block), self.shape[1]):
+            raise self._refusal(block.shard.name, f"it has rows of the shape {rows.shape} from row {block.start} on")
         wrong = find_not_finite(rows)
         if wrong is not None:
             raise self._refusal(block.shard.name, f"it holds NaN or infinity in row {block.start + wrong}")
@@ -329,7 +334,7 @@ def read_vectors(source: VectorSource, argument: str = "vectors") -> np.ndarray:
 def _open_files(paths: list[Path], argument: str) -> VectorShards:
     shards: list[Shard] = []
     for path in paths:
-        inside = [file for file in sorted(path.glob("[!.]*")) if file.suffix in _SHARDS] if path.is_dir() else [path]
+        inside = _inside(path, argument) if path.is_dir() else [path]
         if not inside or not all(file.suffix in _SHARDS and file.is_file() for file in inside):
             kinds = ".npy, .parquet or .arrow file, or a folder of such"
             found = "a folder without such files; name another" if path.is_dir() else "check the path"
@@ -340,6 +345,11 @@ def _open_files(paths: list[Path], argument: str) -> VectorShards:
             except _DAMAGED as error:
                 raise _refusal(argument, str(file), error) from error
     return VectorShards(shards, argument)
+
+
+def _inside(folder: Path, argument: str) -> list[Path]:
+    shards = local_vector_shards(folder, argument)
+    return shards or [file for file in sorted(folder.glob("[!.]*")) if file.suffix in _SHARDS]
 
 
 def _open_array(vectors: object, argument: str) -> np.ndarray | VectorShards:
