@@ -189,6 +189,7 @@ def _encode(
         manifest = before if whole == before.shards else replace(before, shards=whole, complete=False)
     if manifest is not before:  # what was complete stays so, if it turns out that the input is another one
         place.write_manifest(manifest)
+    place.remove_others(manifest)
     done = {shard.number: shard for shard in manifest.shards}
     with tqdm(desc="encode", unit=" rows", disable=not show_progress_bar) as progress:
         progress.update(sum(shard.rows for shard in manifest.shards))

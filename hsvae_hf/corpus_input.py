@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hsvae_hf.index_blocks import checksum
-from hsvae_hf.shard_manifest import MANIFEST, local_vector_shards
+from hsvae_hf.shard_manifest import files_inside
 from hsvae_hf.text_files import SUFFIXES, find_text_column, read_cells, read_columns
 from hsvae_hf.vector_files import COLUMNS, ArrowShard, as_float32, as_matrix, find_not_finite
 
@@ -135,32 +135,10 @@ def _files_of(place: Path) -> list[tuple[Path, str]]:
     if not place.is_dir():
         names = ", ".join(INPUT_FILES)
         raise ValueError(f"`input` must be a {names} file, or a folder, got {str(place)!r}; check the path.")
-    taken = list(_inside(place))
+    taken = list(files_inside(place, INPUT_FILES, "input"))
     if not taken:
         raise ValueError(f"`input` must be a folder of {', '.join(INPUT_FILES)} files, got {str(place)!r}; add some.")
     return [(file, file.relative_to(place).as_posix()) for file in taken]
-
-
-def _inside(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Files in a folder and in folders in it, by name; hidden ones are passed over."""
-    shards = local_vector_shards(folder, "input")
-    if shards is not None:
-        yield from shards
-        return
-    above = (*above, folder.resolve())
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name == MANIFEST:
-            continue
-        if path.is_dir():
-            if path.resolve() in above:
-                raise ValueError(
-                    f"`input` must be a folder without links to what it is in, got {str(path)!r}; remove it."
-                )
-            yield from _inside(path, above)
-        elif path.suffix.lower() in INPUT_FILES:
-            if not path.is_file():
-                raise ValueError(f"`input` must be files that are there, got the broken link {str(path)!r}; remove it.")
-            yield path
 
 
 def _holds_vectors(file: Path, text_column: str | None) -> bool:

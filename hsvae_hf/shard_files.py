@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from hsvae_hf.files import UNFINISHED, as_json, code_columns
-from hsvae_hf.shard_manifest import MANIFEST, VERSION, Manifest, Shard, damage, file_name, parse_manifest
+from hsvae_hf.shard_manifest import MANIFEST, SHARD_FILE, VERSION, Manifest, Shard, damage, file_name, parse_manifest
 
 Rows: TypeAlias = "sparse.csr_matrix | np.ndarray"
 
@@ -50,6 +50,13 @@ class ShardFolder:
         """Whether there is nothing but what an interrupted process left."""
         found = self.files.get_file_info(pyarrow.fs.FileSelector(self.path, allow_not_found=True))
         return all(entry.base_name == UNFINISHED for entry in found)
+
+    def remove_others(self, manifest: Manifest) -> None:
+        """Remove shards that the manifest does not name: the process that wrote them ended before they were in it."""
+        named = {manifest.name(shard) for shard in manifest.shards}
+        for entry in self.files.get_file_info(pyarrow.fs.FileSelector(self.path)):
+            if SHARD_FILE.fullmatch(entry.base_name) and entry.base_name not in named:
+                self.files.delete_file(entry.path)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all; a store of objects shows one only when it is whole."""

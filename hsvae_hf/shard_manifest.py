@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -12,7 +12,7 @@ FORMATS = ("arrow", "parquet")
 CONTENTS = ("codes", "vectors")
 VERSION = 1  # of the manifest
 Content: TypeAlias = Literal["codes", "vectors"]
-_FILE = re.compile(r"part-\d{5,}\.(arrow|parquet)")  # of a shard
+SHARD_FILE = re.compile(r"part-\d{5,}\.(arrow|parquet)")  # of a shard
 _NUMBERS = ("number", "first_row", "rows", "nonzeros", "empty", "rows_checksum", "bytes")
 
 
@@ -125,7 +125,7 @@ def vector_shards(sizes: Mapping[str, int], read: Callable[[], bytes], folder: s
     Raises:
         ValueError: if its shards are codes, are not all, or are not those of the manifest.
     """
-    if MANIFEST not in sizes or not any(map(_FILE.fullmatch, sizes)):
+    if MANIFEST not in sizes or not any(map(SHARD_FILE.fullmatch, sizes)):
         return None
     try:
         manifest = parse_manifest(read())
@@ -147,11 +147,40 @@ def vector_shards(sizes: Mapping[str, int], read: Callable[[], bytes], folder: s
     return [manifest.name(shard) for shard in manifest.shards]
 
 
-def local_vector_shards(folder: Path, argument: str) -> list[Path] | None:
-    """`vector_shards` of a folder of this machine."""
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    names = vector_shards(sizes, (folder / MANIFEST).read_bytes, str(folder), argument)
-    return None if names is None else [folder / name for name in names]
+def files_inside(
+    folder: Path, suffixes: Collection[str], argument: str, above: tuple[Path, ...] = ()
+) -> Iterator[Path]:
+    """Files in a folder of this machine and in folders in it, by name; hidden ones are passed over, links are followed.
+
+    Args:
+        folder: of which, if it is one of shards of vectors, exactly those of its manifest are given.
+        suffixes: in lower case, of the files.
+        argument: that gave it, for errors.
+        above: folders that it is in, for itself.
+
+    Raises:
+        ValueError: as `vector_shards`; for a link that leads nowhere, or to a folder that it is in.
+    """
+    above = (*above, folder.resolve())
+    paths = sorted(folder.iterdir())
+    sizes = {path.name: path.stat().st_size for path in paths if path.is_file()}
+    shards = vector_shards(sizes, (folder / MANIFEST).read_bytes, str(folder), argument)
+    if shards is not None:
+        yield from (folder / name for name in shards)
+        return
+    for path in paths:
+        if path.name.startswith(".") or path.name == MANIFEST:
+            continue
+        if path.is_dir():
+            if path.resolve() in above:
+                raise ValueError(
+                    f"`{argument}` must be a folder without links to what it is in, got {str(path)!r}; remove it."
+                )
+            yield from files_inside(path, suffixes, argument, above)
+        elif path.suffix.lower() in suffixes:
+            if not path.is_file():
+                raise ValueError(f"`{argument}` must be files that are there, got the link {str(path)!r}; remove it.")
+            yield path
 
 
 def damage(folder: str, name: str, argument: str) -> ValueError:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hsvae_hf.shard_manifest import local_vector_shards
+from hsvae_hf.shard_manifest import files_inside
 
 COLUMNS = ("vectors", "embedding", "embeddings")  # of a table, in this order
 IN_MEMORY = 2**30  # bytes up to which one file is read whole
@@ -203,7 +203,7 @@ class VectorShards:
     """Rows of several files or arrays, one after the other, of which a block at a time is in memory.
 
     Args:
-        shards: in their order.
+        shards: in their order; those without rows add none.
         argument: that they were given for, for errors.
 
     Raises:
@@ -211,7 +211,9 @@ class VectorShards:
     """
 
     def __init__(self, shards: Sequence[Shard], argument: str = "vectors") -> None:
-        self.shards, self.argument = list(shards), argument
+        self.argument = argument
+        shards = [shard for shard in shards if shard.shape[0]] or shards
+        self.shards = list(shards)
         for shard in shards:
             if len(shard.shape) != 2 or 0 in shard.shape:
                 raise self._refusal(shard.name, f"it has the shape {shard.shape}")
@@ -303,8 +305,8 @@ def open_vectors(source: VectorSource, argument: str = "vectors") -> np.ndarray 
 
     Args:
         source: `(rows, size)`; or a `.npy`, `.parquet` or `.arrow` file, a folder of such, or a list of both. The files
-            of a folder are taken by name. A table has a column `vectors` or `embedding`, or only one, of lists of
-            numbers.
+            of a folder, and of folders in it, are taken by name. A table has a column `vectors` or `embedding`, or only
+            one, of lists of numbers.
         argument: that it was given for.
 
     Returns:
@@ -334,22 +336,17 @@ def read_vectors(source: VectorSource, argument: str = "vectors") -> np.ndarray:
 def _open_files(paths: list[Path], argument: str) -> VectorShards:
     shards: list[Shard] = []
     for path in paths:
-        inside = _inside(path, argument) if path.is_dir() else [path]
-        if not inside or not all(file.suffix in _SHARDS and file.is_file() for file in inside):
+        inside = list(files_inside(path, _SHARDS, argument)) if path.is_dir() else [path]
+        if not inside or not all(file.suffix.lower() in _SHARDS and file.is_file() for file in inside):
             kinds = ".npy, .parquet or .arrow file, or a folder of such"
             found = "a folder without such files; name another" if path.is_dir() else "check the path"
             raise ValueError(f"`{argument}` must be a {kinds}, got {str(path)!r}; {found}.")
         for file in inside:
             try:
-                shards.append(_SHARDS[file.suffix](file))
+                shards.append(_SHARDS[file.suffix.lower()](file))
             except _DAMAGED as error:
                 raise _refusal(argument, str(file), error) from error
     return VectorShards(shards, argument)
-
-
-def _inside(folder: Path, argument: str) -> list[Path]:
-    shards = local_vector_shards(folder, argument)
-    return shards or [file for file in sorted(folder.glob("[!.]*")) if file.suffix in _SHARDS]
 
 
 def _open_array(vectors: object, argument: str) -> np.ndarray | VectorShards:

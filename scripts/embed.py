@@ -39,7 +39,7 @@ class EmbedArguments:
     input: list[str] = field(
         metadata={
             "help": f"Files, or folders of them: {', '.join(INPUT_FILES)}. A line of a .txt file is a sentence, blank "
-            "ones too; .npy and .arrow are vectors, and so is a column `vectors` of .parquet, or `embedding` without text."
+            "ones too; .npy and .arrow are vectors, and so are columns `vectors` of .parquet, `embedding` without text."
         }
     )
     output: str = field(

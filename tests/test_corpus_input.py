@@ -51,12 +51,25 @@ def test_text_stays_text_beside_an_embedding(tmp_path):
     assert ParquetRows(tmp_path, None).read(0, 1) == ["a"]
 
 
+@pytest.mark.parametrize("name", ["corpora", "training"])
+def test_files_in_folders_and_of_any_case_are_read(name, tmp_path):
+    (tmp_path / "b").mkdir()
+    for file, part in (("a.npy", ROWS[:3]), ("b/x.NPY", ROWS[3:9]), ("c.npy", ROWS[9:])):
+        with (tmp_path / file).open("wb") as opened:
+            np.save(opened, part)
+    (tmp_path / ".d.npy").write_bytes(b"not read")
+    np.testing.assert_array_equal(READERS[name](tmp_path), ROWS)
+
+
 def test_files_without_rows_add_none(tmp_path):
     for number, rows in enumerate((ROWS[:0], ROWS, ROWS[:0])):
         np.save(tmp_path / f"{number}.npy", rows)
         column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 5)
         arrow(tmp_path / f"{number}.arrow", pa.table({"vectors": column}))
     np.testing.assert_array_equal(read(tmp_path), np.concatenate([ROWS, ROWS]))
+    np.testing.assert_array_equal(open_vectors(tmp_path).read_all(), np.concatenate([ROWS, ROWS]))
+    with pytest.raises(ValueError, match=r"`vectors` must hold finite numbers, .*0.npy': it has the shape \(0, 5\)"):
+        open_vectors(tmp_path / "0.npy")
     (tmp_path / "text").mkdir()
     for name, text in (("a", ""), ("b", "one\n"), ("c", "")):
         (tmp_path / "text" / f"{name}.txt").write_text(text)
@@ -109,7 +122,7 @@ def test_links_are_followed_and_broken_ones_refused(tmp_path):
         corpus_input(tmp_path / "in")
     (tmp_path / "other/up").unlink()
     (tmp_path / "other/x.txt").unlink()
-    with pytest.raises(ValueError, match="`input` must be files that are there, got the broken link .*x?.txt'"):
+    with pytest.raises(ValueError, match="`input` must be files that are there, got the link .*c.txt'"):
         corpus_input(tmp_path / "in")
 
 

@@ -1,5 +1,6 @@
 """Corpora by Ray: ranges of Parquet files, and two machines of which a worker is killed."""
 
+import json
 import os
 import signal
 import threading
@@ -12,8 +13,10 @@ import pytest
 from vector_models import ROOT, script, small
 
 from hsvae_hf import encode, encode_corpus, encode_vectors, load_codes
+from hsvae_hf.corpus_input import rows_checksum
 from hsvae_hf.loading import load_for_inference
-from hsvae_hf.ray_corpora import ParquetRows
+from hsvae_hf.ray_corpora import ParquetRows, ShardActor
+from hsvae_hf.shard_encoder import Job, Options
 
 LINES = [f"the {animal} sees {count} birds" for animal in ("cat", "dog", "horse") for count in range(70)]
 
@@ -54,6 +57,20 @@ def test_what_is_no_parquet_is_refused(parquet, tmp_path):
     pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "none.parquet")
     with pytest.raises(ValueError, match="`text` must hold a string in every row, got None in row 2 of .*none.parquet"):
         ParquetRows(tmp_path / "none.parquet", None).read(0, 2)
+
+
+def test_rows_of_shards_that_are_done_are_compared(parquet, saved_model, tmp_path):
+    (tmp_path / "out").mkdir()
+    job = Job(str(saved_model), str(tmp_path / "out"), "parquet", Options())
+    work, rows = ShardActor(job, ParquetRows(parquet, None)), rows_checksum(LINES[40:80])
+    ranges = {"number": [1, 1, 2], "start": [40, 40, 80], "stop": [80, 80, 120], "expected": [rows, rows + 1, rows]}
+    told = work({name: np.array(numbers) for name, numbers in ranges.items()})["told"]
+    same, other, another = map(json.loads, told)
+    assert same == {}
+    for found, row in ((other, 40), (another, 80)):
+        words = f"`input` must be that of before to resume, got other rows from row {row} on"
+        assert found["refused"].startswith(words)
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.fixture(scope="module")
