@@ -11,7 +11,8 @@ import pyarrow as pa
 from scipy import sparse
 
 from hsvae_hf.input_checks import check_positive
-from hsvae_hf.shard_files import MANIFEST, Manifest, ShardFolder, finishing, spans
+from hsvae_hf.shard_files import ShardFolder, spans
+from hsvae_hf.shard_manifest import MANIFEST, Manifest, finishing
 
 
 class Shards(ABC):
@@ -80,7 +81,10 @@ class Shards(ABC):
         if opened is None or opened[0] != number:
             name = self.manifest.name(self.manifest.shards[number])
             try:
-                self._open = opened = number, self._rows_of(self.folder.read_table(name))
+                rows = self._rows_of(self.folder.read_table(name))
+                if rows.shape[0] != self.manifest.shards[number].rows:
+                    raise ValueError(f"it has {rows.shape[0]} rows")
+                self._open = opened = number, rows
             except (pa.ArrowException, ValueError, OSError) as error:
                 raise self.folder.damage(name) from error
         return opened[1][start:stop]

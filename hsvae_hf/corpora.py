@@ -10,16 +10,19 @@ from typing import Any, Protocol
 
 from hsvae_hf.code_shards import ShardedCodes, ShardedVectors, load_shards
 from hsvae_hf.console import RowProgress
-from hsvae_hf.corpus_input import Block, corpus_input
+from hsvae_hf.corpus_input import Block, check_same_rows, corpus_input, listed, other_rows
 from hsvae_hf.files import claimed_folder
 from hsvae_hf.input_checks import check_positive, check_switch
-from hsvae_hf.shard_encoder import Job, Options, ShardEncoder, Task, check_same_rows
-from hsvae_hf.shard_files import FORMATS, Content, Manifest, Shard, ShardFolder, finishing
+from hsvae_hf.shard_encoder import Job, Options, ShardEncoder, Task
+from hsvae_hf.shard_files import ShardFolder
+from hsvae_hf.shard_manifest import CONTENTS, FORMATS, Content, Manifest, Shard, finishing
 from hsvae_hf.workers import in_processes
 
 ENGINES = ("local", "ray")
 SHARD_ROWS = 16_384  # an interruption costs so many rows of each process
 _CHECKED_ROWS = 1000  # that are read before the model is loaded
+_ARGUMENTS = {"files": "input"}  # of settings that have another name
+_FREE = {"batch_size"}  # what may be another one when an interrupted call is gone on with
 
 
 class Corpus(Protocol):
@@ -64,14 +67,16 @@ def _tasks(blocks: Iterator[Block], done: dict[int, Shard]) -> Iterator[Task]:
     Raises:
         ValueError: if those that are were others.
     """
-    first = 0
+    first = count = 0
     for number, block in enumerate(blocks):
         found = done.get(number)
         if found is None:
             yield number, first, block
         else:
             check_same_rows(found, block)
-        first += len(block)
+        first, count = first + len(block), number + 1
+    if any(number >= count for number in done):
+        raise other_rows(first)
 
 
 def encode_corpus(
@@ -103,23 +108,23 @@ def encode_corpus(
     Args:
         model_name_or_path: folder or Hub id of a model of this package; for vectors, of any text encoder.
         input: files, and folders of them: sentences as in `read_sentences`; or vectors, `.npy`, or the column `vectors`
-            of `.parquet` and `.arrow`. For Ray: `.parquet` files and folders of them, paths or URIs.
-        output: a new or empty folder; for Ray also a URI, such as `s3://bucket/codes`.
+            or `embedding` of `.parquet` and `.arrow`. For Ray: `.parquet` files and folders of them, paths or URIs.
+        output: a new or empty folder, not in one of the input; for Ray also a URI, such as `s3://bucket/codes`.
         content: "codes", or "vectors" of the text encoder, which `hsvae_hf.fit` trains on.
         encoder_name_or_path: folder or Hub id of the text encoder whose vectors the model takes, to go from sentences
             to codes at once; None for a model that reads text, and for vectors.
         text_column: column of the sentences, if not found by name.
         batch_size: rows per forward pass; else chosen by their length.
-        max_active_dims: as in `encode`.
-        active_dims: as in `encode`.
+        max_active_dims: of codes, as in `encode`.
+        active_dims: of codes, as in `encode`.
         prompt_name: as in `encode`.
-        normalize: as in `encode`.
+        normalize: of codes, as in `encode`.
         num_processes: that encode, each with a model of its own. They change nothing in the result but its rounding.
         shard_rows: rows of a shard. An interruption costs at most so many for each process.
         format: "arrow", which `load_codes` maps into memory, or "parquet", which more programs read. None is "arrow";
             with Ray "parquet".
         resume: go on where an interrupted call with the same arguments ended, and make files again that are missing or
-            were changed. Another number of processes is allowed.
+            were changed. Another number of processes and another batch size are allowed.
         engine: "local", or "ray" for more than one machine (extra `ray`).
         address: of a Ray cluster, "auto" for the one of this machine; None starts one here.
         show_progress_bar: whether to show one; where nobody watches, a line each half a minute.
@@ -138,11 +143,18 @@ def encode_corpus(
     form = ("parquet" if engine == "ray" else "arrow") if format is None else format
     for name, value, allowed in (
         ("engine", engine, ENGINES),
-        ("content", content, ("codes", "vectors")),
+        ("content", content, CONTENTS),
         ("format", form, FORMATS),
     ):
         if value not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}; choose one.")
+    of_codes = {"max_active_dims": max_active_dims, "active_dims": active_dims, "normalize": normalize or None}
+    for name, value, what in (
+        *((name, value if content == "vectors" else None, "vectors") for name, value in of_codes.items()),
+        ("address", address if engine == "local" else None, "the engine 'local'"),
+    ):
+        if value is not None:
+            raise ValueError(f"`{name}` must be left out for {what}, got {value!r}; it would change nothing.")
     options = Options(content, batch_size, max_active_dims, active_dims, prompt_name, normalize)
     if content == "vectors" and encoder_name_or_path is not None:
         raise ValueError(
@@ -150,6 +162,7 @@ def encode_corpus(
         )
     encoder = None if encoder_name_or_path is None else _from_anywhere(encoder_name_or_path)
     place = ShardFolder(output, "output")
+    _check_apart(place, input)
     location = place.path if place.local else place.location
     job = Job(_from_anywhere(model_name_or_path), location, form, options, encoder)
     corpus: Corpus
@@ -185,8 +198,10 @@ def _encode(
     if before is not None:
         _check_same(before, manifest)
         whole = [shard for shard in before.shards if place.is_whole(before, shard, content=True)]
-        manifest = replace(before, shards=whole, complete=False)
-    place.write_manifest(manifest)
+        manifest = before if whole == before.shards else replace(before, shards=whole, complete=False)
+    if manifest is not before:  # what was complete stays so, if it turns out that the input is another one
+        place.write_manifest(manifest)
+    place.remove_others(manifest)
     done = {shard.number: shard for shard in manifest.shards}
     rows_done = sum(shard.rows for shard in manifest.shards)
     with RowProgress("encode", done=rows_done, shown=show_progress_bar) as progress:
@@ -195,6 +210,15 @@ def _encode(
             place.write_manifest(manifest)
             progress.update(shard.rows)
     place.write_manifest(replace(manifest, complete=True))
+
+
+def _check_apart(output: ShardFolder, input: Any) -> None:
+    """Refuse an output among the files of the input: the next call would take it for more of them."""
+    for place in listed(input):
+        if output.is_within(place):
+            raise ValueError(
+                f"`output` must not be in a folder of `input`, got {output.location!r} in {place!r}; name another."
+            )
 
 
 def _before(place: ShardFolder, resume: bool) -> Manifest | None:
@@ -220,8 +244,7 @@ def _before(place: ShardFolder, resume: bool) -> Manifest | None:
 def _check_same(before: Manifest, now: Manifest) -> None:
     """Refuse to go on with another input, model or option."""
     old, new = ({"format": made.format, **made.settings} for made in (before, now))
-    for name in new:
-        argument = "input" if name == "files" else name
+    for name in new.keys() - _FREE:
         if name == "model" and old.get(name) != new[name]:
             raise ValueError(
                 "`model_name_or_path` must be the model of before to resume, got one of other weights; name that one, "
@@ -229,8 +252,8 @@ def _check_same(before: Manifest, now: Manifest) -> None:
             )
         if old.get(name) != new[name]:
             raise ValueError(
-                f"`{argument}` must be that of before to resume, {_short(old.get(name))}, got {_short(new[name])}; "
-                "pass it again, or delete the output to begin anew."
+                f"`{_ARGUMENTS.get(name, name)}` must be that of before to resume, {_short(old.get(name))}, got "
+                f"{_short(new[name])}; pass it again, or delete the output to begin anew."
             )
 
 

@@ -10,15 +10,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet as pq
 
 from hsvae_hf.index_blocks import checksum
+from hsvae_hf.shard_manifest import Shard, files_inside
 from hsvae_hf.text_files import SUFFIXES, VECTOR_FILES, check_one_kind, find_text_column, read_cells, read_columns
-from hsvae_hf.vector_files import as_float32, find_not_finite
+from hsvae_hf.vector_files import COLUMNS, ArrowShard, as_float32, as_matrix, find_not_finite
 
 INPUT_FILES = (*SUFFIXES, *VECTOR_FILES)
-VECTORS = "vectors"  # the column
+VECTORS = COLUMNS[0]  # the column
 _TOGETHER = 4096  # vectors that are read at a time
 Block: TypeAlias = "list[str] | np.ndarray"
 
@@ -59,7 +59,7 @@ class CorpusInput:
             ValueError: naming the file that is damaged, or a row without a sentence.
         """
         if self.column is None:
-            yield from _regrouped((part for file in self.files for part in _vector_parts(file)), rows)
+            yield from _regrouped(_parts_of(self.files), rows)
             return
         sentences = (str(row["text"]) for row in read_cells([str(file) for file in self.files], self.column))
         while block := list(islice(sentences, rows)):
@@ -73,21 +73,59 @@ def corpus_input(
 
     Args:
         places: files, and folders, of which all files are read that can be, in the order of their names, those of
-            folders in them too. A folder of shards of vectors is one.
+            folders in them too, and where links lead. Of a folder of shards of vectors its manifest tells which.
         text_column: column of the sentences, if not found by name.
 
     Raises:
-        ValueError: if there is no such file, or files are of different kinds.
+        ValueError: if there is no such file, files are of different kinds, or shards of vectors are not complete.
     """
-    given = [places] if isinstance(places, str | os.PathLike) else list(places)
+    given = listed(places)
     found = [pair for place in given for pair in _files_of(Path(place).expanduser())]
     if not found:
-        raise ValueError(f"`input` must be at least one file, got {[str(place) for place in given]}; name some.")
+        raise ValueError(f"`input` must be at least one file, got {given}; name some.")
     vectors = [file for file, _ in found if _holds_vectors(file, text_column)]
     check_one_kind("input", [file for file, _ in found if file not in vectors], vectors)
     files, names = zip(*(pair for pair in found if not vectors or pair[0] in vectors), strict=True)
-    column = None if vectors else find_text_column(read_columns(files[0]), text_column, str(files[0]))
-    return CorpusInput(files, names, column)
+    if vectors:
+        return CorpusInput(files, names, None)
+    first = next((file for file in files if file.stat().st_size), files[0])
+    return CorpusInput(files, names, find_text_column(read_columns(first), text_column, str(first)))
+
+
+def listed(places: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]") -> list[str]:
+    """The paths that are given, one or several."""
+    return [os.fspath(place) for place in ([places] if isinstance(places, str | os.PathLike) else places)]
+
+
+def vectors_column(columns: dict[str, str], text_column: str | None) -> str | None:
+    """The column of a .parquet file that is taken for vectors: `vectors`, or where there is no text, `embedding`.
+
+    Args:
+        columns: what they hold, as of `read_columns`.
+        text_column: that the user named, which makes it a file of text.
+    """
+    if text_column is not None:
+        return None
+    text = "text" in columns.values()
+    return next((name for name in COLUMNS if name in columns and (name == VECTORS or not text)), None)
+
+
+def check_same_rows(shard: Shard, rows: Block) -> None:
+    """Refuse to go on with other rows than those that a shard was made of.
+
+    Raises:
+        ValueError: if these are others.
+    """
+    if (shard.rows, shard.rows_checksum) != (len(rows), rows_checksum(rows)):
+        raise other_rows(shard.first_row)
+
+
+def other_rows(first: int) -> ValueError:
+    """The error for an input that is not that of the call to go on with, from this row on."""
+    return ValueError(
+        f"`input` must be that of before to resume, got other rows from row {first} on; delete the output to begin "
+        "anew."
+    )
 
 
 def rows_checksum(rows: Block) -> int:
@@ -102,32 +140,17 @@ def _files_of(place: Path) -> list[tuple[Path, str]]:
     if not place.is_dir():
         names = ", ".join(INPUT_FILES)
         raise ValueError(f"`input` must be a {names} file, or a folder, got {str(place)!r}; check the path.")
-    parts = sorted(path.relative_to(place) for path in place.rglob("*") if path.is_file())
-    taken = [
-        part
-        for part in parts
-        if part.suffix.lower() in INPUT_FILES and not any(name.startswith(".") for name in part.parts)
-    ]
+    taken = list(files_inside(place, INPUT_FILES, "input"))
     if not taken:
         raise ValueError(f"`input` must be a folder of {', '.join(INPUT_FILES)} files, got {str(place)!r}; add some.")
-    return [(place / part, part.as_posix()) for part in taken]
+    return [(file, file.relative_to(place).as_posix()) for file in taken]
 
 
 def _holds_vectors(file: Path, text_column: str | None) -> bool:
     suffix = file.suffix.lower()
-    return suffix in VECTOR_FILES or (suffix == ".parquet" and text_column is None and VECTORS in read_columns(file))
-
-
-def _vector_parts(path: Path) -> Iterator[np.ndarray]:
-    """Vectors of a file, `(rows, size)`, float32, in parts.
-
-    Raises:
-        ValueError: if the file holds none, or a row that is not finite.
-    """
-    row = 0
-    for part in _raw_parts(path):
-        yield finite_vectors(part, str(path), row)
-        row += len(part)
+    return suffix in VECTOR_FILES or (
+        suffix == ".parquet" and vectors_column(read_columns(file), text_column) is not None
+    )
 
 
 def finite_vectors(vectors: np.ndarray, file: str, first_row: int) -> np.ndarray:
@@ -151,17 +174,37 @@ def finite_vectors(vectors: np.ndarray, file: str, first_row: int) -> np.ndarray
     return found
 
 
-def _raw_parts(path: Path) -> Iterator[np.ndarray]:
-    """The same as they are in the file."""
-    readers = {".npy": _npy_parts, ".arrow": _arrow_parts, ".parquet": _parquet_parts}
+def _parts_of(files: Iterable[Path]) -> Iterator[np.ndarray]:
+    """Vectors of files of one size, `(rows, size)`, float32, in parts.
+
+    Raises:
+        ValueError: naming the file that holds something else, and the row that is not finite.
+    """
+    size = None
+    for file in files:
+        row = 0
+        for part in _raw_parts(file):
+            if part.shape[1] != (size := size or part.shape[1]):
+                raise ValueError(
+                    f"`input` must be vectors of one size, got {part.shape[1]} numbers in a row of {str(file)!r} after "
+                    f"files with {size}; encode them apart."
+                )
+            yield finite_vectors(part, str(file), row)
+            row += len(part)
+
+
+def _raw_parts(file: Path) -> Iterator[np.ndarray]:
+    """The same as they are in a file, without empty parts."""
     try:
-        for part in readers[path.suffix.lower()](path):
+        for part in _READERS[file.suffix.lower()](file):
+            if part.ndim == 2 and not len(part):
+                continue
             if part.ndim != 2 or part.dtype.kind not in "fiu" or not part.shape[1]:
                 raise ValueError(f"it has {part.dtype} of the shape {part.shape}")
             yield part
-    except (ValueError, TypeError, KeyError, EOFError, OSError, pa.ArrowException) as error:
+    except (ValueError, TypeError, IndexError, KeyError, EOFError, OSError, pa.ArrowException) as error:
         raise ValueError(
-            f"`input` must hold vectors, (rows, size), got {str(path)!r}: {error}; write it again."
+            f"`input` must hold vectors, (rows, size), got {str(file)!r}: {error}; write it again."
         ) from error
 
 
@@ -175,31 +218,20 @@ def _npy_parts(path: Path) -> Iterator[np.ndarray]:
 
 
 def _arrow_parts(path: Path) -> Iterator[np.ndarray]:
-    with pa.memory_map(str(path)) as source:
-        reader = pa.ipc.open_file(source)
-        for number in range(reader.num_record_batches):
-            yield from _column_parts([reader.get_batch(number)])
+    shard = ArrowShard(path)
+    for batch in shard.batches():
+        for start in range(0, batch.num_rows, _TOGETHER):
+            yield as_matrix(batch.column(shard.column).slice(start, _TOGETHER))
 
 
 def _parquet_parts(path: Path) -> Iterator[np.ndarray]:
+    column = vectors_column(read_columns(path), None) or VECTORS
     with pq.ParquetFile(path) as file:
-        yield from _column_parts(file.iter_batches(batch_size=_TOGETHER, columns=[VECTORS]))
+        for batch in file.iter_batches(batch_size=_TOGETHER, columns=[column]):
+            yield as_matrix(batch.column(0))
 
 
-def _column_parts(batches: Iterable[pa.RecordBatch]) -> Iterator[np.ndarray]:
-    return (vectors_of(batch.column(VECTORS)) for batch in batches)
-
-
-def vectors_of(column: pa.Array) -> np.ndarray:
-    """A column of lists of numbers as an array, `(rows, size)`.
-
-    Raises:
-        ValueError: if the lists are of different lengths.
-    """
-    lengths = np.unique(np.asarray(pa.compute.list_value_length(column)))
-    if column.null_count or len(lengths) > 1:
-        raise ValueError("the lists of the column `vectors` are of different lengths")
-    return np.asarray(column.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), -1)
+_READERS = {".npy": _npy_parts, ".arrow": _arrow_parts, ".parquet": _parquet_parts}
 
 
 def _regrouped(parts: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
@@ -207,11 +239,6 @@ def _regrouped(parts: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
     waiting: list[np.ndarray] = []
     count = 0
     for part in parts:
-        if waiting and part.shape[1] != waiting[0].shape[1]:
-            raise ValueError(
-                f"`input` must be vectors of one size, got {part.shape[1]} numbers after {waiting[0].shape[1]}; encode "
-                "them apart."
-            )
         waiting.append(part)
         count += len(part)
         while count >= rows:

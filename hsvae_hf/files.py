@@ -135,7 +135,18 @@ def staged_file(path: str | Path, name: str = "output") -> Iterator[Path]:
 def write_json(path: str | Path, content: object, name: str = "output") -> None:
     """Write a file that is whole as soon as it has its name. Its folder is created."""
     with staged_file(path, name) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        unfinished.write_text(as_json(content), encoding="utf-8")
+
+
+def as_json(content: object, indent: int = 2) -> str:
+    """JSON for a file; numbers of numpy are written as numbers."""
+    return json.dumps(content, indent=indent, default=_plain) + "\n"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from scipy import sparse
 from torch import Tensor
 from transformers import AutoConfig
@@ -25,6 +26,8 @@ from hsvae_hf.input_checks import (
     warn_of_scale,
 )
 from hsvae_hf.loading import load_tokenizer
+from hsvae_hf.models.configuration_text_vae import TextVAEConfig
+from hsvae_hf.models.modeling_encoders import check_ids, check_positions
 from hsvae_hf.models.saving import DIMENSIONS_FILE
 from hsvae_hf.tokens import check_limit, token_limit
 
@@ -77,8 +80,10 @@ class OnnxEncoder:
                 f"`folder` must be one that `export_onnx` wrote, got {str(folder)!r} without {missing[0]}; export the "
                 "model, or check the path."
             )
-        self.settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        self.config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        try:
+            self.settings, self.config = _read_settings(folder)
+        except (OSError, ValueError, StrictDataclassError) as error:
+            raise self._refusal(folder, error) from error
         self.tokenizer: Any = load_tokenizer(str(folder)) if self.config.reads_text else None
         if self.tokenizer is not None:
             check_tokenizer(self.tokenizer, self.config)
@@ -87,12 +92,14 @@ class OnnxEncoder:
             session_options = onnxruntime.SessionOptions()
             session_options.intra_op_num_threads = num_threads or 0
             session_options.add_session_config_entry("session.set_denormal_as_zero", "1")  # they are slow
+        asked = [providers] if isinstance(providers, str) else list(providers)
         try:
-            self.session = onnxruntime.InferenceSession(str(folder / GRAPH), session_options, list(providers))
+            self.session = onnxruntime.InferenceSession(str(folder / GRAPH), session_options, asked)
         except Exception as error:  # of ONNX Runtime, whose kinds have no base of their own
             raise ValueError(
                 f"`folder` must hold a graph that ONNX Runtime reads, got {str(folder)!r}: {error}; export it again."
             ) from error
+        self._check_graph(folder)
 
     def encode(
         self,
@@ -169,10 +176,75 @@ class OnnxEncoder:
         )
 
     def run(self, **inputs: np.ndarray) -> np.ndarray:
-        """The graph's codes of one batch, dense `(batch, latent_size)`; its inputs go by their names."""
-        (codes,) = self.session.run(None, inputs)
+        """The graph's codes of one batch, dense `(batch, latent_size)`, float32.
+
+        Args:
+            inputs: by their names: `input_ids` and `attention_mask`, whole numbers, `(batch, length)`; or `vectors`,
+                `(batch, feature_size)`. They may be of any precision.
+
+        Raises:
+            ValueError: for other inputs: of another name or shape, without a token in a row, with ids that are not the
+                tokenizer's, longer than the encoder's positions, or not finite.
+        """
+        if set(inputs) != set(self._names()):
+            given = ", ".join(inputs) or "none"
+            raise ValueError(f"`inputs` must be {' and '.join(self._names())}, got {given}; pass these by name.")
+        if self.tokenizer is None:
+            checked = {"vectors": as_vectors(inputs["vectors"], self.config.feature_size).astype(np.float32)}
+        else:
+            checked = self._tokens(*(np.asarray(inputs[name]) for name in self._names()))
+        (codes,) = self.session.run(None, checked)
         return np.asarray(codes)
+
+    def _tokens(self, ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        if ids.dtype.kind not in "iu" or mask.dtype.kind not in "iub" or ids.ndim != 2 or ids.shape != mask.shape:
+            got = f"{ids.dtype} of {ids.shape} and {mask.dtype} of {mask.shape}"
+            raise ValueError(
+                f"`input_ids` and `attention_mask` must be whole numbers, (batch, length) both, got {got}; take what "
+                "the tokenizer gives."
+            )
+        checked = [torch.from_numpy(array.astype(np.int64)) for array in (ids, mask)]
+        check_ids(checked[0], checked[1].bool(), self.config.encoder_vocab_size, "input_ids")
+        check_positions(ids.shape[1], self.settings.get("positions"))
+        return {name: tensor.numpy() for name, tensor in zip(self._names(), checked, strict=True)}
+
+    def _names(self) -> tuple[str, ...]:
+        return ("vectors",) if self.tokenizer is None else ("input_ids", "attention_mask")
+
+    def _check_graph(self, folder: Path) -> None:
+        """Refuse a graph that is not of the configuration beside it."""
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        names = {given.name for given in inputs}
+        sizes = [output.shape[-1] for output in outputs]
+        wanted = [self.config.latent_size]
+        if self.tokenizer is None:
+            sizes += [given.shape[-1] for given in inputs]
+            wanted.append(self.config.feature_size)
+        if names != set(self._names()) or sizes != wanted:
+            raise self._refusal(folder, f"the graph has the inputs {', '.join(sorted(names))} and the widths {sizes}")
+
+    def _refusal(self, folder: Path, what: object) -> ValueError:
+        return ValueError(
+            f"`folder` must be as `export_onnx` wrote it, got {str(folder)!r} with files that do not fit each other or "
+            f"are damaged: {what}; export the model again."
+        )
 
     def _run(self, batch: dict[str, Tensor], max_active_dims: int | None, normalize: bool) -> sparse.csr_matrix:
         codes = self.run(**{name: tensor.numpy() for name, tensor in batch.items()})
         return as_csr(torch.from_numpy(codes), max_active_dims, normalize)
+
+
+def _read_settings(folder: Path) -> tuple[dict[str, Any], Any]:
+    """What was written about the graph, and the model's configuration.
+
+    Raises:
+        ValueError: if they are damaged.
+        OSError: likewise.
+    """
+    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    if not isinstance(settings, dict) or "vector_length" not in settings:
+        raise ValueError(f"{SETTINGS} says nothing of an export")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if not isinstance(config, TextVAEConfig):
+        raise ValueError(f"config.json is of type {config.model_type!r}")
+    return settings, config

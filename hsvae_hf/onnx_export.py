@@ -56,7 +56,8 @@ def export_onnx(
 
     The graph has the inputs `input_ids` and `attention_mask`, int64, `(batch, length)`, or `vectors`, float32,
     `(batch, feature_size)`, and the output `sparse_embedding`, float32, `(batch, latent_size)`. Batch and length are
-    free. It computes in float32, whatever the dtype of the model's weights, and its ids are not checked.
+    free, from 1 on: without a row or a token, the operator GRU of ONNX Runtime ends the whole process. It computes in
+    float32, whatever the dtype of the model's weights. `OnnxEncoder.run` checks what it is given, the graph does not.
 
     With `quantize="int8"` the matrices and the word embeddings of the encoder have weights of 8 bits; what follows the
     encoder stays in float32. Where a threshold decides how many dimensions are on, it is set again, so that codes of
@@ -94,6 +95,7 @@ def export_onnx(
         "quantize": quantize,
         "active_dims": active_dims,
         "vector_length": None if body.config.decodes_words else trained_length(body),
+        "positions": getattr(body.encoder, "positions", None),
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "transformers")},
     }
     expected = None if rows is None else _codes_of(body, tokenizer, rows, active_dims)

@@ -19,11 +19,13 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from hsvae_hf.corpus_input import VECTORS, Block, finite_vectors, vectors_of
+from hsvae_hf.corpus_input import Block, check_same_rows, finite_vectors, listed, other_rows, vectors_column
 from hsvae_hf.extras import require
-from hsvae_hf.shard_encoder import Job, ShardEncoder, check_same_rows
-from hsvae_hf.shard_files import Shard, filesystem, spans
+from hsvae_hf.shard_encoder import Job, ShardEncoder
+from hsvae_hf.shard_files import filesystem, spans
+from hsvae_hf.shard_manifest import MANIFEST, Shard, vector_shards
 from hsvae_hf.text_files import find_text_column, schema_columns
+from hsvae_hf.vector_files import as_matrix
 
 
 class ParquetRows:
@@ -38,15 +40,14 @@ class ParquetRows:
     """
 
     def __init__(self, places: Any, text_column: str | None) -> None:
-        given = [os.fspath(places)] if isinstance(places, str | os.PathLike) else [os.fspath(place) for place in places]
+        given = listed(places)
         self.files = [pair for place in given for pair in _parquet_files(place)]
         if not self.files:
             raise ValueError(f"`input` must be .parquet files for Ray, got {given}; convert it to Parquet.")
-        schema = self._footer(0).schema.to_arrow_schema()
-        columns = schema_columns(schema)
-        vectors = text_column is None and VECTORS in columns
-        self.text = not vectors
-        self.column = VECTORS if vectors else find_text_column(columns, text_column, self.files[0][1])
+        columns = self._columns(0)
+        vectors = vectors_column(columns, text_column)
+        self.text = vectors is None
+        self.column = vectors or find_text_column(columns, text_column, self.files[0][1])
 
     @cached_property
     def counts(self) -> list[int]:
@@ -65,31 +66,52 @@ class ParquetRows:
         Raises:
             ValueError: naming the file that is damaged, or holds something else than text or vectors.
         """
-        texts: list[str] = []
-        vectors: list[np.ndarray] = []
-        for number, row, last in spans(self.counts, start, stop):
-            for part in self._parts(number, row, last):
-                if self.text:
-                    texts += part.to_pylist()
-                else:
-                    vectors.append(finite_vectors(vectors_of(part), self.files[number][1], row))
-                row += len(part)
-        return texts if self.text else np.concatenate(vectors)
+        parts: list[Any] = []
+        for number, first, last in spans(self.counts, start, stop):
+            parts += self._parts(number, first, last)
+        if self.text:
+            return [text for part in parts for text in part]
+        sizes = {part.shape[1] for part in parts}
+        if len(sizes) > 1:
+            paths = [self.files[number][1] for number, *_ in spans(self.counts, start, stop)]
+            raise ValueError(f"`input` must be vectors of one size, got {sorted(sizes)} in {paths}; encode them apart.")
+        return np.concatenate(parts)
 
-    def _parts(self, number: int, start: int, stop: int) -> Iterator[pa.Array]:
-        """Rows of a file: the row groups that hold them are read, the others are passed over."""
+    def _parts(self, number: int, start: int, stop: int) -> Iterator[Any]:
+        """Rows of a file, sentences or vectors: row groups that hold them are read, the others are passed over."""
+        path = self.files[number][1]
+        kind = self._columns(number).get(self.column)
+        if kind is None or (self.text and kind != "text"):
+            found = "none such" if kind is None else "one of something else"
+            raise ValueError(
+                f"`input` must have a column `{self.column}` of {'strings' if self.text else 'vectors'} in every file, "
+                f"got {found} in {path!r}; give files that are alike."
+            )
+        for row, chunk in self._chunks(number, start, stop):
+            if chunk.null_count:
+                wrong = row + int(chunk.is_null().index(True).as_py())
+                raise ValueError(
+                    f"`{self.column}` must hold a {'string' if self.text else 'vector'} in every row, got None in row "
+                    f"{wrong} of {path!r}, counted from 0; repair or drop such rows."
+                )
+            with _intact(path):
+                part = chunk.to_pylist() if self.text else as_matrix(chunk)
+            yield part if self.text else finite_vectors(part, path, row)
+
+    def _chunks(self, number: int, start: int, stop: int) -> Iterator[tuple[int, pa.Array]]:
+        """Parts of the column of a file, each with the number of its first row."""
         files, path = self.files[number]
         with _intact(path), files.open_input_file(path) as source, pq.ParquetFile(source) as file:
             counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             for group, first, last in spans(counts, start, stop):
+                row = sum(counts[:group]) + first
                 column = file.read_row_group(group, columns=[self.column]).column(0).slice(first, last - first)
-                if column.null_count:
-                    row = sum(counts[:group]) + first + column.is_null().index(True).as_py() + 1
-                    raise ValueError(
-                        f"`{self.column}` must hold a {'string' if self.text else 'vector'} in every row, got None in "
-                        f"row {row} of {path!r}; repair or drop such rows."
-                    )
-                yield from column.chunks
+                for chunk in column.chunks:
+                    yield row, chunk
+                    row += len(chunk)
+
+    def _columns(self, number: int) -> dict[str, str]:
+        return schema_columns(self._footer(number).schema.to_arrow_schema())
 
     def _footer(self, number: int) -> pq.FileMetaData:
         files, path = self.files[number]
@@ -102,7 +124,7 @@ def _intact(path: str) -> Iterator[None]:
     """Say in one line which file cannot be read."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise ValueError(f"`input` must be intact .parquet files, got {path!r}: {error}; write it again.") from error
 
 
@@ -113,12 +135,21 @@ def _parquet_files(place: str) -> list[tuple[pyarrow.fs.FileSystem, str]]:
         inside = files.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
     else:
         inside = [found] if found.type == pyarrow.fs.FileType.File else []
+    here = {entry.base_name: entry.size for entry in inside if entry.path == f"{path}/{entry.base_name}"}
+    shards = vector_shards(here, lambda: _content(files, f"{path}/{MANIFEST}"), place, "input")
+    if shards is not None:
+        return [(files, f"{path}/{name}") for name in shards if name.endswith(".parquet")]
     hidden = [entry.path for entry in inside if "/." in entry.path.removeprefix(path)]
     return [
         (files, entry.path)
         for entry in sorted(inside, key=lambda entry: entry.path)
         if entry.path.endswith(".parquet") and entry.path not in hidden
     ]
+
+
+def _content(files: pyarrow.fs.FileSystem, path: str) -> bytes:
+    with files.open_input_file(path) as source:
+        return bytes(source.read())
 
 
 class RayCorpus:
@@ -143,6 +174,8 @@ class RayCorpus:
         """Shards that are not done, as they are finished. Workers compare the rows of the others with those of then."""
         total = sum(self.rows.counts)
         starts = range(0, total, shard_rows)
+        if any(number >= len(starts) for number in done):
+            raise other_rows(total)
         ranges = [
             {"number": number, "start": start, "stop": min(start + shard_rows, total)}
             for number, start in enumerate(starts)
@@ -209,12 +242,13 @@ class ShardActor:
     def __call__(self, ranges: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Encode and write the shards of `ranges` that are not done. Each is told as JSON, or what is wrong with it."""
         told: list[dict[str, Any]] = []
-        for number, start, stop in zip(ranges["number"], ranges["start"], ranges["stop"], strict=True):
+        columns = (ranges[name].tolist() for name in ("number", "start", "stop"))
+        for number, start, stop in zip(*columns, strict=True):
             try:
-                rows = self.rows.read(int(start), int(stop))
-                found = self.done.get(int(number))
+                rows = self.rows.read(start, stop)
+                found = self.done.get(number)
                 if found is None:
-                    found = self.encoder((int(number), int(start), rows))
+                    found = self.encoder((number, start, rows))
                 else:
                     check_same_rows(found, rows)
                 told.append(asdict(found))

@@ -20,7 +20,8 @@ from hsvae_hf.input_checks import check_active_dims
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.models import MODELS, HSVAEModel
 from hsvae_hf.models.modeling_text_vae import TextVAEModel
-from hsvae_hf.shard_files import Content, Rows, Shard, ShardFolder
+from hsvae_hf.shard_files import Rows, ShardFolder
+from hsvae_hf.shard_manifest import Content, Shard
 from hsvae_hf.tokenization import warn_unknown
 
 Task: TypeAlias = tuple[int, int, Block]  # number of the shard, of its first row, and the rows

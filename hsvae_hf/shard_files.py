@@ -4,13 +4,12 @@ An Arrow file is mapped into memory and read without a copy. A Parquet file is s
 """
 
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,74 +17,10 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from scipy import sparse
 
-from hsvae_hf.files import UNFINISHED, code_columns
+from hsvae_hf.files import UNFINISHED, as_json, code_columns
+from hsvae_hf.shard_manifest import MANIFEST, SHARD_FILE, VERSION, Manifest, Shard, damage, file_name, parse_manifest
 
-MANIFEST = "manifest.json"
-FORMATS = ("arrow", "parquet")
-VERSION = 1  # of the manifest
-Content: TypeAlias = Literal["codes", "vectors"]
 Rows: TypeAlias = "sparse.csr_matrix | np.ndarray"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A file of consecutive rows.
-
-    Attributes:
-        number: of the shard, from 0.
-        first_row: number of its first row.
-        rows: how many.
-        nonzeros: of its codes; of vectors 0.
-        empty: codes without a non-zero.
-        rows_checksum: of what was encoded, CRC-32.
-        bytes: of the file; 0 before it is written.
-        sha256: of the file; empty before it is written.
-        staged: its name until it is whole; None from then on.
-    """
-
-    number: int
-    first_row: int
-    rows: int
-    nonzeros: int
-    empty: int
-    rows_checksum: int
-    bytes: int = 0
-    sha256: str = ""
-    staged: str | None = None
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a folder of shards holds.
-
-    Attributes:
-        content: "codes" or "vectors".
-        format: suffix of the files.
-        width: numbers of a row: `latent_size` or `feature_size`.
-        settings: the input, the model and the options that made it.
-        shards: those that are whole, in order.
-        complete: whether these are all.
-    """
-
-    content: str
-    format: str
-    width: int
-    settings: dict[str, Any]
-    shards: list[Shard] = field(default_factory=list)
-    complete: bool = False
-
-    def name(self, shard: Shard) -> str:
-        """The file of a shard."""
-        return file_name(shard.number, self.format)
-
-    def with_shard(self, shard: Shard) -> "Manifest":
-        """The same with another shard."""
-        return replace(self, shards=sorted([*self.shards, shard], key=lambda one: one.number))
-
-
-def file_name(number: int, form: str) -> str:
-    """The file of a shard by its number."""
-    return f"part-{number:05d}.{form}"
 
 
 class ShardFolder:
@@ -104,10 +39,24 @@ class ShardFolder:
         self.files, self.path = filesystem(self.location, argument)
         self.local = isinstance(self.files, pyarrow.fs.LocalFileSystem)
 
+    def is_within(self, location: str) -> bool:
+        """Whether it is this folder, or in it."""
+        files, path = filesystem(location, "input")
+        if self.local and isinstance(files, pyarrow.fs.LocalFileSystem):
+            return Path(path).is_dir() and Path(self.path).resolve().is_relative_to(Path(path).resolve())
+        return files.equals(self.files) and f"{self.path}/".startswith(f"{path}/")
+
     def is_empty(self) -> bool:
         """Whether there is nothing but what an interrupted process left."""
         found = self.files.get_file_info(pyarrow.fs.FileSelector(self.path, allow_not_found=True))
         return all(entry.base_name == UNFINISHED for entry in found)
+
+    def remove_others(self, manifest: Manifest) -> None:
+        """Remove shards that the manifest does not name: the process that wrote them ended before they were in it."""
+        named = {manifest.name(shard) for shard in manifest.shards}
+        for entry in self.files.get_file_info(pyarrow.fs.FileSelector(self.path)):
+            if SHARD_FILE.fullmatch(entry.base_name) and entry.base_name not in named:
+                self.files.delete_file(entry.path)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all; a store of objects shows one only when it is whole."""
@@ -160,7 +109,7 @@ class ShardFolder:
         for entry in content["shards"]:
             del entry["staged"]
             entry["file"] = manifest.name(Shard(**entry))
-        self.write(MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+        self.write(MANIFEST, as_json(content, indent=1).encode())
 
     def read_manifest(self) -> Manifest | None:
         """The manifest; None if there is none.
@@ -171,12 +120,8 @@ class ShardFolder:
         if self.size(MANIFEST) is None:
             return None
         try:
-            content = json.loads(self.read(MANIFEST))
-            if (version := content.pop("version")) != VERSION:
-                raise ValueError(f"version {version}, of another version of this package")
-            entries = [{name: entry[name] for name in entry if name != "file"} for entry in content.pop("shards")]
-            return Manifest(**content, shards=[Shard(**entry) for entry in entries])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return parse_manifest(self.read(MANIFEST))
+        except ValueError as error:
             raise ValueError(
                 f"`{self.argument}` must hold a manifest of this package, got {self.location!r} with a {MANIFEST} that "
                 f"is none: {error}; delete the folder, or name another."
@@ -223,22 +168,11 @@ class ShardFolder:
 
     def damage(self, name: str) -> ValueError:
         """The error for a file that is not that of the manifest."""
-        return ValueError(
-            f"`{self.argument}` must hold the files of its {MANIFEST}, got {self.location!r}, where {name} is missing "
-            f"or was changed; {finishing(self.location)}."
-        )
+        return damage(self.location, name, self.argument)
 
     def _write(self, name: str, content: bytes) -> None:
         with self.files.open_output_stream(f"{self.path}/{name}") as file:
             file.write(content)
-
-
-def finishing(location: str) -> str:
-    """What makes the shards of a folder that are missing, for errors."""
-    return (
-        f"finish it by the `embed.py ... --output {location}` that began it, with `--resume` added, or by that "
-        "`encode_corpus(...)` with `resume=True`"
-    )
 
 
 def filesystem(location: str, argument: str) -> tuple[pyarrow.fs.FileSystem, str]:

@@ -180,7 +180,7 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[i
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, f"after row {number}", error) from error
 
 
@@ -336,7 +336,7 @@ def read_cells(
 
 def _describe(row: dict[str, Any], text: str) -> str:
     if text not in row:
-        return f"only {', '.join(row)}"
+        return f"only {', '.join(row)}" if row else "no such column"
     if isinstance(row[text], str):
         return f"half a surrogate pair in {row[text][:50]!r}"
     return f"{type(row[text]).__name__} {str(row[text])[:50]!r}"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from hsvae_hf.shard_manifest import files_inside
 from hsvae_hf.text_files import SUFFIXES, check_one_kind
 
 COLUMNS = ("vectors", "embedding", "embeddings")  # of a table, in this order
@@ -87,14 +88,15 @@ class ArrowShard(Shard):
             except pa.ArrowInvalid:
                 self.is_stream = True
         ends, size = [0], 0
-        for batch in self._batches(0, None):
+        for batch in self.batches():
             self.column = find_column(batch.schema.names)
             size = size or as_matrix(batch.column(self.column).slice(0, 1)).shape[1]
             ends.append(ends[-1] + batch.num_rows)
         self._ends = np.array(ends[1:])
         super().__init__(path, (ends[-1], size))
 
-    def _batches(self, first: int, last: int | None) -> Iterator[pa.RecordBatch]:
+    def batches(self, first: int = 0, last: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Record batches by their numbers; the file is mapped while they are given."""
         with pa.memory_map(str(self.path)) as file:
             if self.is_stream:  # whose batches can only be passed over, which reads nothing of them
                 yield from islice(pa.ipc.open_stream(file), first, last)
@@ -106,7 +108,7 @@ class ArrowShard(Shard):
         """As of every shard."""
         first, last = np.searchsorted(self._ends, [start, stop - 1], side="right")
         parts = []
-        for end, batch in zip(self._ends[first : last + 1], self._batches(first, last + 1), strict=True):
+        for end, batch in zip(self._ends[first : last + 1], self.batches(first, last + 1), strict=True):
             begin = max(0, start - (end - batch.num_rows))
             parts.append(as_matrix(batch.column(self.column).slice(begin, stop - (end - batch.num_rows) - begin)))
         return np.concatenate(parts)
@@ -202,7 +204,7 @@ class VectorShards:
     """Rows of several files or arrays, one after the other, of which a block at a time is in memory.
 
     Args:
-        shards: in their order.
+        shards: in their order; those without rows add none.
         argument: that they were given for, for errors.
 
     Raises:
@@ -210,7 +212,9 @@ class VectorShards:
     """
 
     def __init__(self, shards: Sequence[Shard], argument: str = "vectors") -> None:
-        self.shards, self.argument = list(shards), argument
+        self.argument = argument
+        shards = [shard for shard in shards if shard.shape[0]] or shards
+        self.shards = list(shards)
         for shard in shards:
             if len(shard.shape) != 2 or 0 in shard.shape:
                 raise self._refusal(shard.name, f"it has the shape {shard.shape}")
@@ -240,6 +244,8 @@ class VectorShards:
             rows = as_float32(block.shard.read(block.start, block.stop))
         except _DAMAGED as error:
             raise self._refusal(block.shard.name, error) from error
+        if rows.shape != (len(block), self.shape[1]):
+            raise self._refusal(block.shard.name, f"it has rows of the shape {rows.shape} from row {block.start} on")
         wrong = find_not_finite(rows)
         if wrong is not None:
             raise self._refusal(block.shard.name, f"it holds NaN or infinity in row {block.start + wrong}")
@@ -300,8 +306,8 @@ def open_vectors(source: VectorSource, argument: str = "vectors") -> np.ndarray 
 
     Args:
         source: `(rows, size)`; or a `.npy`, `.parquet` or `.arrow` file, a folder of such, or a list of both. The files
-            of a folder are taken by name. A table has a column `vectors` or `embedding`, or only one, of lists of
-            numbers.
+            of a folder, and of folders in it, are taken by name. A table has a column `vectors` or `embedding`, or only
+            one, of lists of numbers.
         argument: that it was given for.
 
     Returns:
@@ -331,19 +337,19 @@ def read_vectors(source: VectorSource, argument: str = "vectors") -> np.ndarray:
 def _open_files(paths: list[Path], argument: str) -> VectorShards:
     shards: list[Shard] = []
     for path in paths:
-        inside = [file for file in sorted(path.glob("[!.]*")) if file.suffix in _SHARDS] if path.is_dir() else [path]
-        if not inside or not all(file.suffix in _SHARDS and file.is_file() for file in inside):
+        inside = list(files_inside(path, _SHARDS, argument)) if path.is_dir() else [path]
+        if not inside or not all(file.suffix.lower() in _SHARDS and file.is_file() for file in inside):
             kinds = ".npy, .parquet or .arrow file, or a folder of such"
             found = "a folder without such files; name another" if path.is_dir() else "check the path"
             raise ValueError(f"`{argument}` must be a {kinds}, got {str(path)!r}; {found}.")
+        if path.is_dir():
+            sentences = set(SUFFIXES) - set(_SHARDS)
+            check_one_kind(argument, list(files_inside(path, sentences, argument)), inside)
         for file in inside:
             try:
-                shards.append(_SHARDS[file.suffix](file))
+                shards.append(_SHARDS[file.suffix.lower()](file))
             except _DAMAGED as error:
                 raise _refusal(argument, str(file), error) from error
-        if path.is_dir():
-            others = [file for file in sorted(path.glob("[!.]*")) if file not in inside]
-            check_one_kind(argument, [file for file in others if file.suffix.lower() in SUFFIXES], inside)
     return VectorShards(shards, argument)
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from hsvae_hf.console import prepare_output
 
+_PATIENCE = 60  # seconds for a process that has closed its end to be gone
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -87,11 +88,14 @@ class _Worker:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            self.process.join()
+        except (EOFError, OSError) as error:  # the latter where it ended while it wrote
+            self.process.join(_PATIENCE)
+            remedy = "take fewer: where memory is full, the system kills some"
+            if self.process.exitcode == 1:
+                remedy = "read what it said above; a script calls this under `if __name__ == '__main__':`"
             raise ValueError(
                 f"`num_processes` must be as many as memory and machine allow, got a process that ended with exit code "
-                f"{self.process.exitcode}; read what it said above, or take fewer."
+                f"{self.process.exitcode}; {remedy}."
             ) from error
 
 

@@ -48,7 +48,7 @@ class EmbedArguments:
     input: list[str] = field(
         metadata={
             "help": f"Files, or folders of them. Sentences: {', '.join(SUFFIXES)}; each line of a .txt file is one. "
-            f"Vectors: {', '.join(VECTOR_FILES)}, and .parquet with a column `vectors`."
+            f"Vectors: {', '.join(VECTOR_FILES)}, and .parquet with a column `vectors`, or `embedding` and no text."
         }
     )
     output: str = field(

@@ -20,6 +20,7 @@ from hsvae_hf.command_line import parse
 from hsvae_hf.console import finish, model_facts, say, size_of
 from hsvae_hf.embedding_cache import load_encoder_tokenizer
 from hsvae_hf.files import load_vectors
+from hsvae_hf.input_checks import check_positive
 from hsvae_hf.loading import load_for_inference
 from hsvae_hf.onnx_encoder import GRAPH
 
@@ -59,6 +60,14 @@ class ExportArguments:
     max_calibration_samples: int = field(
         default=2000, metadata={"help": "Rows of --calibration that are taken, the first ones."}
     )
+
+    def __post_init__(self) -> None:
+        check_positive(max_calibration_samples=self.max_calibration_samples)
+        if self.max_length is not None and self.encoder_name_or_path is None:
+            raise ValueError(
+                f"`max_length` must be left out without `encoder_name_or_path`, got {self.max_length}; the graph takes "
+                "any length, and the tokenizer in the folder truncates."
+            )
 
 
 def calibration_rows(args: ExportArguments) -> Any:

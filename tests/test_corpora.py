@@ -251,9 +251,11 @@ def test_a_call_that_failed_before_the_first_shard_leaves_the_folder_free(saved_
     with pytest.raises(ValueError):
         encode_corpus(saved_model, tmp_path / "rows.npy", tmp_path / "out", shard_rows=4)
     (tmp_path / "text.txt").write_text("one line\nanother\n")
+    (tmp_path / "out/part-00003.arrow").write_bytes(b"of a process that was killed before it was in the manifest")
     for resume in (False, True):
         output = tmp_path / "out" if not resume else tmp_path / "other"
         assert encode_corpus(saved_model, tmp_path / "text.txt", output, resume=resume).shape[0] == 2
+        assert {path.name for path in output.iterdir()} == {"manifest.json", "part-00000.arrow"}
 
 
 @pytest.mark.parametrize(
@@ -289,6 +291,10 @@ def test_going_on_with_something_else_is_refused(change, options, words, text, s
         ({"input": []}, "`input` must be at least one file"),
         ({"active_dims": 7}, "`active_dims` must be at most `latent_size` \\(6\\), got 7"),
         ({"prompt_name": "query"}, "`prompt_name` must be one of"),
+        ({"content": "vectors", "active_dims": 2}, "`active_dims` must be left out for vectors, got 2"),
+        ({"content": "vectors", "normalize": True}, "`normalize` must be left out for vectors, got True"),
+        ({"address": "auto"}, "`address` must be left out for the engine 'local', got 'auto'"),
+        ({"output": "input/b/codes"}, "`output` must not be in a folder of `input`, got 'input/b/codes' in '.*input'"),
         ({"output": "file/x"}, "`output` must be a place that can be written, got"),
         ({"output": "unknown://x"}, "`output` must be a path or a URI that pyarrow opens, got 'unknown://x'"),
     ],
@@ -301,9 +307,52 @@ def test_bad_arguments_are_refused_and_leave_nothing(options, words, text, saved
     assert not (tmp_path / "codes").exists()
 
 
+@pytest.mark.parametrize("row", [0, -1])
+def test_a_complete_folder_stays_so_though_other_rows_are_refused(row, tmp_path):
+    small().save_pretrained(tmp_path / "model")
+    rows = np.random.default_rng(0).normal(size=(21, 5)).astype(np.float32)
+    np.save(tmp_path / "in.npy", rows)
+    call = [tmp_path / "model", tmp_path / "in.npy", tmp_path / "codes"]
+    expected = encode_corpus(*call, shard_rows=4)[:]
+    content = (tmp_path / "in.npy").read_bytes()
+    changed = content[:-20] + bytes(20) if row else content.replace(b"(21, 5)", b"(20, 5)")  # of the same size
+    (tmp_path / "in.npy").write_bytes(changed)
+    with pytest.raises(ValueError, match="`input` must be that of before to resume, got other rows from row 20 on"):
+        encode_corpus(*call, shard_rows=4, resume=True)
+    assert same(load_codes(tmp_path / "codes")[:], expected)
+
+
+def test_numbers_of_numpy_are_numbers_and_another_batch_size_goes_on(text, saved_model, tmp_path):
+    options = {"shard_rows": np.int64(4), "active_dims": np.int64(2), "normalize": np.bool_(True)}
+    first = encode_corpus(saved_model, text, tmp_path / "codes", **options)[:]
+    found = encode_corpus(saved_model, text, tmp_path / "codes", **options, batch_size=np.int32(2), resume=True)
+    assert same(found[:], first)
+    assert json.loads((tmp_path / "codes/manifest.json").read_text())["settings"]["active_dims"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda shards: shards.pop(2), "its shards do not follow each other at part-00003.arrow"),
+        (lambda shards: shards.insert(2, shards[1]), "its shards do not follow each other at part-00001.arrow"),
+        (lambda shards: shards.reverse(), "its shards do not follow each other at part-00006.arrow"),
+        (lambda shards: shards[2].update(rows=5), "its shards do not follow each other at part-00003.arrow"),
+        (lambda shards: shards[2].update(rows="4"), "its shard 2 has numbers that are none"),
+        (lambda shards: shards[2].pop("rows"), "it has other fields"),
+    ],
+)
+def test_a_manifest_that_was_changed_loses_no_row_unseen(change, words, text, saved_model, tmp_path):
+    encode_corpus(saved_model, text, tmp_path / "codes", shard_rows=4)
+    manifest = json.loads((tmp_path / "codes/manifest.json").read_text())
+    change(manifest["shards"])
+    (tmp_path / "codes/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=f"`folder` must hold a manifest of this package, .*: {words}"):
+        load_codes(tmp_path / "codes")
+
+
 def test_sentences_and_vectors_are_not_mixed(text, saved_model, tmp_path):
     np.save(text / "c.npy", np.ones((2, 5)))
-    both = "must be sentences or vectors, got both: sentences in .*1 .txt.*, and vectors in 1 .npy"
+    both = "must be sentences or vectors, got both: sentences in .*1 .txt.*, and vectors in .*1 .npy"
     with pytest.raises(ValueError, match=f"`input` {both}"):
         encode_corpus(saved_model, text, tmp_path / "codes")
     for read, argument in ((hsvae_hf.load_text_dataset, "dataset"), (open_vectors, "vectors")):  # all readers alike

@@ -1,6 +1,8 @@
 """Codes of an ONNX graph against those of the model that it was made of."""
 
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +163,67 @@ def test_int8_keeps_the_number_of_non_zeros_and_most_neighbours(tmp_path):
     assert measured["neighbours_kept"] > 0.9
     assert codes.nnz == pytest.approx(expected.nnz, rel=0.01)
     assert small.config.active_threshold != whole.config.active_threshold
+
+
+def damage(folder, name, content):
+    (folder / name).write_bytes(content if isinstance(content, bytes) else Path(content).read_bytes())
+
+
+def test_inputs_of_the_graph_are_checked(saved_model, tmp_path):
+    model, tokenizer = load_for_inference(saved_model)
+    hsvae_hf.export_onnx(model, tokenizer, tmp_path / "onnx")
+    encoder, ids, mask = hsvae_hf.OnnxEncoder(tmp_path / "onnx"), torch.tensor([[3, 1], [4, 1]]), torch.ones(2, 2)
+    expected = encoder.run(input_ids=ids.numpy(), attention_mask=mask.long().numpy())
+    for kind in (np.int32, np.uint8, bool):
+        found = encoder.run(input_ids=ids.int(), attention_mask=mask.numpy().astype(kind))
+        np.testing.assert_array_equal(found, expected)
+    for inputs, message in (
+        ({"input_ids": ids}, "`inputs` must be input_ids and attention_mask, got input_ids; pass these"),
+        ({"input_ids": ids, "attention_mask": mask, "x": ids}, "`inputs` must be input_ids and attention_mask, got"),
+        ({"input_ids": ids[0], "attention_mask": mask[0].int()}, r"must be whole numbers, \(batch, length\) both, got"),
+        ({"input_ids": ids, "attention_mask": mask}, "got int64 of .2, 2. and float32 of .2, 2."),
+        ({"input_ids": ids, "attention_mask": ids[:1]}, "got int64 of .2, 2. and int64 of .1, 2."),
+        ({"input_ids": ids[:0], "attention_mask": ids[:0]}, "`input_ids` must hold at least one token"),
+        ({"input_ids": ids[:, :0], "attention_mask": ids[:, :0]}, "`input_ids` must hold at least one token"),
+        ({"input_ids": ids, "attention_mask": ids * 0}, "`input_ids` must have a token in every row"),
+        ({"input_ids": ids * 1000, "attention_mask": ids}, "`input_ids` must hold ids from 0 to .*, got 4000"),
+        ({"input_ids": -ids, "attention_mask": ids}, "`input_ids` must hold ids from 0 to .*, got -4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.run(**inputs)
+
+
+def test_files_that_do_not_fit_each_other_are_refused(tmp_path):
+    for name, sizes in (("onnx", {}), ("wide", {"latent_size": 9}), ("long", {"vector_size": 7})):
+        hsvae_hf.export_onnx(small(**sizes), None, tmp_path / name, active_dims=np.int64(2))
+    encoder = hsvae_hf.OnnxEncoder(tmp_path / "onnx")
+    assert encoder.run(vectors=np.ones((2, 5))).shape == (2, 6)
+    for rows, message in ((np.ones((2, 4)), r"`vectors` must be numbers, \(rows, 5\)"), ([[np.nan] * 5], "be finite")):
+        with pytest.raises(ValueError, match=message):
+            encoder.run(vectors=rows)
+    for name, content in (
+        ("model.onnx", tmp_path / "wide/model.onnx"),
+        ("model.onnx", tmp_path / "long/model.onnx"),
+        ("onnx_settings.json", b"{}"),
+        ("onnx_settings.json", b'{"half'),
+        ("config.json", b'{"half'),
+        ("config.json", b'{"model_type": "bert"}'),
+    ):
+        shutil.copytree(tmp_path / "onnx", tmp_path / "other")
+        damage(tmp_path / "other", name, content)
+        with pytest.raises(ValueError, match="`folder` must be as `export_onnx` wrote it, got .*; export the model"):
+            hsvae_hf.OnnxEncoder(tmp_path / "other")
+        shutil.rmtree(tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_more_tokens_than_a_transformer_has_positions_are_refused(encoder, tokenizer, tmp_path):
+    model = hsvae_hf.HSVAEModel.from_encoder_pretrained(str(encoder), decoder_type="vector", latent_size=6).eval()
+    hsvae_hf.export_onnx(model, tokenizer, tmp_path / "onnx")
+    sentence = ["a cat " * 2500]
+    for call in (hsvae_hf.OnnxEncoder(tmp_path / "onnx").encode, partial(encode, model, tokenizer)):
+        with pytest.raises(ValueError, match="`input_ids` must have at most 4000 tokens for this encoder, got 5000"):
+            call(sentence, max_length=5000)
 
 
 def test_bad_arguments_are_refused_before_anything_is_written(saved_model, tmp_path):

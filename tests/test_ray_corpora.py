@@ -1,9 +1,11 @@
 """Corpora by Ray: ranges of Parquet files, and two machines of which a worker is killed."""
 
+import json
 import os
 import signal
 import threading
 import time
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +14,11 @@ import pytest
 from vector_models import ROOT, script, small
 
 from hsvae_hf import encode, encode_corpus, encode_vectors, load_codes
+from hsvae_hf.corpus_input import rows_checksum
 from hsvae_hf.loading import load_for_inference
-from hsvae_hf.ray_corpora import ParquetRows
+from hsvae_hf.ray_corpora import ParquetRows, ShardActor
+from hsvae_hf.shard_encoder import Job, Options
+from hsvae_hf.shard_manifest import Shard
 
 LINES = [f"the {animal} sees {count} birds" for animal in ("cat", "dog", "horse") for count in range(70)]
 
@@ -52,8 +57,24 @@ def test_what_is_no_parquet_is_refused(parquet, tmp_path):
     with pytest.raises(ValueError, match="`input` must be intact .parquet files, got .*a.parquet"):
         ParquetRows(parquet, None)
     pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "none.parquet")
-    with pytest.raises(ValueError, match="`text` must hold a string in every row, got None in row 2 of .*none.parquet"):
+    with pytest.raises(ValueError, match="`text` must hold a string in every row, got None in row 1 of .*none.parquet"):
         ParquetRows(tmp_path / "none.parquet", None).read(0, 2)
+
+
+def test_rows_of_shards_that_are_done_are_compared(parquet, saved_model, tmp_path):
+    (tmp_path / "out").mkdir()
+    job = Job(str(saved_model), str(tmp_path / "out"), "parquet", Options())
+    rows = ParquetRows(parquet, None)
+    before = Shard(1, 40, 40, 9, 0, rows_checksum(LINES[40:80]))
+    ranges = {"number": np.array([1]), "start": np.array([40]), "stop": np.array([80])}
+    (told,) = ShardActor(job, rows, {1: before})(ranges)["told"]
+    assert json.loads(told) == asdict(before)
+    other = replace(before, rows_checksum=before.rows_checksum + 1)
+    (told,) = ShardActor(job, rows, {1: other})(ranges)["told"]
+    assert json.loads(told)["refused"].startswith(
+        "`input` must be that of before to resume, got other rows from row 40"
+    )
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.fixture(scope="module")

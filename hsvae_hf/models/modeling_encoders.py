@@ -83,6 +83,15 @@ def check_ids(ids: Tensor, mask: Tensor, vocab_size: int, name: str) -> None:
         )
 
 
+def check_positions(steps: int, limit: int | None) -> None:
+    """Raise a clear error for more tokens than an encoder has positions."""
+    if limit is not None and steps > limit:
+        raise ValueError(
+            f"`input_ids` must have at most {limit} tokens for this encoder, got {steps}; truncate, with "
+            f"`truncation=True, max_length={limit}` in the tokenizer."
+        )
+
+
 def real_tokens_first(mask: Tensor) -> Tensor:
     """Indices `(batch, steps)` that move every row's real tokens to its front, wherever the padding is.
 
@@ -237,7 +246,7 @@ class TransformerEncoder(TextEncoder):
     def encode(self, ids: Tensor, mask: Tensor, inputs_embeds: Tensor | None, **asked: object) -> Encoded:
         """The pooled vector of each row, `(batch, feature_size)`."""
         if not traced():
-            self._check_positions(ids.shape[1])
+            check_positions(ids.shape[1], self.positions)
         inputs: dict[str, Any] = {"input_ids": ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
         output = self.transformer(attention_mask=mask.long(), return_dict=True, **inputs, **asked)
         features = pool(output.last_hidden_state, mask, self.config.pooling)
@@ -245,16 +254,13 @@ class TransformerEncoder(TextEncoder):
             features = F.normalize(features, dim=-1)
         return features, output.get("hidden_states") or (), output.get("attentions") or ()
 
-    def _check_positions(self, steps: int) -> None:
-        limit = getattr(self.transformer.config, "max_position_embeddings", None)
+    @property
+    def positions(self) -> int | None:
+        """How many tokens it can read; None without a limit."""
         table = getattr(getattr(self.transformer, "embeddings", None), "position_embeddings", None)
         if table is not None and table.padding_idx is not None:  # RoBERTa counts from the padding id on
-            limit = table.num_embeddings - table.padding_idx - 1
-        if limit is not None and steps > limit:
-            raise ValueError(
-                f"`input_ids` must have at most {limit} tokens for this encoder, got {steps}; truncate, with "
-                f"`truncation=True, max_length={limit}` in the tokenizer."
-            )
+            return int(table.num_embeddings - table.padding_idx - 1)
+        return getattr(self.transformer.config, "max_position_embeddings", None)
 
 
 class NoEncoder(TextEncoder):
