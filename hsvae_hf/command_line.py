@@ -309,8 +309,8 @@ def parse(
     Raises:
         ValueError: as `ScriptParser.parse`.
     """
-    options = {} if action is None else {"prog": f"{Path(sys.argv[0]).name} {action}"}
-    return ScriptParser({"options": kind}, sections, description=description, **options).parse(words)[0]
+    prog = " ".join(filter(None, [Path(sys.argv[0]).name, action]))
+    return ScriptParser({"options": kind}, sections, description=description, prog=prog).parse(words)[0]
 
 
 def config_arguments(config_class: type[PreTrainedConfig]) -> type:
