@@ -13,6 +13,7 @@ from torch import Tensor, distributed, multiprocessing
 
 from hsvae_hf.models.configuration_hsvae import HSVAEConfig
 from hsvae_hf.models.modeling_hsvae import HSVAEForPreTraining
+from hsvae_hf.models.modeling_sparsemax_ae import SparsemaxAEConfig, SparsemaxAEHead
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"encoder_type": "vector", "decoder_type": "vector", "vector_size": 6, "freeze_text_encoder": False}
@@ -99,6 +100,37 @@ def trained(count: int, rows: Path, folder: Path, seed: int = 1) -> dict[str, fl
         posterior = model.model(vectors=torch.from_numpy(np.load(rows / "held_out.npy")).float())
     open_gates = (posterior.latent != 0).float().sum(-1).mean()
     return json.loads((folder / "all_results.json").read_text()) | {"open_gates": float(open_gates)}
+
+
+def norm_and_gradients(head: SparsemaxAEHead, rows: Tensor, targets: Tensor) -> list[Tensor]:
+    """The loss of codes that are normalised over a batch, its gradients, and the statistics that are kept."""
+    loss = (head(rows).latent - targets).square().sum(1).mean()
+    return [loss, *torch.autograd.grad(loss, list(head.parameters())), *(buffer.clone() for buffer in head.buffers())]
+
+
+def compare_norm(rank: int, count: int, folder: str) -> None:
+    """Run in each of several processes, whose rows differ much."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sizes = {"encoder_type": "vector", "decoder_type": "vector", "vector_size": 6, "tie_word_embeddings": False}
+    config = SparsemaxAEConfig(**sizes, latent_size=24)
+    one, several = SparsemaxAEHead(config).train(), SparsemaxAEHead(config).train()
+    several.load_state_dict(one.state_dict())
+    rows, targets = torch.randn(20, 6) + torch.linspace(-3, 3, 20).unsqueeze(1), torch.randn(20, 24)
+    expected = norm_and_gradients(one, rows, targets)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
+    for value, wanted in zip(
+        norm_and_gradients(several, rows.chunk(count)[rank], targets.chunk(count)[rank]), expected, strict=True
+    ):
+        mean = value.detach().clone()
+        distributed.all_reduce(mean)
+        torch.testing.assert_close(mean / count, wanted.detach(), rtol=1e-4, atol=1e-5)
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_codes_that_are_normalised_over_a_batch_and_their_gradients_are_those_of_one_process(tmp_path):
+    multiprocessing.spawn(compare_norm, (2, str(tmp_path)), nprocs=2)
 
 
 @pytest.mark.slow
