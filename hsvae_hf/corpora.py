@@ -141,13 +141,13 @@ def encode_corpus(
     check_positive(num_processes=num_processes, shard_rows=shard_rows)
     check_switch(normalize=normalize, resume=resume)
     form = ("parquet" if engine == "ray" else "arrow") if format is None else format
-    for name, value, allowed in (
+    for name, choice, allowed in (
         ("engine", engine, ENGINES),
         ("content", content, CONTENTS),
         ("format", form, FORMATS),
     ):
-        if value not in allowed:
-            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}; choose one.")
+        if choice not in allowed:
+            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {choice!r}; choose one.")
     of_codes = {"max_active_dims": max_active_dims, "active_dims": active_dims, "normalize": normalize or None}
     for name, value, what in (
         *((name, value if content == "vectors" else None, "vectors") for name, value in of_codes.items()),

@@ -1,6 +1,7 @@
 """Sparsemax autoencoder (Trifonov et al. 2018): a deterministic code on a scaled probability simplex."""
 
 import math
+from typing import cast
 
 from huggingface_hub.dataclasses import strict
 from torch import Tensor
@@ -68,7 +69,7 @@ class SparsemaxAEHead(LatentHead[TextVAEModelOutput]):
         scores = self.scores(features)
         if self.config.score_std:
             scores = self.norm(scores, self.training and self.scores.weight.requires_grad)
-        return TextVAEModelOutput(latent=self.config.code_sum * sparsemax(scores), features=features)
+        return TextVAEModelOutput(latent=cast(float, self.config.code_sum) * sparsemax(scores), features=features)
 
 
 class SparsemaxAEModel(TextVAEModel):
