@@ -149,12 +149,12 @@ def encode_corpus(
         if choice not in allowed:
             raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {choice!r}; choose one.")
     of_codes = {"max_active_dims": max_active_dims, "active_dims": active_dims, "normalize": normalize or None}
-    for name, value, what in (
-        *((name, value if content == "vectors" else None, "vectors") for name, value in of_codes.items()),
+    for option, given, what in (
+        *((name, number if content == "vectors" else None, "vectors") for name, number in of_codes.items()),
         ("address", address if engine == "local" else None, "the engine 'local'"),
     ):
-        if value is not None:
-            raise ValueError(f"`{name}` must be left out for {what}, got {value!r}; it would change nothing.")
+        if given is not None:
+            raise ValueError(f"`{option}` must be left out for {what}, got {given!r}; it would change nothing.")
     options = Options(content, batch_size, max_active_dims, active_dims, prompt_name, normalize)
     if content == "vectors" and encoder_name_or_path is not None:
         raise ValueError(

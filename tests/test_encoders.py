@@ -123,3 +123,11 @@ def test_train_script_builds_on_an_encoder(encoder, tmp_path):
     assert any("eval_active_dims" in look for look in state["log_history"])
     codes = hsvae_hf.encode(AutoModel.from_pretrained(run), AutoTokenizer.from_pretrained(run), ["a cat", ""])
     assert codes.shape == (2, 6)
+
+
+def test_an_encoder_without_a_limit_of_positions_reads_any_length():
+    transformer = transformers.XLNetConfig(vocab_size=13, d_model=16, n_layer=1, n_head=2, d_inner=24)
+    config = {"encoder_type": "transformer", "encoder_config": transformer, "tie_word_embeddings": False}
+    model = hsvae_hf.HSVAEModel(hsvae_hf.HSVAEConfig(**config, vocab_size=13, latent_size=6)).eval()
+    for length in (1, 60):
+        assert model(input_ids=torch.ones(2, length, dtype=torch.long)).sparse_embedding.shape == (2, 6)

@@ -260,7 +260,8 @@ class TransformerEncoder(TextEncoder):
         table = getattr(getattr(self.transformer, "embeddings", None), "position_embeddings", None)
         if table is not None and table.padding_idx is not None:  # RoBERTa counts from the padding id on
             return int(table.num_embeddings - table.padding_idx - 1)
-        return getattr(self.transformer.config, "max_position_embeddings", None)
+        limit = getattr(self.transformer.config, "max_position_embeddings", None)
+        return None if limit == -1 else limit  # how XLNet says that there is none
 
 
 class NoEncoder(TextEncoder):
