@@ -344,7 +344,8 @@ def _open_files(paths: list[Path], argument: str) -> VectorShards:
             raise ValueError(f"`{argument}` must be a {kinds}, got {str(path)!r}; {found}.")
         if path.is_dir():
             sentences = set(SUFFIXES) - set(_SHARDS)
-            check_one_kind(argument, list(files_inside(path, sentences, argument)), inside)
+            others = [file for file in files_inside(path, sentences, argument) if file not in inside]
+            check_one_kind(argument, others, inside)
         for file in inside:
             try:
                 shards.append(_SHARDS[file.suffix.lower()](file))

@@ -1,12 +1,12 @@
 """The pictures of figures, drawn again from their numbers, without a run.
 
-    python scripts/experiments/redraw.py model_cards/reproduction/figure2.json
+    python scripts/experiments/redraw.py --path model_cards/reproduction/figure2.json
 
 Each PNG goes beside its JSON.
 """
 
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from studies import draw_dial, draw_gates, draw_nonzeros
 from tables import Spread
 
 from hsvae_hf.cli import run
+from hsvae_hf.command_line import parse
 from hsvae_hf.files import staged_file
 
 DRAW: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
@@ -25,6 +26,13 @@ DRAW: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
     "dial": draw_dial,
     "nonzeros": draw_nonzeros,
 }
+
+
+@dataclass
+class RedrawArguments:
+    """What to draw."""
+
+    path: list[str] = field(metadata={"help": "JSON files that reproduce.py wrote."})
 
 
 def redraw(path: Path) -> Path:
@@ -58,9 +66,7 @@ def _spread(value: Any) -> Any:
 
 def main() -> None:
     """Draw the figures that the command names."""
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        raise ValueError("`path` must be given: python scripts/experiments/redraw.py FIGURE.json ...; name a file.")
-    for name in sys.argv[1:]:
+    for name in parse(RedrawArguments, __doc__.partition("\n")[0]).path:
         print(redraw(Path(name)))
 
 
