@@ -160,9 +160,7 @@ def test_of_a_folder_of_vectors_exactly_the_shards_of_its_manifest_are_read(name
     with pytest.raises(ValueError, match="where part-00002.parquet is missing or was changed"):
         READERS[name](shards)
     rewritten(shards, lambda manifest: (manifest.update(complete=False), manifest["shards"].pop(2)))
-    with pytest.raises(
-        ValueError, match="must be complete, got .* with 4 shards, unfinished; finish it"
-    ):
+    with pytest.raises(ValueError, match="must be complete, got .* with 4 shards, unfinished; finish it"):
         READERS[name](shards)
     rewritten(shards, lambda manifest: manifest.update(content="codes"))
     with pytest.raises(ValueError, match="must hold vectors, got .* with codes"):
