@@ -63,9 +63,8 @@ def test_from_vectors_to_codes_and_on_with_the_same_vectors_alone(tmp_path):
     assert (model.config.target_active_dims, model.config.similarity_weight) == (6 / 16, 20)
     assert model.config.vector_size == 5
     results = json.loads((run / "all_results.json").read_text())
-    assert (
-        model.config.active_threshold == 0.5 and "active_threshold" not in results
-    )  # every code has one non-zero: no need
+    assert model.config.active_threshold == 0.5  # every code has one non-zero: no need to set it
+    assert "active_threshold" not in results
     assert (model.config.min_active_dims, model.config.max_active_dims) == (1, 1)
     arguments = ["--model_name_or_path", run, "--output", tmp_path / "codes.npz"]
     script("embed", *arguments, "--input", tmp_path / "rows.npy")
