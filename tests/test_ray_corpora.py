@@ -171,5 +171,5 @@ def test_what_a_worker_refuses_arrives_as_it_is(cluster, saved_model, tmp_path):
     rows = [*LINES * 6, None]
     pq.write_table(pa.table({"text": rows}), tmp_path / "in.parquet")
     options = {"shard_rows": 500, "num_processes": 1, "engine": "ray", "address": cluster.address}
-    with pytest.raises(ValueError, match="^`text` must hold a string in every row, got None in row 1261 of"):
+    with pytest.raises(ValueError, match="^`text` must hold a string in every row, got None in row 1260 of"):
         encode_corpus(saved_model, tmp_path / "in.parquet", tmp_path / "codes", **options)
