@@ -102,7 +102,7 @@ class TextVAEConfig(PreTrainedConfig):
         pooling: of a transformer's token states: their `"mean"`, the first (`"cls"`) or the `"last"`.
         normalize_vectors: whether a transformer's pooled vector is scaled to length 1.
         normalize_features: where words are reconstructed, standardise the encoder's features over sentences (batch
-            normalisation) before the latent head reads them; codes follow the sentence from the first steps on.
+            normalisation) before the latent head reads them: better in short runs, worse in long ones.
         prompts: texts that go before a sentence, by name, where the transformer was trained with such; None for none.
         default_prompt_name: the prompt of a sentence that comes with no name; None for none.
         vector_size: width of the vectors, for `encoder_type="vector"` alone.
