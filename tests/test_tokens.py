@@ -94,7 +94,7 @@ def test_a_very_long_text_costs_what_is_kept(side):
     started = time.process_time()
     (ids,) = tokenize(tokenizer, [text], 8)
     assert ids.tolist() == whole
-    assert time.process_time() - started < cost / 10
+    assert time.process_time() - started < cost / 5
     spaces = " " * 50_000 + "the cat"
     assert tokenize(tokenizer, [spaces], 8)[0].tolist() == tokenizer(["the cat"])["input_ids"][0]
 
