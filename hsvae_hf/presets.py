@@ -56,6 +56,16 @@ HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
         "code_reconstruction_weight": 0.75,
         "revival_weight": 0.5,
     },
+    # The source's own settings; those for words are in `VSCConfig`.
+    "vsc": {
+        "prior_activity": 0.01,
+        "penalty_weight": 0.01,
+        "gate_gradient": "pathwise",
+        "gate_balance_weight": 0.0,
+        "penalty_warmup_fraction": 0.0,
+        "anneal_fraction": 0.5,
+        "slab_std_start": 0.6931,
+    },
 }
 CODE_RIDGE = 0.1  # of codes of vectors
 CODE_BUDGETS = (2, 4, 8, 16, 32, 64)  # that codes of vectors are trained for, as far as their width allows

@@ -141,7 +141,7 @@ def test_sparsemax_is_the_projection_on_the_simplex():
 
 
 def test_vsc_kl_is_the_integral():
-    config = hsvae_hf.VSCConfig(**SIZES, num_pseudo_inputs=3)
+    config = hsvae_hf.VSCConfig(**SIZES, num_pseudo_inputs=3, prior_activity=0.01, gate_balance_weight=0.0)
     head, posterior = head_and_posterior(VSCHead, config, scale=0.2)
     costs = head.eval().costs(posterior, {})
     choice = (10 * head.selector(posterior.features)).softmax(-1) @ head.pseudo_inputs
@@ -161,8 +161,45 @@ def test_vsc_kl_is_the_integral():
     torch.testing.assert_close(costs["penalty"], expected)
 
 
+def test_vsc_balances_every_dimension_over_the_batch():
+    options = SIZES | {"prior_activity": 0.3, "num_pseudo_inputs": 3}
+    head, posterior = head_and_posterior(VSCHead, hsvae_hf.VSCConfig(**options, gate_balance_weight=2.0))
+    alone = VSCHead(hsvae_hf.VSCConfig(**options, gate_balance_weight=0.0)).double()
+    alone.load_state_dict(head.state_dict())
+    expected = 0.0
+    for column in posterior.log_active.exp().T:
+        expected += 2 * kl_divergence(Bernoulli(column.mean()), Bernoulli(f64(0.3)))
+    difference = head.costs(posterior, {})["penalty"] - alone.costs(posterior, {})["penalty"]
+    torch.testing.assert_close(difference, expected)
+    assert head.needs_even_batches and not alone.needs_even_batches
+
+
+def test_the_penalty_of_vsc_rises_in_training_alone():
+    head, posterior = head_and_posterior(VSCHead, hsvae_hf.VSCConfig(**SIZES, penalty_warmup_fraction=0.5))
+
+    def penalty(progress, training):
+        head.train(training).anneal(progress)
+        return head.costs(posterior, {})["penalty"].item()
+
+    full = penalty(0.0, False)
+    assert [penalty(progress, True) for progress in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0, full / 2, full, full])
+
+
+@pytest.mark.parametrize(("size", "share"), [(32, 0.2), (240, 0.2), (768, 48 / 768)])
+def test_the_prior_of_vsc_keeps_a_fifth_on_but_no_more_than_48(size, share):
+    assert hsvae_hf.VSCConfig(**(SIZES | {"latent_size": size})).prior_share == pytest.approx(share)
+    assert hsvae_hf.VSCConfig(**SIZES, prior_activity=0.7).prior_share == 0.7
+
+
+def test_a_new_vsc_begins_with_the_slab_that_is_asked_for():
+    model = hsvae_hf.VSCModel(hsvae_hf.VSCConfig(**SIZES, slab_std_start=0.3))
+    posterior = model.latent_head(torch.zeros(1, 12))
+    torch.testing.assert_close(posterior.slab_std, torch.full((1, 6), 0.301))
+    assert not posterior.slab_mean.any()
+
+
 def test_vsc_anneals_in_training_only():
-    config = hsvae_hf.VSCConfig(**SIZES, anneal_fraction=0.5)
+    config = hsvae_hf.VSCConfig(**SIZES, anneal_fraction=0.5, gate_sharpness_start=50.0)
     head, posterior = head_and_posterior(VSCHead, config)
 
     def draw(progress, training):
@@ -269,7 +306,7 @@ def test_the_gradient_of_a_selection_is_that_of_its_steps():
     ],
 )
 def test_reparameterised_draws_have_the_gradient_of_finite_differences(head_class, config_class, fields):
-    options = {"gate_sharpness": 5.0} if head_class is VSCHead else {}
+    options = {"gate_sharpness": 5.0, "gate_gradient": "pathwise"} if head_class is VSCHead else {}
     head, posterior = head_and_posterior(head_class, config_class(**SIZES, **options), rows=2, scale=0.2)
     values = [posterior[name].detach().requires_grad_() for name in fields]
 

@@ -11,6 +11,7 @@ from hsvae_hf.models.distributions import (
     clamp_with_gradient,
     neighbour_kl,
     normal_kl,
+    relaxed_gate,
     sample_beta,
     sample_binary_concrete,
     spike_slab_kl_rao_blackwell,
@@ -154,3 +155,21 @@ def test_beta_draws_are_right_where_the_configuration_ends(concentrations):
     reference = Beta(*map(f64, concentrations))
     error = 5 * reference.stddev / 100_000**0.5 + 1e-3 * reference.mean
     assert abs(logs[0].exp().double().mean() - reference.mean) < error
+
+
+@pytest.mark.parametrize("sharpness", [5.0, 200.0])
+def test_the_mean_slope_of_a_relaxed_gate_is_that_over_its_noise(sharpness):
+    points = 400_000
+    uniform = ((torch.arange(points) + 0.5) / points).to(torch.float64)
+    for probability in (0.001, 0.03, 0.5, 0.97, 0.999):
+        active = torch.full((points,), probability, dtype=torch.float64, requires_grad=True)
+        exact = relaxed_gate(active, uniform, sharpness, mean_slope=False)
+        (slopes,) = torch.autograd.grad(exact.sum(), active)
+        smooth = relaxed_gate(active, uniform, sharpness, mean_slope=True)
+        (means,) = torch.autograd.grad(smooth.sum(), active)
+        assert torch.equal(exact, smooth)
+        torch.testing.assert_close(means, slopes.mean().expand_as(means), rtol=1e-5, atol=0)
+    middle = torch.full((points,), 0.5, dtype=torch.float64, requires_grad=True)
+    (slopes,) = torch.autograd.grad(relaxed_gate(middle, uniform, 200.0, mean_slope=False).sum(), middle)
+    assert (slopes**2).mean() == pytest.approx(200 / 6, rel=1e-4)
+    assert (slopes > 0.1).double().mean() < 0.1  # the others tell nothing

@@ -68,6 +68,41 @@ def sample_binary_concrete(logits: Tensor, temperature: float) -> Tensor:
     return straight_through((soft > 0.5).to(soft.dtype), soft)
 
 
+class _RelaxedGate(torch.autograd.Function):
+    """`sigmoid(c (eta - 1 + g))`; its derivative by g is replaced by the mean over eta."""
+
+    @staticmethod
+    def forward(ctx: Any, active: Tensor, uniform: Tensor, sharpness: float) -> Tensor:
+        ctx.save_for_backward(active)
+        ctx.sharpness = sharpness
+        return torch.sigmoid(sharpness * (uniform - 1 + active))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (active,) = ctx.saved_tensors
+        mean = torch.sigmoid(ctx.sharpness * active) - torch.sigmoid(ctx.sharpness * (active - 1))
+        return gradient * mean, None, None
+
+
+def relaxed_gate(active: Tensor, uniform: Tensor, sharpness: float, mean_slope: bool) -> Tensor:
+    """The relaxed gate of Tonolini et al. (2019), `sigmoid(c (eta - 1 + g))`.
+
+    Its slope in g is `c s (1 - s)`, s the gate. For large c it is 0 in nearly every draw and huge in the others: the
+    mean over eta is near 1, the mean square near c / 6. With `mean_slope` the backward pass takes that mean,
+    `sigmoid(c g) - sigmoid(c (g - 1))`, in every draw.
+
+    Args:
+        active: g, the probability of being on.
+        uniform: eta, uniform in (0, 1).
+        sharpness: c.
+        mean_slope: whether the slope is replaced by its mean.
+    """
+    if mean_slope:
+        return cast(Tensor, _RelaxedGate.apply(active, uniform, sharpness))
+    return torch.sigmoid(sharpness * (uniform - 1 + active))
+
+
 def normal_log_prob(value: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
     """Log density of `N(mean, std^2)` at `value`."""
     log_std = std.log() if isinstance(std, Tensor) else math.log(std)

@@ -51,7 +51,7 @@ class System:
     classifier: bool = False
 
 
-# All costs weigh 0.01, as HSVAE's. VSC's prior keeps a fifth of the dimensions on, as HSVAE's.
+# All KL terms weigh 0.01, as HSVAE's.
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
@@ -61,7 +61,7 @@ SYSTEMS: dict[str, System] = {
         System("VAE_L1", "gaussian-vae", {"penalty_norm": 1, "penalty_weight": 0.01}),
         System("VAE_L2", "gaussian-vae", {"penalty_norm": 2, "penalty_weight": 0.01}),
         System("MAT-VAE", "mat-vae"),
-        System("VSC", "vsc", {"prior_activity": 0.2}),
+        System("VSC", "vsc"),
         System("SDLGM", "sdlgm"),
         System("Sparsemax", "sparsemax-ae"),
         System("Simple", "text-encoder", classifier=True),
