@@ -96,8 +96,8 @@ class VSCHead(LatentHead[VSCModelOutput]):
     below 0.999, since the KL's gradient grows as `1 / (1 - g)`, and the ReLU passes its gradient, so that a gate that
     is fully on can close again; the warm-up `(lambda mu, lambda log sigma^2)` is in the draw and in the KL alike.
 
-    Words need more, as a decoder of words does without the code as long as that is mostly noise, and closed gates hardly
-    learn:
+    Words need more, as a decoder of words does without the code as long as that is mostly noise, and closed gates
+    hardly learn:
 
     - The gate's gradient is the mean over eta (`gate_gradient`; see `relaxed_gate`). At c = 200 that of a single draw
       is 0 for nearly all dimensions of a sentence.
