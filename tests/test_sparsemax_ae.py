@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from families import SIZES
-from torch import nn
 from transformers import AutoConfig
 
 from hsvae_hf import SparsemaxAEConfig, SparsemaxAEForSequenceClassification, SparsemaxAEModel
@@ -33,11 +32,13 @@ def test_the_source_has_the_projection_of_the_scores():
     assert not latent_head.needs_even_batches
 
 
-def test_scores_are_normalised_as_torch_does_it_and_codes_sum_to_what_is_asked():
-    latent_head, norm = head(score_std=0.7, code_sum=5), nn.BatchNorm1d(6, affine=False).double()
+def test_scores_have_mean_0_by_dimension_and_one_deviation_together_and_codes_sum_to_what_is_asked():
+    latent_head = head(score_std=0.7, code_sum=5)
     h = features().requires_grad_()
     latent = latent_head.train()(h).latent
-    expected = 5 * sparsemax(0.7 * norm(h @ latent_head.scores.weight.T))
+    scores = h @ latent_head.scores.weight.T
+    centred = scores - scores.mean(0)  # so the deviation of all of them together has one mean, 0
+    expected = 5 * sparsemax(0.7 * centred / (centred.square().mean() + 1e-6).sqrt())
     torch.testing.assert_close(latent, expected)
     torch.testing.assert_close(latent.sum(-1), torch.full((9,), 5.0, dtype=torch.float64))
     assert 0 < (latent > 0).double().mean() < 1
@@ -62,9 +63,10 @@ def test_evaluation_takes_the_mean_of_the_batches_so_far():
     for batch in batches:
         latent_head.train()(batch)
     scores = [batch @ latent_head.scores.weight.T for batch in batches]
-    mean, variance = (sum(f(part) for part in scores) / 2 for f in (lambda s: s.mean(0), lambda s: s.var(0, False)))
+    mean = sum(part.mean(0) for part in scores) / 2
+    variance = sum(part.var(0, correction=0).mean() for part in scores) / 2
     h = features()
-    normed = 2 / math.sqrt(6) * (h @ latent_head.scores.weight.T - mean) / (variance + 1e-5).sqrt()
+    normed = 1 / math.sqrt(6) * (h @ latent_head.scores.weight.T - mean) / (variance + 1e-6).sqrt()
     expected = math.sqrt(6) * sparsemax(normed)
     torch.testing.assert_close(latent_head.eval()(h).latent, expected)
     torch.testing.assert_close(torch.cat([latent_head(row).latent for row in h.split(1)]), expected)
@@ -107,4 +109,4 @@ def test_a_file_of_0_1_0_is_the_source(tmp_path):
     assert torch.equal(SparsemaxAEModel.from_pretrained(tmp_path)(ids)[0], model(ids)[0])
     config = SparsemaxAEConfig(**SIZES)
     config.save_pretrained(tmp_path)
-    assert AutoConfig.from_pretrained(tmp_path).score_std == config.score_std == pytest.approx(2 / math.sqrt(6))
+    assert AutoConfig.from_pretrained(tmp_path).score_std == config.score_std == pytest.approx(1 / math.sqrt(6))

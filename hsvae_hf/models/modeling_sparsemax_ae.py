@@ -22,8 +22,8 @@ class SparsemaxAEConfig(TextVAEConfig):
     `SparsemaxAEConfig(score_std=0, code_sum=1)` is the source's. A file of version 0.1.0, which has neither, means it.
 
     Args:
-        score_std: standard deviation of each dimension's scores over sentences, 0.001 to 1000; the larger, the fewer
-            non-zeros. None is `2 / sqrt(latent_size)`. 0 takes scores as they are.
+        score_std: standard deviation of scores over sentences and dimensions, 0.001 to 1000; the larger, the fewer
+            non-zeros. None is `1 / sqrt(latent_size)`. 0 takes scores as they are.
         code_sum: what the values of a code sum to (0.001 to 1000). None is `sqrt(latent_size)`.
     """
 
@@ -39,7 +39,7 @@ class SparsemaxAEConfig(TextVAEConfig):
         source = "model_type" in kwargs  # a file, and without these fields one of version 0.1.0
         super().__post_init__(**kwargs)
         if self.score_std is None:
-            self.score_std = 0.0 if source else 2 / math.sqrt(self.latent_size)
+            self.score_std = 0.0 if source else 1 / math.sqrt(self.latent_size)
         if self.code_sum is None:
             self.code_sum = 1.0 if source else math.sqrt(self.latent_size)
 
@@ -51,8 +51,9 @@ class SparsemaxAEHead(LatentHead[TextVAEModelOutput]):
     collapses within ten steps: what is common to the gradients of all sentences moves the scores of all, one dimension
     takes the whole sum for every sentence, and from there sparsemax has no gradient. Beyond the paper, therefore:
 
-    - Each dimension's scores have mean 0 over sentences (`BatchNorm`), so none can be ahead for all of them. Their
-      standard deviation, `score_std`, says how many dimensions a code uses.
+    - Each dimension's scores have mean 0 over sentences (`BatchNorm`), so none can be ahead for all of them. All scores
+      together have the standard deviation `score_std`, which says how many dimensions a code uses; a dimension that
+      tells sentences apart better has a larger one.
     - Codes sum to `code_sum`, so that they move the decoder as far as a dense code of that width does.
     """
 
@@ -62,7 +63,7 @@ class SparsemaxAEHead(LatentHead[TextVAEModelOutput]):
         self.scores = Float32Linear(config.feature_size, config.latent_size, bias=not config.score_std)
         if config.score_std:
             self.needs_even_batches = True
-            self.norm = BatchNorm(config.latent_size, config.score_std)
+            self.norm = BatchNorm(config.latent_size, config.score_std, shared_variance=True)
 
     def forward(self, features: Tensor) -> TextVAEModelOutput:
         """The code of `features`, `(batch, feature_size)`; in training it depends on the batch, through the norm."""
