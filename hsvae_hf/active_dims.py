@@ -110,7 +110,7 @@ def hold_target(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]])
     """
     if not sets_threshold(model):
         return
-    target = cast(Any, model.base_model).latent_head.target_active_dims
+    target = cast(Any, model.base_model).latent_head.wanted_active_dims
     try:
         model.config.active_threshold, _ = _fit_threshold(model, batches, target)
     except ValueError as error:

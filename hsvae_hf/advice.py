@@ -66,8 +66,8 @@ def _for_balance(config: TextVAEConfig) -> list[str]:
     if not hasattr(config, "gate_balance_weight"):
         return []
     remedies = []
-    if config.gate_balance_weight < 1:
-        remedies.append("set gate_balance_weight to 1")
+    if config.gate_balance_weight == 0:
+        remedies.append("set gate_balance_weight to 0.1")
     if config.gamma_kl_weight > 0.001:
         remedies.append("lower gamma_kl_weight to 0.001")
     return [" and ".join(remedies)] if remedies else []

@@ -209,7 +209,7 @@ def _model_rows(config: TextVAEConfig) -> list[tuple[str, Any]]:
         rows.append(("reconstructs", "the encoder's vector"))
         rows.append(("codes are compared by", COMPARED[config.similarity_fn_name]))
     own_fields = {item.name for item in fields(config)} - {item.name for item in fields(TextVAEConfig)}
-    shared_fields = SHARED_FIELDS if config.decodes_words else SHARED_FIELDS | VECTOR_FIELDS
+    shared_fields = SHARED_FIELDS | ({"feature_std"} if config.decodes_words else VECTOR_FIELDS)
     values = [(name, getattr(config, name)) for name in sorted(own_fields | shared_fields)]
     return rows + [(name, value) for name, value in values if value is not None]
 

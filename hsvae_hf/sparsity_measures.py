@@ -164,10 +164,10 @@ class CodeStatistics:
             `active_dims`, `min_active_dims`, `max_active_dims`: non-zeros of a row: mean, fewest, most.
             `sparsity_ratio`: share of all entries that are zero. `ever_active_ratio`: share of the dimensions that are
             on for at least one row. `empty_rows`: share of the rows that are all zero. `dead_dims`, `always_on_dims`:
-            number of dimensions that are on for no row, and for more than 99% of the rows.
+            number of dimensions that are on for no row, and for more than 99% of the rows. `switching_fraction`: share
+            of the dimensions that are on for 5% to 95% of the rows.
             Where gates were given: `gate_std`, standard deviation of `E[gamma_i|x]` over sentences, mean over
-            dimensions, which is near 0 where gates ignore the input; `switching_fraction`, share of the dimensions that
-            are on for 5% to 95% of the rows.
+            dimensions, which is near 0 where gates ignore the input.
 
         Raises:
             ValueError: if nothing was added.
@@ -177,6 +177,7 @@ class CodeStatistics:
         rows, entries = self.rows, int(self._rows_on.sum())
         numbers = np.flatnonzero(self._rows_by_active)
         share = self._rows_on / rows
+        fewest, most = SWITCHING_SHARES
         result = {
             "active_dims": entries / rows,
             "min_active_dims": int(numbers[0]),
@@ -186,11 +187,10 @@ class CodeStatistics:
             "empty_rows": int(self._rows_by_active[0]) / rows,
             "dead_dims": int((self._rows_on == 0).sum()),
             "always_on_dims": int((self._rows_on > ALWAYS_ON_SHARE * rows).sum()),
+            "switching_fraction": float(((share >= fewest) & (share <= most)).mean()),
         }
         if self._gates.rows:
-            fewest, most = SWITCHING_SHARES
             result["gate_std"] = float(self._gates.std.mean())
-            result["switching_fraction"] = float(((share >= fewest) & (share <= most)).mean())
         return result
 
 

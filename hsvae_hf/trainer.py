@@ -247,13 +247,14 @@ class TextVAETrainer(WholeCheckpointTrainer):
         columns = getattr(dataset, "column_names", None) or []
         if self.args.train_sampling_strategy != "group_by_length" or "length" not in columns:
             return super()._get_train_sampler(train_dataset)
-        head = unwrap(self.model).model.latent_head
+        model = unwrap(self.model)
+        even = model.model.latent_head.needs_even_batches or model.config.feature_std > 0
         batch = self.args.train_batch_size * self.args.world_size
         return LengthGroupedSampler(
             dataset["length"][:],
             batch,
             seed,
-            window=1 if head.needs_even_batches else 8,  # one batch sorted by itself is not grouped
+            window=1 if even else 8,  # one batch sorted by itself is not grouped
             epoch=self._epoch,
         )
 

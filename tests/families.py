@@ -72,7 +72,7 @@ FAMILIES = [
     family("hsvae-released", "hsvae", **hsvae_hf.RELEASED),
     family("hsvae-balanced", "hsvae"),
     family("hsvae-conditioned", "hsvae", kl_estimator="closed_form", condition_slab_on_gate=True),
-    family("hsvae-normalized", "hsvae", normalize_features=True),
+    family("hsvae-plain-features", "hsvae", feature_std=0),
     family("hsvae-bert", "hsvae", **bert()),
     family("vae", "gaussian-vae"),
     family("vae-l1", "gaussian-vae", penalty_norm=1),

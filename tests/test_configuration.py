@@ -43,7 +43,7 @@ def test_round_trip(family, tmp_path):
 def test_the_preset_is_the_released_code_and_the_defaults_differ_where_gates_and_words_do():
     config, default = HSVAEConfig(**RELEASED), HSVAEConfig().to_dict()
     differing = {name for name, value in config.to_dict().items() if default[name] != value}
-    assert differing == {"kl_estimator", "gamma_kl_weight", "gate_balance_weight", "word_dropout"}
+    assert differing == {"kl_estimator", "gamma_kl_weight", "gate_balance_weight", "feature_std", "word_dropout"}
     sizes = (config.vocab_size, config.embedding_size, config.hidden_size, config.latent_size)
     assert sizes == (20_000, 256, 512, 768)
     assert (config.kl_estimator, config.gate_balance_weight) == ("mc", 0.0)
@@ -108,7 +108,7 @@ def test_every_range_is_checked_whenever_its_field_is_set(model_type):
         ("hsvae", {**frozen(), "freeze_text_encoder": False}, "`freeze_text_encoder` must be True with a vector"),
         ("hsvae", {**frozen(), "vector_size": 3}, "`vector_size` must be given if and only if"),
         ("hsvae", {**frozen(), "default_prompt_name": "query"}, "`default_prompt_name` must be one of None, got"),
-        ("hsvae", {**frozen(), "normalize_features": True}, "`normalize_features` must be False with a vector decoder"),
+        ("hsvae", {**frozen(), "feature_std": 1}, "`feature_std` must be 0 with a vector decoder"),
         ("sdlgm", {"sparsity_cap": 7}, "`sparsity_cap` must be at most `latent_size` (6), got 7; lower it."),
         ("sparsemax-ae", {"score_std": 1e-9}, "`score_std` must be 0 or from 0.001 to 1000, got 1e-09; None chooses"),
         ("text-encoder", {"latent_size": 5}, "`latent_size` must be the width of the encoder's features (12), got 5"),

@@ -28,7 +28,7 @@ def head(**options):
 def test_code_is_the_gated_slab_mean_with_exact_zeros():
     body, features = model(), torch.randn(50, 12)
     latent_head, output = body.latent_head, body(vectors=features)
-    a, b = (F.softplus(latent_head.gate(features)).clamp(0.5, 100)).chunk(2, -1)
+    a, b = (F.softplus(latent_head.gate(output.features)).clamp(0.5, 100)).chunk(2, -1)
     torch.testing.assert_close(output.gate_mean, a / (a + b))
     active = output.gate_mean < 0.5
     assert 0 < active.float().mean() < 1

@@ -101,6 +101,7 @@ def test_counts_equal_their_definition():
     codes = np.array([[0, 3, 0, 0], [0, 1e-30, 0, -1], [0, 0, 0, 0], [0, 2, 0, 0]])
     expected = {"active_dims": 1.0, "min_active_dims": 0, "max_active_dims": 2, "sparsity_ratio": 0.75}
     expected |= {"ever_active_ratio": 0.5, "empty_rows": 0.25, "dead_dims": 2, "always_on_dims": 0}
+    expected["switching_fraction"] = 0.5  # on for three rows of four, and for one
     assert computed(CodeStatistics(), codes) == expected
     assert computed(CodeStatistics(), np.ones((3, 2)))["always_on_dims"] == 2
 

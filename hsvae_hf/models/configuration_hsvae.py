@@ -21,6 +21,7 @@ RELEASED: dict[str, Any] = {
     "gate_balance_weight": 0.0,
     "active_threshold": 0.5,
     "word_dropout": 0.0,
+    "feature_std": 0.0,
 }
 
 
@@ -30,7 +31,7 @@ class HSVAEConfig(TextVAEConfig):
 
     `gamma` is the spike probability of a latent dimension: near 1 = dimension off. The defaults are the released
     settings, except for what makes gates and codes follow the sentence: `kl_estimator`, `gamma_kl_weight`,
-    `gate_balance_weight` and `word_dropout`; `HSVAEConfig(**RELEASED)` has all of the released ones.
+    `gate_balance_weight`, `feature_std` and `word_dropout`; `HSVAEConfig(**RELEASED)` has all of the released ones.
 
     Args:
         prior_alpha: alpha of the prior `gamma ~ Beta(alpha, beta)` (0.001 to 10,000); larger switches more dimensions
@@ -59,6 +60,7 @@ class HSVAEConfig(TextVAEConfig):
     """
 
     model_type = "hsvae"
+    default_feature_std = 0.3
     gives_nonnegative_codes = True
 
     gamma_kl_weight: float | int = nonnegative(default=0.001)
@@ -72,7 +74,7 @@ class HSVAEConfig(TextVAEConfig):
     gate_concentration_max: float | int = between(1e-3, 1e4)(default=100.0)
     slab_std_min: float | int = between(1e-6, 10)(default=1e-3)
     gamma_kl_rows: int | None = positive(default=None)
-    gate_balance_weight: float | int = nonnegative(default=1.0)
+    gate_balance_weight: float | int = nonnegative(default=0.1)
     target_active_dims: float | int | None = None
     active_threshold: float | int = inside(0, 1, "0.5 is the paper's")(default=0.5)
 

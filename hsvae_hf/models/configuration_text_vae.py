@@ -101,8 +101,9 @@ class TextVAEConfig(PreTrainedConfig):
         freeze_text_encoder: keep the transformer as it is, dropout off, in training too.
         pooling: of a transformer's token states: their `"mean"`, the first (`"cls"`) or the `"last"`.
         normalize_vectors: whether a transformer's pooled vector is scaled to length 1.
-        normalize_features: where words are reconstructed, standardise the encoder's features over sentences (batch
-            normalisation) before the latent head reads them: better in short runs, worse in long ones.
+        feature_std: where words are reconstructed, the standard deviation over sentences and dimensions that the
+            encoder's features get before the latent head reads them (batch normalisation with one deviation for all
+            dimensions), 0.001 to 1000. 0 takes features as they are. None is 0.3 for HSVAE and VSC, 0 for the others.
         prompts: texts that go before a sentence, by name, where the transformer was trained with such; None for none.
         default_prompt_name: the prompt of a sentence that comes with no name; None for none.
         vector_size: width of the vectors, for `encoder_type="vector"` alone.
@@ -155,6 +156,7 @@ class TextVAEConfig(PreTrainedConfig):
     model_type = "text-vae"
     _auto_class = "AutoConfig"  # its code is saved with it
     sub_configs = {"encoder_config": AutoConfig}
+    default_feature_std = 0.0  # of words
     gives_nonnegative_codes = False  # whether the latent head of this family knows `nonnegative_codes`
     attribute_map = {"projection_dim": "latent_size"}  # where sentence-transformers looks for a code's width
     keys_to_ignore_at_inference = [
@@ -178,7 +180,9 @@ class TextVAEConfig(PreTrainedConfig):
     freeze_text_encoder: bool = False
     pooling: Literal["mean", "cls", "last"] = "mean"
     normalize_vectors: bool = False
-    normalize_features: bool = False
+    feature_std: float | int | None = validated(
+        lambda value: value is None or value == 0 or 1e-3 <= value <= 1e3, "0 or from 0.001 to 1000", "leave it out"
+    )(default=None)
     prompts: dict[str, str] | None = None
     default_prompt_name: str | None = None
     vector_size: int | None = positive(default=None)
@@ -236,6 +240,9 @@ class TextVAEConfig(PreTrainedConfig):
                     "of a text encoder of transformers."
                 )
             self.encoder_config = CONFIG_MAPPING[kind](**self.encoder_config)
+        if self.feature_std is None:
+            of_0_1_0 = "model_type" in kwargs  # a file without the field
+            self.feature_std = 0.0 if of_0_1_0 or not self.decodes_words else self.default_feature_std
         super().__post_init__(**kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -315,8 +322,8 @@ class TextVAEConfig(PreTrainedConfig):
             if self.similarity_weight > 0:
                 rule = "0 where words are reconstructed"
                 self.refuse("similarity_weight", rule, "there is no vector to be similar by")
-        elif self.normalize_features:
-            self.refuse("normalize_features", "False with a vector decoder", "its vectors are standardised anyway")
+        elif self.feature_std:
+            self.refuse("feature_std", "0 with a vector decoder", "its vectors are standardised anyway")
         elif self.encoder_type == "gru":
             self.refuse("encoder_type", "'vector' or 'transformer' with a vector decoder", "use a pretrained encoder")
         elif self.reads_text and not self.freeze_text_encoder:

@@ -74,7 +74,7 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
     def __init__(self, config: HSVAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.target_active_dims = config.wanted_active_dims
+        self.target_active_dims = self.wanted_active_dims = config.wanted_active_dims
         self.needs_even_batches = config.gate_balance_weight > 0
         slab_inputs = config.feature_size + (config.latent_size if config.condition_slab_on_gate else 0)
         # Half open, a wide code begins with values that a sparse one has no use for; as closed as they are to end, more

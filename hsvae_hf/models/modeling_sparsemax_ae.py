@@ -63,7 +63,7 @@ class SparsemaxAEHead(LatentHead[TextVAEModelOutput]):
         self.scores = Float32Linear(config.feature_size, config.latent_size, bias=not config.score_std)
         if config.score_std:
             self.needs_even_batches = True
-            self.norm = BatchNorm(config.latent_size, config.score_std, shared_variance=True)
+            self.norm = BatchNorm(config.latent_size, config.score_std)
 
     def forward(self, features: Tensor) -> TextVAEModelOutput:
         """The code of `features`, `(batch, feature_size)`; in training it depends on the batch, through the norm."""

@@ -53,8 +53,8 @@ class TextVAEModel(TextVAEPreTrainedModel):
             self.standardizer = Standardizer(config.feature_size)
             self.decoder = VectorDecoder(config)
             self.register_buffer("code_scale", torch.ones(config.latent_size))
-        elif config.normalize_features:
-            self.feature_norm = BatchNorm(config.feature_size)
+        elif config.feature_std:
+            self.feature_norm = BatchNorm(config.feature_size, config.feature_std)
         self.latent_head = self.latent_head_class(config)
         self.post_init()
 
@@ -129,7 +129,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """The latent head's output, in fp32, with the code that users get."""
         with torch.autocast(features.device.type, enabled=False):
             if self.config.decodes_words:
-                if self.config.normalize_features:
+                if self.config.feature_std:
                     features = self.feature_norm(features.float(), self.training and learns(self.latent_head))
                 posterior = self.latent_head(features.float())
                 code = self.unscaled_code(posterior, active_dims)

@@ -44,9 +44,11 @@ class VSCConfig(TextVAEConfig):
         slab_std_start: the slab's standard deviation in a new model, before `slab_std_min` is added (0.001 to 10).
         slab_std_min: lower bound of the slab's standard deviation (0.000001 to 10).
         active_threshold: a dimension is on in the code where its probability of being off is below it, in (0, 1).
+            Training ends by setting it: with `gate_balance_weight` for as many non-zeros as the prior keeps on.
     """
 
     model_type = "vsc"
+    default_feature_std = 0.3
 
     penalty_weight: float | int = nonnegative(default=0.1)
     prior_activity: float | int | None = validated(
@@ -112,6 +114,10 @@ class VSCHead(LatentHead[VSCModelOutput]):
         super().__init__()
         self.config = config
         self.needs_even_batches = config.gate_balance_weight > 0
+        if config.gate_balance_weight > 0:
+            most = config.max_active_dims
+            wanted = config.latent_size * config.prior_share
+            self.wanted_active_dims = wanted if most is None else min(wanted, most / 2)
         self.progress = 1.0  # of the annealing, where training tells; evaluation is always at 1
         self.penalty_scale = 1.0  # likewise
         self.posterior = PosteriorLinear(config.feature_size, config.latent_size, config.slab_std_start)

@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of all processes: features, or scores, of one mean and deviation."""
+"""Batch normalisation by the statistics of all processes: features, or scores, of mean 0 and one deviation."""
 
 import torch
 from torch import Tensor, nn
@@ -11,27 +11,27 @@ SMALLEST_VARIANCE = 1e-6  # that values are divided by the root of
 
 
 class BatchNorm(nn.Module):
-    """Values of mean 0 and one standard deviation over sentences: batch normalisation (Ioffe & Szegedy 2015).
+    """Values of mean 0 over sentences, in each dimension, and of one standard deviation over sentences and dimensions.
 
-    `std (x - mean x) / sqrt(var x + 1e-6)`, dimension by dimension; no scale and shift are learned. In training the
-    statistics are those of the batch, of all processes; else those of the last batches of training.
+    `std (x - mean x) / sqrt(mean_i var x_i + 1e-6)`: batch normalisation (Ioffe & Szegedy 2015) but for the deviation,
+    which all dimensions share, so that those that say more of a sentence keep a larger one. No scale and shift are
+    learned. In training the statistics are those of the batch, of all processes; else those of the last batches of
+    training.
 
     Args:
         size: number of dimensions.
-        std: the standard deviation that they get.
-        shared_variance: divide all dimensions by one deviation, the root of their mean variance. Then those that say
-            more of a sentence keep a larger one, and `std` is that of all values together.
+        std: the standard deviation that all values together get.
     """
 
     mean: Tensor
     variance: Tensor
     batches: Tensor
 
-    def __init__(self, size: int, std: float = 1.0, shared_variance: bool = False) -> None:
+    def __init__(self, size: int, std: float) -> None:
         super().__init__()
-        self.std, self.shared_variance = std, shared_variance
+        self.std = std
         self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("variance", torch.ones(() if shared_variance else (size,)))
+        self.register_buffer("variance", torch.ones(()))
         self.register_buffer("batches", torch.zeros(()))
 
     def init_parameters(self) -> None:
@@ -50,8 +50,7 @@ class BatchNorm(nn.Module):
         mean, variance = self.mean, self.variance
         if learning and len(values) > 1:
             mean = shared_mean(values.mean(0))
-            variances = shared_mean((values - mean).square().mean(0))
-            variance = variances.mean() if self.shared_variance else variances
+            variance = shared_mean((values - mean).square().mean())
             self._keep(mean.detach(), variance.detach())
         return self.std * (values - mean) * (variance + SMALLEST_VARIANCE).rsqrt()
 
