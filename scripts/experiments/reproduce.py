@@ -8,7 +8,7 @@
 | figure3 | Average Hoyer during training, by prior and weights | 3 of each of 9 |
 | figure4 | dimensions that each class switches on | those of HSVAE in figure2 |
 | figure5 | divergence between the words of classes | none |
-| gates | what drives the gates | 3 of each of 32 |
+| gates | what drives the gates | 3 of each of 36 |
 | dial | wanted and found numbers of non-zeros | 3 of each of 4 |
 | nonzeros | accuracy by the number of non-zeros | those of dial, and as many on the encoder |
 

@@ -38,9 +38,13 @@ STUDY = {  # what may drive the gates: one change of the paper's settings at a t
         "kl_estimator=collapsed target_active_dims=8",
         "gate_balance_weight=1.0",
         "gate_balance_weight=1.0 gamma_kl_weight=0.001",
+        "feature_std=0.3",
     ],
     "HSVAE-balanced": [
+        "feature_std=0.0",
+        "gate_balance_weight=0.0",
         "gate_balance_weight=0.3",
+        "gate_balance_weight=1.0",
         "gate_balance_weight=10.0",
         "gamma_kl_weight=0.01",
         "z_kl_weight=0.001",
