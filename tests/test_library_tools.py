@@ -153,7 +153,7 @@ def test_the_stock_trainer_trains_a_half_precision_checkpoint(options, tmp_path)
     if not options:
         model.model.requires_grad_(False)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    rows = Dataset.from_list([{"input_ids": [5, 6, 7, 1], "label": index % 3} for index in range(8)])
+    rows = Dataset.from_list([{"input_ids": [5, 6, 7 + index, 1], "label": index % 3} for index in range(8)])
     settings = {"report_to": "none", "max_steps": 2, "learning_rate": 1e-5, "use_cpu": True, "save_strategy": "no"}
     arguments = TrainingArguments(str(tmp_path / "run"), disable_tqdm=True, **settings, **options)
     Trainer(model=model, args=arguments, train_dataset=rows).train()

@@ -20,7 +20,7 @@ from .configuration_text_vae import TextVAEConfig
 from .distributions import neighbour_kl, only_at, straight_through
 from .modeling_base import TextVAEPreTrainedModel
 from .modeling_decoder import Decoder, GRUCache, GRUDecoder, VectorDecoder
-from .modeling_encoders import ENCODERS, Standardizer, learns
+from .modeling_encoders import ENCODERS, Standardizer
 from .modeling_generation import CanGenerate, TextVAEGenerationMixin
 from .modeling_latent import LatentHead
 from .normalization import BatchNorm
@@ -129,8 +129,9 @@ class TextVAEModel(TextVAEPreTrainedModel):
         """The latent head's output, in fp32, with the code that users get."""
         with torch.autocast(features.device.type, enabled=False):
             if self.config.decodes_words:
-                if self.config.feature_std:
-                    features = self.feature_norm(features.float(), self.training and learns(self.latent_head))
+                if self.config.feature_std:  # statistics are not saved with an adapter, so they stay if it alone learns
+                    whole = all(value.requires_grad for value in self.latent_head.parameters())
+                    features = self.feature_norm(features.float(), self.training and whole)
                 posterior = self.latent_head(features.float())
                 code = self.unscaled_code(posterior, active_dims)
             else:

@@ -18,7 +18,7 @@ class TextVAEModelOutput(ModelOutput):
         sparse_embedding: the code that users get, `(batch, latent_size)`, with exact zeros for inactive dimensions.
         latent: point estimate of `z` that the decoder reads in generation, `(batch, latent_size)`; 0 for inactive
             dimensions.
-        features: the encoder's features, `(batch, hidden_size)`.
+        features: the encoder's features, `(batch, hidden_size)`, as the latent head reads them (see `feature_std`).
         hidden_states: only if asked for: the text encoder's embeddings and states per layer, `(batch, steps, width)`.
         attentions: only if asked for: the text encoder's attention weights per layer, `(batch, heads, steps, steps)`.
     """
