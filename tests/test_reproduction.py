@@ -60,6 +60,9 @@ def test_figure_2_has_every_model_and_goes_on_where_it_stopped(call, monkeypatch
     assert head == "| model | corpus.jsonl, 4 | corpus.jsonl, 6 |"
     assert first.startswith("| HSVAE | {:.3f} ± {:.3f} (".format(*numbers[0]["accuracy"]))
     assert last.startswith("| B-VAE | ")
+    code, use = numbers[0]["accuracy_code"], (numbers[0]["active_dims"][0], numbers[0]["switching_fraction"][0])
+    assert "| HSVAE | {:.3f} ± {:.3f} ({:.1f}, {:.2f}) |".format(*code, *use) in text
+    assert text.count("| Simple | ") == 1  # it has no code to speak of
 
     def no_training(*arguments, **options):
         raise AssertionError("a finished run was repeated")

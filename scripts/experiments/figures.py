@@ -79,13 +79,27 @@ def figure2(options: ReproduceArguments) -> Figure:
                 row = {"dataset": dataset, "latent_size": size, "model": system.name}
                 numbers.append(row | {"code_size": runs[0]["latent_size"]} | spreads(runs))
 
-    def others(row: dict[str, Any]) -> dict[str, str]:
+    return Figure(accuracy_and_hoyer(numbers), numbers, _tables_of_figure2(numbers))
+
+
+def _tables_of_figure2(numbers: list[dict[str, Any]]) -> str:
+    def drawn(row: dict[str, Any]) -> dict[str, str]:
         hoyer = row["average_hoyer_samples"]
         sparsity = "" if hoyer is None else f" ({hoyer.mean:.2f})"
         return {f"{row['dataset']}, {row['latent_size']}": shown(row["accuracy"]) + sparsity}
 
-    head = "Accuracy of the K = 5 classifier, in brackets Average Hoyer of samples, by data and latent dimensions."
-    return Figure(accuracy_and_hoyer(numbers), numbers, f"{head}\n\n{side_by_side(numbers, ['model'], others)}")
+    def coded(row: dict[str, Any]) -> dict[str, str]:
+        switching = row.get("switching_fraction")
+        use = f"{row['active_dims'].mean:.1f}" + ("" if switching is None else f", {switching.mean:.2f}")
+        return {f"{row['dataset']}, {row['latent_size']}": f"{shown(row['accuracy_code'])} ({use})"}
+
+    latent = [row for row in numbers if row["average_hoyer_samples"] is not None]
+    heads = (
+        "Accuracy of the K = 5 classifier, in brackets Average Hoyer of samples, by data and latent dimensions.",
+        "Accuracy of a linear probe on the code, in brackets its non-zeros and the share of dimensions that switch.",
+    )
+    tables = (side_by_side(numbers, ["model"], drawn), side_by_side(latent, ["model"], coded))
+    return "\n\n".join(part for pair in zip(heads, tables, strict=True) for part in pair)
 
 
 def figure3(options: ReproduceArguments) -> Figure:
