@@ -78,7 +78,7 @@ def calibrate_threshold(
                 seen.update(body.standardizer(inputs["vectors"].float()).cpu().numpy())
             yield inputs
 
-    threshold, counts = _fit_threshold(model, batches(), target_active_dims)
+    threshold, counts = _threshold(model, _gates(model, batches()), target_active_dims)
     number, error = counts.mean(), 2 * counts.std() / np.sqrt(len(counts))
     if error > 0.1 * number:
         logger.warning(
@@ -101,8 +101,9 @@ def calibrate_threshold(
 def hold_target(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> None:
     """Set `active_threshold` so that codes have the number of non-zeros that the model was trained for.
 
-    Where it was trained for none, that is the mean number that draws use, as of `calibrate_threshold`. Where the gates
-    do not allow the number, a warning is logged and the threshold stays, since a run is not lost.
+    That is `target_active_dims`, or what the prior wants where gates are balanced. Where it was trained for none, or
+    the gates do not allow the prior's number, it is the mean number that draws use, as of `calibrate_threshold`. Where
+    they do not allow `target_active_dims`, a warning is logged and the threshold stays, since a run is not lost.
 
     Args:
         model: with or without its decoder; one without a threshold to set is left alone.
@@ -110,9 +111,17 @@ def hold_target(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]])
     """
     if not sets_threshold(model):
         return
-    target = cast(Any, model.base_model).latent_head.wanted_active_dims
+    wanted = cast(Any, model.base_model).latent_head.wanted_active_dims
+    asked_for = getattr(model.config, "target_active_dims", None) is not None
     try:
-        model.config.active_threshold, _ = _fit_threshold(model, batches, target)
+        gates = _gates(model, batches)
+        try:
+            threshold, _ = _threshold(model, gates, wanted)
+        except ValueError:
+            if wanted is None or asked_for:
+                raise
+            threshold, _ = _threshold(model, gates, None)
+        model.config.active_threshold = threshold
     except ValueError as error:
         logger.warning("`active_threshold` stays %s: %s", model.config.active_threshold, error)
 
@@ -187,20 +196,22 @@ def _are_training_rows(model: PreTrainedModel, standardized: Moments) -> bool:
     return trained and standardized.rows > 1 and float(np.square(standardized.mean).mean()) < 0.1 * by_chance
 
 
-def _fit_threshold(
-    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], target_active_dims: float | None
-) -> tuple[float, np.ndarray]:
-    """The threshold between the gates that are wanted on and the others; the non-zeros of each row, `(rows,)`."""
+def _gates(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> np.ndarray:
+    """Probabilities of being off, `(rows, latent_size)`."""
     _check_gates(model)
-    if target_active_dims is not None:
-        _check_target(model, target_active_dims)
     body = cast(TextVAEModel, model.base_model)
     with evaluation_mode(body):
         posteriors = (body(**inputs) for inputs in batches)
         parts = [body.latent_head.diagnostics(posterior)["spike_probability"].cpu() for posterior in posteriors]
     if not parts:
         raise ValueError("`batches` must hold at least one batch of the model's input, got none; give some rows.")
-    gates = torch.cat(parts).float().numpy()
+    return torch.cat(parts).float().numpy()
+
+
+def _threshold(model: PreTrainedModel, gates: np.ndarray, target_active_dims: float | None) -> tuple[float, np.ndarray]:
+    """The threshold between the gates that are wanted on and the others; the non-zeros of each row, `(rows,)`."""
+    if target_active_dims is not None:
+        _check_target(model, target_active_dims)
     least, most = model.config.min_active_dims, most_active_dims(model)
     drawn = float(np.clip((1 - gates).sum(axis=1).mean(), least, most))  # as far as the limits of a code allow
     threshold, counts = threshold_of(gates, drawn if target_active_dims is None else target_active_dims, least, most)

@@ -53,7 +53,6 @@ HEAD_DEFAULTS: dict[str, dict[str, Any]] = {
         "prior_beta": 0.05,
         "gate_concentration_min": 0.001,
         "gamma_kl_rows": 64,
-        "gate_balance_weight": 1.0,
         "code_reconstruction_weight": 0.75,
         "revival_weight": 0.5,
     },

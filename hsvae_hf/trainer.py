@@ -248,7 +248,7 @@ class TextVAETrainer(WholeCheckpointTrainer):
         if self.args.train_sampling_strategy != "group_by_length" or "length" not in columns:
             return super()._get_train_sampler(train_dataset)
         model = unwrap(self.model)
-        even = model.model.latent_head.needs_even_batches or model.config.feature_std > 0
+        even = model.model.latent_head.needs_even_batches or bool(model.config.feature_std)
         batch = self.args.train_batch_size * self.args.world_size
         return LengthGroupedSampler(
             dataset["length"][:],

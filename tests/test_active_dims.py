@@ -112,6 +112,26 @@ def test_the_target_is_held_where_the_gates_allow_it(caplog):
     assert "`batches` must hold at least one batch" in caplog.text
 
 
+def test_a_prior_s_number_that_gates_do_not_allow_gives_way_to_that_of_draws(caplog):
+    torch.manual_seed(0)
+    config = hsvae_hf.VSCConfig(latent_size=10, vocab_size=40, embedding_size=8, hidden_size=12, prior_activity=0.3)
+    model, ids = hsvae_hf.VSCForPreTraining(config).eval(), torch.randint(3, 40, (50, 7))
+    gate = model.model.latent_head.posterior
+    with torch.no_grad():
+        gate.bias[:10] = -1.0
+        gate.weight[:10] *= 40
+    hold_target(model, [{"input_ids": ids}])
+    assert (model.model(ids)[0] != 0).sum(1).float().mean() == pytest.approx(3, abs=0.1)
+    with torch.no_grad():
+        gate.bias[:10] = torch.tensor([5.0] * 6 + [-2.0] * 4)  # six at their bound for all
+        gate.weight[:10] = 0
+    hold_target(model, [{"input_ids": ids}])
+    assert (model.model(ids)[0] != 0).sum(1).float().mean() == 6
+    assert not caplog.records
+    unheld = hsvae_hf.VSCForPreTraining(hsvae_hf.VSCConfig(**config.to_dict() | {"penalty_weight": 0}))
+    assert unheld.model.latent_head.wanted_active_dims is None
+
+
 def test_without_a_wanted_number_codes_have_as_many_dimensions_on_as_draws():
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(400, 5)).astype(np.float32)

@@ -52,6 +52,12 @@ def test_the_preset_is_the_released_code_and_the_defaults_differ_where_gates_and
     assert (config.gate_concentration_min, config.gate_concentration_max) == (0.5, 100)
 
 
+def test_gates_of_words_are_balanced_lightly_those_of_vectors_and_of_old_files_are_not():
+    vectors = {"encoder_type": "vector", "decoder_type": "vector", "vector_size": 4, "tie_word_embeddings": False}
+    assert [HSVAEConfig(**options).gate_balance_weight for options in ({}, vectors)] == [0.1, 1]
+    assert HSVAEConfig.from_dict({"model_type": "hsvae", "penalty_weight": 0.5}).gate_balance_weight == 0.5
+
+
 @pytest.mark.parametrize("model_type", CONFIGS)
 def test_every_range_is_checked_whenever_its_field_is_set(model_type):
     config = CONFIGS[model_type](**SMALL[model_type])
@@ -108,6 +114,7 @@ def test_every_range_is_checked_whenever_its_field_is_set(model_type):
         ("hsvae", {**frozen(), "freeze_text_encoder": False}, "`freeze_text_encoder` must be True with a vector"),
         ("hsvae", {**frozen(), "vector_size": 3}, "`vector_size` must be given if and only if"),
         ("hsvae", {**frozen(), "default_prompt_name": "query"}, "`default_prompt_name` must be one of None, got"),
+        ("text-encoder", {"feature_std": 0.3}, "`feature_std` must be 0 for a plain text encoder"),
         ("hsvae", {**frozen(), "feature_std": 1}, "`feature_std` must be 0 with a vector decoder"),
         ("sdlgm", {"sparsity_cap": 7}, "`sparsity_cap` must be at most `latent_size` (6), got 7; lower it."),
         ("sparsemax-ae", {"score_std": 1e-9}, "`score_std` must be 0 or from 0.001 to 1000, got 1e-09; None chooses"),

@@ -51,7 +51,8 @@ class HSVAEConfig(TextVAEConfig):
         gamma_kl_rows: rows of a batch that the gate's KL is taken of in training, an unbiased estimate that saves time;
             None takes all.
         gate_balance_weight: of a penalty that is not the paper's, 0 for none: every dimension is to be on for the same
-            share of the batch, `target_active_dims / latent_size`; see `HSVAEHead`.
+            share of the batch, `target_active_dims / latent_size`; see `HSVAEHead`. Left out, it is 0.1 where words are
+            reconstructed, 1 where vectors are.
         target_active_dims: non-zeros per code that training is to end with, on average: it adapts the weight of the
             gate's KL, from `gamma_kl_weight` on, once the KL is annealed. None keeps the weight, but see
             `wanted_active_dims`.
@@ -74,13 +75,16 @@ class HSVAEConfig(TextVAEConfig):
     gate_concentration_max: float | int = between(1e-3, 1e4)(default=100.0)
     slab_std_min: float | int = between(1e-6, 10)(default=1e-3)
     gamma_kl_rows: int | None = positive(default=None)
-    gate_balance_weight: float | int = nonnegative(default=0.1)
+    gate_balance_weight: float | int | None = nonnegative(default=None)
     target_active_dims: float | int | None = None
     active_threshold: float | int = inside(0, 1, "0.5 is the paper's")(default=0.5)
 
     def __post_init__(self, **kwargs: object) -> None:
         """As of every model; of a file that has both weights of the penalty, one is made."""
-        if "model_type" in kwargs and self.penalty_weight != 1:  # a file of version 0.1.0
+        of_file = "model_type" in kwargs
+        if self.gate_balance_weight is None:
+            self.gate_balance_weight = 1.0 if of_file or not self.decodes_words else 0.1
+        if of_file and self.penalty_weight != 1:  # of version 0.1.0
             self.gate_balance_weight *= self.penalty_weight
             self.penalty_weight = 1.0
         super().__post_init__(**kwargs)

@@ -103,7 +103,8 @@ class TextVAEConfig(PreTrainedConfig):
         normalize_vectors: whether a transformer's pooled vector is scaled to length 1.
         feature_std: where words are reconstructed, the standard deviation over sentences and dimensions that the
             encoder's features get before the latent head reads them (batch normalisation with one deviation for all
-            dimensions), 0.001 to 1000. 0 takes features as they are. None is 0.3 for HSVAE and VSC, 0 for the others.
+            dimensions), 0.001 to 1000; batches need two rows. 0 takes features as they are. Left out, it is 0.3 for
+            HSVAE and VSC, 0 for the others and for a file without it, as of version 0.1.0.
         prompts: texts that go before a sentence, by name, where the transformer was trained with such; None for none.
         default_prompt_name: the prompt of a sentence that comes with no name; None for none.
         vector_size: width of the vectors, for `encoder_type="vector"` alone.

@@ -19,7 +19,7 @@ from .sources import check_source
 from .vocabulary import tokenizer_checksum, tokenizer_fields
 
 # Parts that half precision would spoil: small heads, statistics, a weight that moves by fractions of a percent.
-FLOAT32 = {"latent_head", "standardizer", "classifier", "code_scale", "gamma_kl_scale"}
+FLOAT32 = {"latent_head", "standardizer", "feature_norm", "classifier", "code_scale", "gamma_kl_scale"}
 
 _CONVERT = (
     "Weights are read from model.safetensors alone. To convert a .bin checkpoint that you trust, run in its folder: "

@@ -73,7 +73,7 @@ class TextVAEForSequenceClassification(TextVAEPreTrainedModel):
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
             labels: `(batch,)` class ids, -100 for none; `(batch, num_labels)` for multi-label; floats for regression.
                 The first ones set the configuration's `problem_type`, if it has none.
-            vectors: `(batch, feature_size)`, the encoder's features instead of text, where they are there already.
+            vectors: `(batch, feature_size)`, the encoder's features (before `feature_std`) instead of text.
             kwargs: of `TextVAEModel.forward`.
 
         Returns:

@@ -75,7 +75,7 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
         super().__init__()
         self.config = config
         self.target_active_dims = self.wanted_active_dims = config.wanted_active_dims
-        self.needs_even_batches = config.gate_balance_weight > 0
+        self.needs_even_batches = bool(config.gate_balance_weight)
         slab_inputs = config.feature_size + (config.latent_size if config.condition_slab_on_gate else 0)
         # Half open, a wide code begins with values that a sparse one has no use for; as closed as they are to end, more
         # dimensions never learn.
@@ -149,7 +149,7 @@ class HSVAEHead(LatentHead[HSVAEModelOutput]):
         rows = self.config.gamma_kl_rows if self.training else None
         gamma_kl = beta_kl(alpha[:rows], beta[:rows], self.config.prior_alpha, self.config.prior_beta)
         costs = {"z_kl": z_kl, "gamma_kl": gamma_kl}
-        if self.config.gate_balance_weight > 0:
+        if self.config.gate_balance_weight:
             costs["penalty"] = self._imbalance(posterior.gate_mean)
         return costs
 

@@ -36,7 +36,7 @@ class LatentHead(nn.Module, ABC, Generic[Posterior]):
 
     target_active_dims: float | None = None  # non-zeros per code that the weight of `gamma_kl` is adapted to
 
-    wanted_active_dims: float | None = None  # that its threshold is set for; None: as many as draws have
+    wanted_active_dims: float | None = None  # non-zeros that its threshold is set for; None: as draws have
 
     @abstractmethod
     def forward(self, features: Tensor) -> Posterior:

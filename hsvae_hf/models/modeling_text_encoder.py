@@ -31,7 +31,9 @@ class TextEncoderConfig(TextVAEConfig):
         self.latent_size = self.latent_size or self.feature_size
 
     def validate_identity(self) -> None:
-        """The code is the features."""
+        """The code is the features, as they are."""
+        if self.feature_std:
+            self.refuse("feature_std", "0 for a plain text encoder", "its code is the features as they are")
         if self.latent_size != self.feature_size:
             self.refuse("latent_size", f"the width of the encoder's features ({self.feature_size})", "leave it out")
 

@@ -91,7 +91,7 @@ class TextVAEModel(TextVAEPreTrainedModel):
             attention_mask: `(batch, steps)`, 1 for real tokens, padding on either side; without it, `pad_token_id` is
                 padding.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`.
-            vectors: `(batch, feature_size)`, the encoder's features instead of text, where they are there already.
+            vectors: `(batch, feature_size)`, the encoder's features (before `feature_std`) instead of text.
             output_hidden_states: whether to return the text encoder's states; None asks the configuration.
             output_attentions: likewise, its attention weights.
             token_type_ids: `(batch, steps)`, for a transformer that tells the two parts of a pair apart.
@@ -358,7 +358,8 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             labels: sentences to reconstruct, `(batch, target_steps)`, padded with -100 or the padding token; without
                 them the input is its own target.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`; `labels` are needed then.
-            vectors: `(batch, feature_size)`, the encoder's features instead of text; words need `labels` then.
+            vectors: `(batch, feature_size)`, the encoder's features (before `feature_std`) instead of text; words need
+                `labels` then.
             decoder_input_ids: words so far, `(batch, decoder_steps)`, for generation.
             encoder_outputs: posterior to decode from instead of `input_ids`.
             cache: the GRU state of the words so far.

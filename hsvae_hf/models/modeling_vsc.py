@@ -44,7 +44,8 @@ class VSCConfig(TextVAEConfig):
         slab_std_start: the slab's standard deviation in a new model, before `slab_std_min` is added (0.001 to 10).
         slab_std_min: lower bound of the slab's standard deviation (0.000001 to 10).
         active_threshold: a dimension is on in the code where its probability of being off is below it, in (0, 1).
-            Training ends by setting it: with `gate_balance_weight` for as many non-zeros as the prior keeps on.
+            Training ends by setting it: where gates are balanced, so that codes have as many non-zeros as the prior
+            wants.
     """
 
     model_type = "vsc"
@@ -114,7 +115,7 @@ class VSCHead(LatentHead[VSCModelOutput]):
         super().__init__()
         self.config = config
         self.needs_even_batches = config.gate_balance_weight > 0
-        if config.gate_balance_weight > 0:
+        if config.gate_balance_weight > 0 and config.penalty_weight > 0:
             most = config.max_active_dims
             wanted = config.latent_size * config.prior_share
             self.wanted_active_dims = wanted if most is None else min(wanted, most / 2)
@@ -126,7 +127,7 @@ class VSCHead(LatentHead[VSCModelOutput]):
 
     def init_parameters(self) -> None:
         """Set pseudo-inputs that differ, about as large as the features that they stand for."""
-        init.normal_(self.pseudo_inputs, std=0.3)
+        init.normal_(self.pseudo_inputs, std=self.config.feature_std or 0.3)
 
     def anneal(self, progress: float) -> None:
         """Set the gate's sharpness, the slab's warm-up and the penalty's."""

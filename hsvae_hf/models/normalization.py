@@ -35,7 +35,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("batches", torch.zeros(()))
 
     def init_parameters(self) -> None:
-        """Change nothing, until there were batches."""
+        """Values times `std` alone, until there were batches of two rows or more."""
         init.zeros_(self.mean)
         init.ones_(self.variance)
         init.zeros_(self.batches)
