@@ -8,7 +8,7 @@ from test_modeling_contract import SENTENCES, padded
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
 HALVES = [torch.float16, torch.bfloat16]
-KEPT = ("latent_head", "standardizer", "classifier", "code_scale", "gamma_kl_scale")
+KEPT = ("latent_head", "standardizer", "feature_norm", "classifier", "code_scale", "gamma_kl_scale")
 AUTO = {
     "model": AutoModel,
     "pretraining": AutoModelForPreTraining,
