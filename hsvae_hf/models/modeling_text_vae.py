@@ -358,8 +358,7 @@ class TextVAEForPreTraining(TextVAEPreTrainedModel, TextVAEGenerationMixin):
             labels: sentences to reconstruct, `(batch, target_steps)`, padded with -100 or the padding token; without
                 them the input is its own target.
             inputs_embeds: `(batch, steps, embedding_size)` instead of `input_ids`; `labels` are needed then.
-            vectors: `(batch, feature_size)`, the encoder's features (before `feature_std`) instead of text; words need
-                `labels` then.
+            vectors: `(batch, feature_size)`, as of `TextVAEModel.forward`; words need `labels` then.
             decoder_input_ids: words so far, `(batch, decoder_steps)`, for generation.
             encoder_outputs: posterior to decode from instead of `input_ids`.
             cache: the GRU state of the words so far.
