@@ -171,7 +171,7 @@ def model_facts(model: Any) -> str:
     """A model in a line: its type and sizes."""
     config = model.config
     parts = [f"model: {config.model_type}, {config.latent_size:,} dimensions"]
-    wanted = getattr(config, "wanted_active_dims", None)
+    wanted = model.base_model.latent_head.wanted_active_dims
     if wanted is not None:
         parts.append(f"{figure(float(wanted))} on per sentence wanted")
     if config.decodes_words:
