@@ -70,7 +70,7 @@ def _for_balance(config: TextVAEConfig) -> list[str]:
         light = config.model_type == "hsvae" and config.decodes_words
         remedies.append(f"set gate_balance_weight to {0.1 if light else 1}")
     if config.decodes_words and not config.feature_std:
-        remedies.append("set feature_std to 0.3")
+        remedies.append(f"set feature_std to {config.default_feature_std}")
     if config.gamma_kl_weight > 0.001:
         remedies.append("lower gamma_kl_weight to 0.001")
     return [" and ".join(remedies)] if remedies else []

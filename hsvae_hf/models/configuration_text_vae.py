@@ -182,7 +182,7 @@ class TextVAEConfig(PreTrainedConfig):
     pooling: Literal["mean", "cls", "last"] = "mean"
     normalize_vectors: bool = False
     feature_std: float | int | None = validated(
-        lambda value: value is None or value == 0 or 1e-3 <= value <= 1e3, "0 or from 0.001 to 1000", "leave it out"
+        lambda value: value == 0 or 1e-3 <= value <= 1e3, "0 or from 0.001 to 1000", "leave it out"
     )(default=None)
     prompts: dict[str, str] | None = None
     default_prompt_name: str | None = None
@@ -242,8 +242,8 @@ class TextVAEConfig(PreTrainedConfig):
                 )
             self.encoder_config = CONFIG_MAPPING[kind](**self.encoder_config)
         if self.feature_std is None:
-            of_0_1_0 = "model_type" in kwargs  # a file without the field
-            self.feature_std = 0.0 if of_0_1_0 or not self.decodes_words else self.default_feature_std
+            of_file = "model_type" in kwargs  # of version 0.1.0, which had no such field
+            self.feature_std = 0.0 if of_file or not self.decodes_words else self.default_feature_std
         super().__post_init__(**kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
